@@ -1,0 +1,48 @@
+"""Single-factor, randomized, chained and sparse low-rank adapters for the Hugging Face stack.
+
+Importing the package also makes its methods known to PEFT.
+"""
+
+import lopsided.methods  # noqa: F401  (fills METHODS)
+from lopsided.adapt import adapt
+from lopsided.chain import ChainCallback, advance_chain
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.export import to_lora
+from lopsided.method import METHODS, Chain, Method, register
+from lopsided.optim import param_groups
+from lopsided.sketches import (
+    Columns,
+    Gaussian,
+    KaimingUniform,
+    Orthonormal,
+    Selector,
+    Singular,
+    Sketch,
+    Window,
+)
+from lopsided.tuner import LopsidedConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Chain",
+    "ChainCallback",
+    "Columns",
+    "Gaussian",
+    "KaimingUniform",
+    "LopsidedConfig",
+    "LopsidedError",
+    "LopsidedWarning",
+    "Method",
+    "Orthonormal",
+    "Selector",
+    "Singular",
+    "Sketch",
+    "Window",
+    "adapt",
+    "advance_chain",
+    "param_groups",
+    "register",
+    "to_lora",
+]

@@ -1,0 +1,81 @@
+"""A model and a method make a `peft.PeftModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import PeftModel, TaskType, get_peft_model
+from torch import nn
+
+from lopsided.method import Method
+from lopsided.tuner import LopsidedConfig
+
+# What a transformers class name ends with, and how PEFT treats such a model.
+TASK_TYPES = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForQuestionAnswering": TaskType.QUESTION_ANS,
+    "ForCausalLM": TaskType.CAUSAL_LM,
+    "LMHeadModel": TaskType.CAUSAL_LM,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+}
+# Classes whose head PEFT does not find by itself: the modules to train whole.
+HEADS = {"ForImageClassification": ["classifier"], "ForAudioClassification": ["classifier"]}
+
+
+def adapt(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    r: int = 8,
+    alpha: float | None = None,
+    target_modules: list[str] | str | None = None,
+    links: int | None = None,
+    every: int | None = None,
+    seed: int = 0,
+    adapter_name: str = "default",
+    **options: Any,
+) -> PeftModel:
+    """Put an adapter of one method on a model, in place.
+
+    Each targeted layer then computes W0·x + (alpha/r)·B·A·x. The task type is read off the model's class, and
+    a task's head is trained along, as PEFT does.
+
+    Args:
+        model: any module; a transformers model of a known task trains its head, too.
+        method: a registered method's name, or a `Method`.
+        r: rank.
+        alpha: the scale's numerator; None takes 2r.
+        target_modules: names, a regular expression, "all-linear", or None for the architecture's default.
+        links: number of links of a chained method. every: steps in a link. None keeps the method's own.
+        seed: from which every layer's sketch is derived.
+        adapter_name: the adapter's name on the model.
+        options: further fields of `LopsidedConfig`, and `task_type`.
+
+    Returns:
+        The `peft.PeftModel`.
+
+    Raises:
+        LopsidedError: for an unknown method, a rank above a layer's width, links without a chain, a layer of
+            an unsupported type.
+
+    Example:
+        >>> import torch, lopsided
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4))
+        >>> lopsided.adapt(net, "cla", r=2, target_modules="all-linear").get_nb_trainable_parameters()
+        (8, 44)
+    """
+    name = type(model).__name__
+    options.setdefault("task_type", next((t for end, t in TASK_TYPES.items() if name.endswith(end)), None))
+    options.setdefault("modules_to_save", next((m[:] for end, m in HEADS.items() if name.endswith(end)), None))
+    config = LopsidedConfig(
+        method=method,  # type: ignore[arg-type]
+        r=r,
+        alpha=alpha,
+        target_modules=target_modules,
+        links=links,
+        every=every,
+        seed=seed,
+        **options,
+    )
+    return get_peft_model(model, config, adapter_name=adapter_name)

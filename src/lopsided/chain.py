@@ -1,0 +1,146 @@
+"""Ending a link and starting the next: by hand, or on schedule in a `transformers.Trainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lopsided.errors import LopsidedError
+from lopsided.optim import check_split, reset_state, split_factors
+from lopsided.tuner import active_layers, layers_of
+
+
+def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | None = None) -> int:
+    """End the link in training and start the next one: the function stays, the sketch and the state are new.
+
+    In every layer W ← W + s·B·A (or the term is set beside a 16-bit W), the next sketch is drawn, the trained
+    factor is set to zero in place, and so is its optimizer state. The schedule of the learning rate goes on.
+
+    Args:
+        model: from `lopsided.adapt` or `peft.get_peft_model`.
+        optimizer: the one in use, or accelerate's wrapper of it; None when nothing is being optimized.
+        adapter_name: which adapter; None takes the active one.
+
+    Returns:
+        The number of the new link, from 1.
+
+    Raises:
+        LopsidedError: past the last link, for a method without a chain, for a factor with NaN or Inf, or for
+            an optimizer that does not hold the factors. Nothing has changed then.
+    """
+    name = adapter_name or _single_active(model)
+    layers = active_layers(model, name)
+    config, adapter = model.peft_config[name], next(iter(layers.values())).adapters[name]
+    if adapter.method.chain is None:
+        raise LopsidedError(f"method {adapter.method.name!r} has no chain to advance; choose a chained method")
+    if adapter.links is not None and adapter.link + 1 >= adapter.links:
+        raise LopsidedError(
+            f"the chain of {adapter.links} links is on its last one (link {adapter.link}); adapt with more links"
+        )
+    for layer in layers.values():
+        layer.check_can_advance(name)
+    if optimizer is not None:
+        factors = [factor for layer in layers.values() for factor in layer.trained(name).values()]
+        reset_state(optimizer, factors, prune=adapter.method.chain.prune)
+        for factor in factors:
+            # A gradient left from the ended link belongs to its sketch.
+            if factor.grad is not None:
+                factor.grad.zero_()
+    for layer in layers.values():
+        layer.advance(name)
+    config.link = adapter.link
+    return adapter.link
+
+
+def _single_active(model: PeftModel) -> str:
+    if len(model.active_adapters) != 1:
+        raise LopsidedError(f"several adapters are active: {model.active_adapters}; pass adapter_name")
+    return model.active_adapters[0]
+
+
+@dataclass
+class ChainEvent:
+    """One advance, as a run's record holds it."""
+
+    step: int
+    link: int
+
+
+class ChainCallback(TrainerCallback):
+    """Advances the active adapter's chain on schedule, and on resume; does nothing for a method without one.
+
+    Links given by count are spread evenly over the run's steps; links given by steps start every so many. An
+    advance happens after the optimizer's step and before that step's evaluation and checkpoint. With a chain
+    that re-warms (ReLoRA), the learning rate of each step is scaled for that step alone, so the schedule is
+    not touched.
+
+    Raises:
+        LopsidedError: at the start of training, if the links do not fit the steps, if a resumed adapter does
+            not stand at the link that the step asks for, or if an optimizer ignores the method's lr_ratio.
+
+    Example:
+        >>> ChainCallback().events
+        []
+    """
+
+    def __init__(self) -> None:
+        self.events: list[ChainEvent] = []
+        self._boundaries: frozenset[int] = frozenset()
+        self._rates: list[float] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        if optimizer is not None:
+            check_split(optimizer, split_factors(model))
+        chain, link = _chain_of(model)
+        boundaries = chain.boundaries(state.max_steps) if chain else ()
+        expected = sum(step <= state.global_step for step in boundaries)
+        if chain and link != expected:
+            raise LopsidedError(
+                f"at step {state.global_step} of {state.max_steps} the chain should stand at link {expected}, the "
+                f"adapter stands at link {link}; resume from a checkpoint of this run, or start from a new adapter"
+            )
+        self._boundaries = frozenset(boundaries)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step in self._boundaries:
+            link = advance_chain(kwargs["model"], kwargs["optimizer"])
+            self.events.append(ChainEvent(step=state.global_step, link=link))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        groups = kwargs["optimizer"].param_groups
+        self._rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] *= self._rewarm_factor(kwargs["model"], state.global_step)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
+            group["lr"] = rate
+
+    def _rewarm_factor(self, model: nn.Module, steps_done: int) -> float:
+        chain, _ = _chain_of(model)
+        started = max((step for step in self._boundaries if step <= steps_done), default=None)
+        if chain is None or chain.rewarm == 0 or started is None:
+            return 1.0
+        return min(1.0, (steps_done - started + 1) / chain.rewarm)
+
+
+def _chain_of(model: nn.Module) -> tuple[Any, int]:
+    """The active chained adapter's chain and link; (None, 0) where there is none."""
+    for layer in layers_of(model).values():
+        for name in layer.active_adapters:
+            if name in layer.adapters and layer.adapters[name].method.chain is not None:
+                return layer.adapters[name].method.chain, layer.adapters[name].link
+    return None, 0

@@ -1,0 +1,37 @@
+"""The one error and the one warning that users of this library meet."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LopsidedError(ValueError):
+    """Bad input or a state that cannot go on: one line that says expected, received, fix.
+
+    The command line prints it and exits with status 2.
+    """
+
+
+class LopsidedWarning(UserWarning):
+    """Something that works, and that the user would want to know."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question to append to an error about an unknown name.
+
+    Args:
+        name: what was received.
+        known: the names that would have done.
+
+    Returns:
+        `" did you mean 'x'?"`, or `""` when nothing known is close.
+
+    Example:
+        >>> nearest("acuracy", ["accuracy", "f1"])
+        " did you mean 'accuracy'?"
+        >>> nearest("zzz", ["accuracy", "f1"])
+        ''
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" did you mean '{close[0]}'?" if close else ""

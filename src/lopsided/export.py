@@ -1,0 +1,87 @@
+"""Any adapter, any chain, as one plain LoRA adapter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lopsided.checkpoint import atomic_folder
+from lopsided.errors import LopsidedError
+from lopsided.tuner import LopsidedLinear, active_layers
+
+
+def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
+    """Write the adapter as a LoRA adapter that stock PEFT loads on the original base model.
+
+    ΔW = s·Σ B_t·A_t over the links becomes one product of rank Σ r_t with lora_B = s·[B_1 … B_k],
+    lora_A = [A_1; …; A_k] and a scale of 1. A selector is written out as a matrix of zeros and ones.
+
+    Args:
+        model: with a Lopsided adapter.
+        path: folder to write; an older one is replaced only when the new one is whole.
+        adapter_name: which adapter; None takes the active one.
+
+    Returns:
+        The LoRA configuration that was written.
+
+    Raises:
+        LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning.
+    """
+    if not isinstance(model, PeftModel):
+        raise LopsidedError(
+            f"{type(model).__name__} holds no low-rank terms to export, as a fully fine-tuned model or a trained "
+            "head does not; expected a model from lopsided.adapt; save it with save_pretrained"
+        )
+    name = adapter_name or model.active_adapters[0]
+    layers = active_layers(model, name)
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for module, layer in layers.items():
+        A, B = _lora_factors(layer, name)
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = A, B
+        ranks[module.removeprefix("base_model.model.")] = len(A)
+    config = _lora_config(model, name, ranks, all(layer.transposed for layer in layers.values()))
+    tensors |= _heads(model, name)
+    with atomic_folder(Path(path)) as folder:
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+    return config
+
+
+@torch.no_grad()
+def _lora_factors(layer: LopsidedLinear, name: str) -> tuple[Tensor, Tensor]:
+    """(A, B) over all links with the scale in B: (Σ r, d_in) and (d_out, Σ r), float32 on the CPU."""
+    pairs = [term.dense() for term in layer.terms(name, torch.device("cpu"))]
+    A = torch.cat([A.float() for A, _ in pairs], dim=0)
+    B = torch.cat([B.float() for _, B in pairs], dim=1)
+    return A.contiguous(), (B * layer.scaling[name]).contiguous()
+
+
+def _lora_config(model: PeftModel, name: str, ranks: dict[str, int], transposed: bool) -> LoraConfig:
+    ours = model.peft_config[name]
+    [(rank, _)] = Counter(ranks.values()).most_common(1)
+    others = {module: r for module, r in ranks.items() if r != rank}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=others,
+        alpha_pattern=others,
+        target_modules=sorted(ranks),
+        modules_to_save=ours.modules_to_save,
+        fan_in_fan_out=transposed,
+        task_type=ours.task_type,
+        base_model_name_or_path=ours.base_model_name_or_path,
+        inference_mode=True,
+    )
+
+
+def _heads(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """The trained heads, under the names that a saved adapter gives them."""
+    saved = get_peft_model_state_dict(model, adapter_name=name)
+    return {key: t.contiguous() for key, t in saved.items() if ".lopsided_" not in key}

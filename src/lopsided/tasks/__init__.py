@@ -1,0 +1,70 @@
+"""What to learn: embedded, local and hub tasks, their metrics, and their rows as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks.encode import EncodedTask, collator, encode, ensure_pad_token
+from lopsided.tasks.hub import load_hub
+from lopsided.tasks.local import load_local, read_jsonl
+from lopsided.tasks.metrics import Metric, difference_standard_error, get_metric
+from lopsided.tasks.models import ModelSource, load_model, model_source
+from lopsided.tasks.task import SPLITS, Task
+from lopsided.tasks.vader import load_vader
+
+__all__ = [
+    "SPLITS",
+    "EncodedTask",
+    "Metric",
+    "ModelSource",
+    "Task",
+    "collator",
+    "difference_standard_error",
+    "encode",
+    "ensure_pad_token",
+    "get_metric",
+    "load_hub",
+    "load_local",
+    "load_model",
+    "load_task",
+    "load_vader",
+    "model_source",
+    "read_jsonl",
+]
+
+
+def load_task(
+    name: str,
+    *,
+    label: str | None = None,
+    metric: str | None = None,
+    make_split: bool = False,
+    rename_labels: Mapping[str, str] | None = None,
+) -> Task:
+    """A task by name: the embedded ones first, then a folder, then the hub.
+
+    Args:
+        name: "vader/movie" and its like, a folder of JSON lines, or a Hugging Face name.
+        label: the field to learn, where several could be it.
+        metric: a name in `metrics.SCORES`, or None for the task's own.
+        make_split: cut a missing validation or test from train by a stable hash.
+        rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
+
+    Raises:
+        LopsidedError: if there is no such task, or its rows cannot be read.
+    """
+    if name == "vader" or name.startswith("vader/"):
+        if label is not None or make_split or rename_labels:
+            raise LopsidedError(
+                f"task {name} has its own labels and splits: received label, make_split or rename_labels; "
+                "leave them out"
+            )
+        return load_vader(name, metric=metric)
+    folder = Path(name).expanduser()
+    if folder.exists() or name.startswith(("./", "../", "/", "~")):
+        return load_local(
+            folder, name=name, label=label, metric=metric, make_split=make_split, rename_labels=rename_labels
+        )
+    return load_hub(name, label=label, metric=metric, make_split=make_split, rename_labels=rename_labels)

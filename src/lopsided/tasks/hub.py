@@ -1,0 +1,131 @@
+"""Data sets by Hugging Face name: `glue/mrpc`, `org/name`, `org/name/config`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import datasets
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks.assemble import assemble
+from lopsided.tasks.shapes import cast, find_shape
+from lopsided.tasks.task import Task
+
+# Collections from before the hub had owners: what follows the slash is a configuration.
+COLLECTIONS = ("glue", "super_glue", "tweet_eval")
+
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "validation_matched", "dev", "valid"),
+    "test": ("test", "test_matched"),
+}
+
+# The figure that a benchmark reports first, where it is not the kind's own.
+PRIMARY = {"glue/cola": "matthews_correlation", "glue/stsb": "pearson"}
+
+
+def load_hub(
+    name: str,
+    *,
+    label: str | None = None,
+    metric: str | None = None,
+    make_split: bool = False,
+    rename_labels: Mapping[str, str] | None = None,
+) -> Task:
+    """A task from the hub, or from its local cache.
+
+    Args:
+        name: "glue/mrpc", "imdb", "org/name" or "org/name/config".
+        label: the field to learn, where several could be it.
+        metric: a name in `metrics.SCORES`, or None for the benchmark's own.
+        make_split: cut a split that is missing or unlabelled (a tenth each) from train.
+        rename_labels: classes to read under another name.
+
+    Raises:
+        LopsidedError: if the data set cannot be had, has other fields, or has no labelled test.
+    """
+    loaded = _load(name)
+    found = {
+        split: next((loaded[known] for known in names if known in loaded), None)
+        for split, names in SPLIT_NAMES.items()
+    }
+    train = found["train"]
+    if train is None:
+        raise LopsidedError(
+            f"{name}: expected a split named train; received {', '.join(loaded) or 'none'}; "
+            "use another data set"
+        )
+    shape, target = find_shape(train.column_names, label=label, where=name)
+    feature = train.features[target]
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    columns = {}
+    dropped = []
+    for split, data in found.items():
+        rows = [] if data is None else data.to_list()
+        labelled = _labelled(rows, target, names is not None)
+        if labelled:
+            columns[split] = cast(labelled, shape, target, _row_of(name, split))
+            if names is not None:
+                columns[split]["label"] = [names[value] for value in columns[split]["label"]]
+            if len(labelled) < len(rows):
+                dropped.append(f"{len(rows) - len(labelled)} unlabelled rows of {split} left out")
+        elif split == "train" or not make_split:
+            state = "is missing" if data is None else "has no labels (all -1 or absent)"
+            raise LopsidedError(
+                f"{name}: expected labelled splits train, validation, test; {split} {state}, received "
+                f"{', '.join(loaded)}; "
+                + (
+                    "use another data set"
+                    if split == "train"
+                    else "pass --make-split to cut it from train by a stable hash"
+                )
+            )
+    cuts = [
+        f"{split} cut from train: not comparable with published figures"
+        for split in found
+        if split not in columns
+    ]
+    return assemble(
+        name,
+        columns,
+        labels=names,
+        metric=metric or PRIMARY.get(name),
+        rename_labels=rename_labels,
+        note="; ".join(cuts + dropped),
+    )
+
+
+def _load(name: str) -> Mapping[str, Any]:
+    parts = name.split("/")
+    if parts[0] in COLLECTIONS and len(parts) == 2:
+        arguments = parts
+    elif len(parts) <= 3 and all(parts):
+        arguments = ["/".join(parts[:2]), *parts[2:]]
+    else:
+        raise LopsidedError(
+            f"expected a data set as 'name', 'org/name' or 'org/name/config'; received '{name}'; "
+            "for a local folder give a path that exists"
+        )
+    try:
+        return datasets.load_dataset(*arguments)
+    # What `datasets` raises for: no such data set or no network; no such configuration; a data set
+    # that is a script.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LopsidedError(
+            f"task '{name}': expected vader/DOMAIN, a local folder of JSON lines, or a Hugging Face name; "
+            f"received from the hub: {reason}; check the name and the network"
+        ) from error
+
+
+def _labelled(rows: list[dict[str, Any]], target: str, declared: bool) -> list[dict[str, Any]]:
+    """The rows that carry a label; -1 stands for none where classes are declared, or in every row."""
+    values = [row.get(target) for row in rows]
+    if declared or all(value in (-1, None) for value in values):
+        return [row for row, value in zip(rows, values) if value not in (-1, None)]
+    return rows
+
+
+def _row_of(name: str, split: str) -> Callable[[int], str]:
+    return lambda i: f"{name} {split} row {i}"

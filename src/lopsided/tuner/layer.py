@@ -1,0 +1,365 @@
+"""A linear layer with adapters.
+
+Notation: the base layer holds W0, of shape (d_out, d_in), or its transpose in a `Conv1D`. The layer computes
+W0·x + s·B·A·x for its active adapters. Past links of a chain are part of the base weight when that is float32
+("merged"), and stand beside it in float32 otherwise ("stacked").
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.tuner.compute import Selected, Term, add_term, concatenate, delta_weight
+from lopsided.tuner.links import CPU, EXTRAS, Adapter
+from lopsided.tuner.undo import Undo
+
+# The live layers whose factors want different learning rates, for the optimizers' first step to look at.
+SPLIT_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
+
+
+class LopsidedLinear(nn.Module, BaseTunerLayer):
+    """A `nn.Linear` or `Conv1D` with Lopsided adapters.
+
+    Only trained factors are parameters, so nothing that switches gradients on can reach a frozen one:
+    `lopsided_A` (r, d_in), `lopsided_B` (d_out, r), and for methods that toss a coin `lopsided_C`
+    (r, max(d_out, d_in)), whose first columns are A or Bᵀ.
+    """
+
+    adapter_layer_names = ("lopsided_A", "lopsided_B", "lopsided_C")
+    other_param_names = ("r", "scaling", "lopsided_dropout", "adapters")
+
+    def __init__(self, base_layer: nn.Module, *, mergeable: bool) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.transposed = isinstance(base_layer, Conv1D)
+        d_in, d_out = base_layer.weight.shape if self.transposed else (None, None)
+        self.in_features: int = d_in or base_layer.in_features
+        self.out_features: int = d_out or base_layer.out_features
+        # False where another module holds the same weight: writing into it would change that one, too.
+        self.mergeable = mergeable
+        self.lopsided_A = nn.ParameterDict()
+        self.lopsided_B = nn.ParameterDict()
+        self.lopsided_C = nn.ParameterDict()
+        self.lopsided_dropout = nn.ModuleDict()
+        self.r: dict[str, int] = {}
+        self.scaling: dict[str, float] = {}
+        self.adapters: dict[str, Adapter] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        # What the base weight holds now beside W0, as (adapter, revision, with its current factor).
+        self._written: tuple[tuple[str, int, bool], ...] = ()
+        self._undo = Undo()
+        # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
+        self._sketch: dict[str, Tensor | Selected] = {}
+        self._stacked: dict[str, list[Term]] = {}
+
+    # -- adapters --------------------------------------------------------------------------------------------
+
+    def add_adapter(self, name: str, adapter: Adapter, *, dropout: float, inference_mode: bool) -> None:
+        """Give the layer one more adapter, at link 0, with its trained factor at zero.
+
+        Raises:
+            LopsidedError: if the rank exceeds the width that is sketched.
+        """
+        limit = adapter.method.sketched_width(self.out_features, self.in_features)
+        if not 0 < adapter.r <= limit:
+            what = {"A": "d_out", "coin": "min(d_out, d_in)"}.get(adapter.method.train, "d_in")
+            raise LopsidedError(
+                f"rank must not exceed the layer's width: r={adapter.r}, {what}={limit} in {adapter.module}; "
+                "lower r or exclude the module"
+            )
+        self.adapters[name] = adapter
+        self._announce()
+        self.r[name] = adapter.r
+        self.scaling[name] = adapter.scaling
+        self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        weight = self._base_weight()
+        shapes = {
+            "A": (adapter.r, self.in_features),
+            "B": (self.out_features, adapter.r),
+            "C": (adapter.r, max(self.out_features, self.in_features)),
+        }
+        for letter in "C" if adapter.method.train == "coin" else adapter.method.train:
+            factor = torch.zeros(shapes[letter], dtype=torch.float32, device=weight.device)
+            self._parameters_of(letter)[name] = nn.Parameter(factor)
+        if not adapter.pending:
+            self._begin_link(name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _announce(self) -> None:
+        if any(adapter.method.lr_ratio != 1.0 for adapter in self.adapters.values()):
+            SPLIT_LAYERS.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copied or unpickled layer is a live one, too.
+        super().__setstate__(state)
+        self._announce()
+
+    def _begin_link(self, name: str) -> None:
+        """Draw the sketch of the link in training, and set its trained factor to where it starts."""
+        adapter = self.adapters[name]
+        adapter.drawn.append(adapter.draw(adapter.link, self._original_numpy()))
+        for letter, factor in self.trained(name).items():
+            start = adapter.drawn[-1].matrix() if letter == "A" and adapter.method.train == "AB" else None
+            with torch.no_grad():
+                factor.zero_() if start is None else factor.copy_(start)
+        self._place(name)
+
+    def advance(self, name: str) -> None:
+        """End the link in training: its term joins the past ones, and the next one starts at zero."""
+        adapter = self.adapters[name]
+        trained = {letter: factor.detach() for letter, factor in self.trained(name).items()}
+        adapter.past.append({k: v.to(CPU, torch.float32, copy=True) for k, v in trained.items()})
+        adapter.revision += 1
+        self._begin_link(name)
+        self._settle()
+        if self._written and self._base_weight().dtype in (torch.float16, torch.bfloat16):
+            assert self._undo.original is not None
+            _report_rounding(adapter.module, self._undo.original, self._base_weight(), self._sum(self._written))
+
+    def check_can_advance(self, name: str) -> None:
+        """Raise if the link in training can't be ended, before any layer is changed."""
+        adapter = self.adapters[name]
+        adapter.draw(adapter.link + 1, self._original_numpy())
+        for letter, factor in self.trained(name).items():
+            if not torch.isfinite(factor).all():
+                raise LopsidedError(
+                    f"{adapter.module}: factor {letter} holds NaN or Inf, so its link is not merged; "
+                    "go back to the last good checkpoint"
+                )
+        if self.merged_adapters:
+            raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
+
+    def terms(self, name: str, device: torch.device) -> list[Term]:
+        """Every link's B·A, the one in training last."""
+        return [term.to(device) for term in (*self.adapters[name].past_terms(), self._current(name))]
+
+    def _current(self, name: str) -> Term:
+        adapter = self.adapters[name]
+        if adapter.pending:
+            raise LopsidedError(
+                f"{adapter.module}: adapter {name!r} was created from a saved configuration, but its tensors were "
+                "not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
+            )
+        return adapter.term(adapter.link, self.trained(name), self._sketch[name])
+
+    def trained(self, name: str) -> dict[str, Tensor]:
+        """The adapter's trained factors by letter: "A", "B", or "C" for a coin's."""
+        return {k: self._parameters_of(k)[name] for k in "ABC" if name in self._parameters_of(k)}
+
+    def _parameters_of(self, letter: str) -> nn.ParameterDict:
+        return {"A": self.lopsided_A, "B": self.lopsided_B, "C": self.lopsided_C}[letter]
+
+    # -- what PEFT calls -------------------------------------------------------------------------------------
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self._settle()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        super().enable_adapters(enabled)
+        self._settle()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        self._sketch.pop(adapter_name, None)
+        self._stacked.pop(adapter_name, None)
+        super().delete_adapter(adapter_name)
+        self._settle()
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the adapters' ΔW, all links of it, to the base weight.
+
+        Args:
+            safe_merge: refuse, and leave the weight as it was, if the sum is not finite.
+
+        Raises:
+            LopsidedError: if the base weight is shared with another module, or not floating point.
+            ValueError: from `safe_merge`.
+        """
+        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.adapters]
+        if not names:
+            return
+        if not self.mergeable:
+            raise LopsidedError(
+                f"{self.adapters[names[0]].module} shares its weight with another module; expected a weight of "
+                "its own; exclude the module or untie the weights"
+            )
+        if safe_merge:
+            for name in names:
+                if not torch.isfinite(self.get_delta_weight(name)).all():
+                    raise ValueError(
+                        f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+                    )
+        self.merged_adapters.extend(names)
+        self._settle()
+
+    def unmerge(self) -> None:
+        """Take every merged adapter out again: the original weight comes back bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self.merged_adapters.clear()
+        self._settle()
+
+    def restore(self) -> None:
+        """Put W0 back, whatever is active; the layer must not be used afterwards."""
+        self._undo.restore(self.base_layer.weight)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
+        device = self._base_weight().device
+        delta = delta_weight(self.terms(adapter, device), self.scaling[adapter], device)
+        return delta.T if self.transposed else delta
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # PEFT's own would round float32 factors to a 16-bit base's dtype.
+        device = device or self._base_weight().device
+        for factor in self.trained(adapter_name).values():
+            if factor.device.type != "meta":
+                factor.data = factor.data.to(device)
+        self._place(adapter_name)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LopsidedLinear:
+        # Moves and casts act on W0: what was written over it is taken out first and written again after,
+        # and a weight that has become 16-bit gets its links stacked instead.
+        written = self._written
+        self.restore()
+        self._written = ()
+        super()._apply(fn, recurse)
+        for name in self.adapters:
+            self._place(name)
+        if written:
+            self._settle()
+        return self
+
+    # -- the base weight -------------------------------------------------------------------------------------
+
+    def _base_weight(self) -> Tensor:
+        return self.base_layer.weight
+
+    def _original_numpy(self) -> np.ndarray | None:
+        """W0 as (d_out, d_in) in float32, for sketches that look at it; None for a meta or quantized weight."""
+        weight = self._undo.original if self._undo.original is not None else self._base_weight()
+        if weight.device.type == "meta" or not weight.is_floating_point():
+            return None
+        needs = any(a.method.sketch is not None and a.method.sketch.reads_weight for a in self.adapters.values())
+        if not needs:
+            return None
+        W0 = weight.detach().to(CPU, torch.float32).numpy()
+        return W0.T if self.transposed else W0
+
+    def _links_are_merged(self, adapter: Adapter) -> bool:
+        if adapter.merge_links is not None:
+            return adapter.merge_links
+        return self.mergeable and self._base_weight().dtype in (torch.float32, torch.float64)
+
+    def _settle(self) -> None:
+        """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
+        parts: list[tuple[str, int, bool]] = []
+        for name, adapter in self.adapters.items():
+            whole = name in self.merged_adapters
+            past = name in self.active_adapters and adapter.link > 0 and self._links_are_merged(adapter)
+            if not self._disable_adapters and (whole or past):
+                parts.append((name, adapter.revision, whole))
+        wanted = tuple(parts)
+        if wanted == self._written and not any(whole for *_, whole in wanted):
+            return
+        if wanted:
+            self._undo.write(self.base_layer.weight, self._sum(wanted))
+        else:
+            self._undo.restore(self.base_layer.weight)
+        self._written = wanted
+
+    def _sum(self, wanted: Sequence[tuple[str, int, bool]]) -> Tensor:
+        """ΔW of all that the base weight shall hold, laid out as the weight is."""
+        device, total = self._base_weight().device, None
+        for name, _, whole in wanted:
+            terms = self.terms(name, device) if whole else self.adapters[name].past_terms()
+            delta = delta_weight(terms, self.scaling[name], device)
+            total = delta if total is None else total.add_(delta)
+        assert total is not None
+        return total.T if self.transposed else total
+
+    def _place(self, name: str) -> None:
+        """Put the frozen tensors of the current link and of stacked ones on the layer's device, in float32."""
+        adapter, device = self.adapters[name], self._base_weight().device
+        if adapter.pending:
+            return
+        if device.type == "meta":
+            device = CPU
+        self._sketch[name] = adapter.drawn[-1].factor.to(device)
+        self._stacked[name] = []
+        if adapter.link > 0 and not self._links_are_merged(adapter):
+            self._stacked[name] = [term.to(device) for term in concatenate(adapter.past_terms())]
+
+    # -- forward ---------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """W0·x plus every active adapter's s·B·A·x: (..., d_in) -> (..., d_out)."""
+        out = self.base_layer(x, *args, **kwargs)
+        if self._disable_adapters or self.merged_adapters:
+            return out
+        for name in self.active_adapters:
+            if name not in self.adapters:
+                continue
+            scaling = self.scaling[name]
+            for term in self._stacked[name]:
+                out = add_term(out, x, term, scaling)
+            out = add_term(out, self.lopsided_dropout[name](x), self._current(name), scaling)
+        return out
+
+    # -- saving and loading ----------------------------------------------------------------------------------
+
+    def extra_tensors(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """What a saved adapter holds beside its trained factors: (`lopsided_<what>.<adapter>`, tensor)."""
+        for what, tensor in self.adapters[name].pack().items():
+            yield f"lopsided_{what}.{name}", tensor
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for name, adapter in self.adapters.items():
+            keys = {what: f"{prefix}lopsided_{what}.{name}" for what in EXTRAS}
+            tensors = {what: state_dict.pop(key) for what, key in keys.items() if key in state_dict}
+            if tensors:
+                adapter.unpack(tensors, self._original_numpy())
+                self._place(name)
+                self._settle()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        lines = []
+        for name, adapter in self.adapters.items():
+            way = "pending" if adapter.pending else self._current(name).way
+            links = f", link={adapter.link}" if adapter.method.chain else ""
+            lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side}{links}, {way}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return "lopsided." + super().__repr__()
+
+
+def _report_rounding(module: str, original: Tensor, weight: Tensor, delta: Tensor) -> None:
+    """Warn of what rounding to a 16-bit base took from the merged links."""
+    kept = weight.float() - original.to(weight.device).float()
+    lost = float((kept - delta).norm() / delta.norm())
+    warnings.warn(
+        f"{module}: rounding to {weight.dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
+        "norm; leave merge_links unset to keep them in float32 beside the weight",
+        LopsidedWarning,
+        stacklevel=3,
+    )
+
+
+def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:
+    """The model's layers with Lopsided adapters (or with the one named), by module name."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LopsidedLinear)}
+    return found if adapter is None else {k: v for k, v in found.items() if adapter in v.adapters}

@@ -1,0 +1,175 @@
+"""One adapter of one layer: its method, where its chain stands, and its saved form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lopsided.errors import LopsidedError
+from lopsided.method import Method, Side
+from lopsided.sketches import Selector, Stored, checksum, one_hot
+from lopsided.tuner.compute import Selected, Term
+
+CPU = torch.device("cpu")
+# The tensors that a saved adapter holds beside its trained factors. `past_` ones grow with the chain.
+EXTRAS = ("seed", "checksum", "indices", "sketch", "past_A", "past_B", "past_C")
+CHECKSUM_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The sketch of one link: its matrix S of (r, d) or its indices, and its checksum."""
+
+    factor: Tensor | Selected
+    checksum: float
+
+    def matrix(self) -> Tensor:
+        return self.factor.matrix() if isinstance(self.factor, Selected) else self.factor
+
+
+@dataclass
+class Adapter:
+    """One adapter of one layer. On the CPU: `past`, the trained tensors of each finished link by their letter
+    ("A", "B", or "C" for a coin's), and `drawn`, the sketch of each link, the one in training included.
+
+    Args:
+        module: the layer's name, for errors.
+        d_out, d_in: the layer's widths.
+        scaling: s.
+        links: how many links the chain may have; None where it is open-ended or not a chain.
+        pending: whether it waits for a saved adapter's tensors, because its sketch can't be drawn or its
+            chain's past is in them. It can't compute until then.
+    """
+
+    module: str
+    method: Method
+    d_out: int
+    d_in: int
+    r: int
+    scaling: float
+    seed: int
+    links: int | None
+    merge_links: bool | None
+    pending: bool = False
+    past: list[dict[str, Tensor]] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
+    # Counts the changes of `past`, so that the layer knows when the base weight is stale.
+    revision: int = 0
+
+    @property
+    def link(self) -> int:
+        """The number of the link in training, from 0."""
+        return len(self.past)
+
+    @property
+    def side(self) -> Side:
+        return self.method.side(self.seed, self.link)
+
+    def width(self, side: Side) -> int:
+        return self.d_out if side == "A" else self.d_in
+
+    def draw(self, link: int, weight: np.ndarray | None) -> Drawn:
+        """The sketch of one link. `weight` is W0 as (d_out, d_in)."""
+        side = self.method.side(self.seed, link)
+        sketch, d = self.method.sketch, self.width(side)
+        assert sketch is not None
+        if isinstance(sketch, Selector):
+            return select(sketch.indices(self.r, d, seed=self.seed, link=link), d)
+        turned = weight.T if weight is not None and side == "A" else weight
+        S = sketch.sample(self.r, d, seed=self.seed, link=link, weight=turned)
+        return Drawn(torch.from_numpy(S), checksum(S))
+
+    def past_terms(self) -> list[Term]:
+        return [self.term(link, trained, self.drawn[link].factor) for link, trained in enumerate(self.past)]
+
+    def term(self, link: int, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
+        """B·A of one link, from its trained tensors and its sketch."""
+        side = self.method.side(self.seed, link)
+        if side == "AB":
+            return Term(trained["A"], trained["B"])
+        if "C" in trained:
+            # A coin's tensor holds Bᵀ or A in its first columns.
+            width = self.d_out if side == "B" else self.d_in
+            part = trained["C"][:, :width]
+            return Term(S, part.T) if side == "B" else Term(part, _transposed(S))
+        return Term(S, trained["B"]) if side == "B" else Term(trained["A"], _transposed(S))
+
+    # -- the saved form --------------------------------------------------------------------------------------
+
+    def pack(self) -> dict[str, Tensor]:
+        """The tensors that, with the trained factors and the method's parts, are this adapter."""
+        packed = {
+            "seed": torch.tensor([self.seed], dtype=torch.int64),
+            "checksum": torch.tensor([d.checksum for d in self.drawn], dtype=torch.float64),
+        }
+        factors = [d.factor for d in self.drawn]
+        if isinstance(factors[0], Selected):
+            packed["indices"] = torch.stack([f.indices.to(CPU, torch.int32) for f in factors])  # type: ignore[union-attr]
+        elif self.method.sketch is not None and self.method.sketch.stored and self.method.train != "AB":
+            packed["sketch"] = torch.stack([f.to(CPU) for f in factors])  # type: ignore[misc]
+        for letter in self.past[0] if self.past else ():
+            packed[f"past_{letter}"] = torch.stack([trained[letter] for trained in self.past])
+        return packed
+
+    def unpack(self, tensors: Mapping[str, Tensor], weight: np.ndarray | None) -> None:
+        """Become the adapter that `pack` described, drawing again what it did not store.
+
+        Raises:
+            LopsidedError: if tensors are missing, of another shape, or a redrawn sketch's checksum differs.
+        """
+        for name in ("seed", "checksum"):
+            if name not in tensors:
+                raise LopsidedError(
+                    f"{self.module}: the saved adapter lacks lopsided_{name}; expected a file written by lopsided"
+                )
+        sums = tensors["checksum"].tolist()
+        trained = [name.removeprefix("past_") for name in tensors if name.startswith("past_")]
+        for letter in trained:
+            if len(tensors[f"past_{letter}"]) != len(sums) - 1:
+                raise LopsidedError(
+                    f"{self.module}: {len(sums)} checksums but {len(tensors[f'past_{letter}'])} past links in "
+                    f"lopsided_past_{letter}; expected one fewer; the file is damaged"
+                )
+        fresh = Adapter(**{**vars(self), "seed": int(tensors["seed"][0]), "pending": False, "past": [], "drawn": []})
+        fresh.drawn = [fresh._read_drawn(link, tensors, expected, weight) for link, expected in enumerate(sums)]
+        fresh.past = [
+            {letter: tensors[f"past_{letter}"][link].to(CPU, torch.float32, copy=True) for letter in trained}
+            for link in range(len(sums) - 1)
+        ]
+        self.seed, self.past, self.drawn, self.pending = fresh.seed, fresh.past, fresh.drawn, False
+        self.revision += 1
+
+    def _read_drawn(
+        self, link: int, tensors: Mapping[str, Tensor], expected: float, weight: np.ndarray | None
+    ) -> Drawn:
+        width = self.width(self.method.side(self.seed, link))
+        if "indices" in tensors:
+            drawn = select(tensors["indices"][link].to(CPU, torch.int64).numpy(), width)
+        elif "sketch" in tensors:
+            S = tensors["sketch"][link].to(CPU, torch.float32)
+            drawn = Drawn(S, checksum(S.numpy()))
+        elif isinstance(self.method.sketch, Stored):
+            # Both factors were trained, so A itself is in the file, and where it started no longer matters.
+            return Drawn(torch.zeros(self.r, width), expected)
+        else:
+            drawn = self.draw(link, weight)
+        if abs(drawn.checksum - expected) > CHECKSUM_TOLERANCE * max(1.0, abs(expected)):
+            raise LopsidedError(
+                f"{self.module}: the sketch of link {link} has checksum {drawn.checksum:.6g}, the saved adapter "
+                f"says {expected:.6g}; load it with the method it was trained with"
+            )
+        return drawn
+
+
+def select(indices: np.ndarray, d: int) -> Drawn:
+    """The selector of `indices` among d columns."""
+    return Drawn(Selected(torch.from_numpy(indices), d), checksum(one_hot(indices, d)))
+
+
+def _transposed(S: Tensor | Selected) -> Tensor | Selected:
+    """B = Sᵀ; a selector stands for its transpose where a `Term` has it as B."""
+    return S if isinstance(S, Selected) else S.T
