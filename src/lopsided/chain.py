@@ -108,9 +108,7 @@ class ChainCallback(TrainerCallback):
             )
         self._boundaries = frozenset(boundaries)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step in self._boundaries:
             link = advance_chain(kwargs["model"], kwargs["optimizer"])
             self.events.append(ChainEvent(step=state.global_step, link=link))

@@ -87,6 +87,7 @@ class Method:
         lr_ratio: lr_B / lr_A, where both learn.
         p: probability that a coin says "B".
         lr: default learning rate of `lopsided train`; docs/decisions says how it was chosen.
+        compared: whether `lopsided compare` runs it when no methods are named.
         source: the paper it comes from.
 
     Raises:
@@ -100,6 +101,7 @@ class Method:
     lr_ratio: float = 1.0
     p: float = 0.5
     lr: float = 1e-3
+    compared: bool = False
     source: str
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class Method:
             "lr_ratio": self.lr_ratio,
             "p": self.p,
             "lr": self.lr,
+            "compared": self.compared,
             "source": self.source,
         }
 
@@ -174,7 +177,13 @@ def method_from_parts(parts: Mapping[str, Any]) -> Method:
 
 
 def register(
-    name: str, *, train: Train, sketch: Sketch | None = None, chain: Chain | None = None, source: str, **parts: Any
+    name: str,
+    *,
+    train: Train,
+    sketch: Sketch | None = None,
+    chain: Chain | None = None,
+    source: str,
+    **parts: Any,
 ) -> Method:
     """Add a method to `METHODS`, and so to the command line, the tests, the benchmarks and the report.
 

@@ -12,15 +12,27 @@ from lopsided.method import Chain, register
 from lopsided.sketches import Columns, KaimingUniform, Orthonormal, Window
 
 # Not adapters: the ceiling and the floor of every comparison.
-register("full", train="all", lr=1e-4, source="full fine-tuning")
-register("head", train="head", lr=1e-2, source="the task's head alone, on frozen features")
+register("full", train="all", lr=1e-4, compared=True, source="full fine-tuning")
+register("head", train="head", lr=1e-2, compared=True, source="the task's head alone, on frozen features")
 
 # Both factors learn.
-register("lora", train="AB", sketch=KaimingUniform(), source="Hu et al. 2021, arXiv:2106.09685")
+register("lora", train="AB", sketch=KaimingUniform(), compared=True, source="Hu et al. 2021, arXiv:2106.09685")
 register(
-    "lora_plus", train="AB", sketch=KaimingUniform(), lr_ratio=16.0, source="Hayou et al. 2024, arXiv:2402.12354"
+    "lora_plus",
+    train="AB",
+    sketch=KaimingUniform(),
+    lr_ratio=16.0,
+    compared=True,
+    source="Hayou et al. 2024, arXiv:2402.12354",
 )
-register("cola", train="AB", sketch=KaimingUniform(), chain=Chain(links=4), source="Xia et al. 2024, arXiv:2401.04151")
+register(
+    "cola",
+    train="AB",
+    sketch=KaimingUniform(),
+    chain=Chain(links=4),
+    compared=True,
+    source="Xia et al. 2024, arXiv:2401.04151",
+)
 register(
     "relora",
     train="AB",
@@ -31,33 +43,46 @@ register(
 
 # One factor learns, the other is a dense random matrix.
 register("lora_fa", train="B", sketch=KaimingUniform(), source="Zhang et al. 2023, arXiv:2308.03303")
-register("asym_b", train="B", sketch=Orthonormal(), source="Zhu et al. 2024, arXiv:2402.16842")
+register("asym_b", train="B", sketch=Orthonormal(), compared=True, source="Zhu et al. 2024, arXiv:2402.16842")
 register("asym_a", train="A", sketch=Orthonormal(), source="Zhu et al. 2024, arXiv:2402.16842")
 # Orthonormal where the paper also runs Gaussian sketches: its steps are then projections, stable up to 1/L.
 register(
-    "rac_b", train="B", sketch=Orthonormal(), chain=Chain(links=4), source="Malinovsky et al. 2024, arXiv:2410.08305"
+    "rac_b",
+    train="B",
+    sketch=Orthonormal(),
+    chain=Chain(links=4),
+    compared=True,
+    source="Malinovsky et al. 2024, arXiv:2410.08305",
 )
 register(
-    "rac_a", train="A", sketch=Orthonormal(), chain=Chain(links=4), source="Malinovsky et al. 2024, arXiv:2410.08305"
+    "rac_a",
+    train="A",
+    sketch=Orthonormal(),
+    chain=Chain(links=4),
+    source="Malinovsky et al. 2024, arXiv:2410.08305",
 )
-register(
-    "bernoulli", train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, source="arXiv:2508.03820"
-)
+register("bernoulli", train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, source="arXiv:2508.03820")
 
 # One factor learns, the other selects columns.
-register("cla", train="B", sketch=Window("fixed"), source="Cadenhead et al. 2026, arXiv:2606.13767")
-register("rcla", train="B", sketch=Columns(), source="Cadenhead et al. 2026, arXiv:2606.13767")
+register("cla", train="B", sketch=Window("fixed"), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767")
+register("rcla", train="B", sketch=Columns(), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767")
 register(
-    "c3la", train="B", sketch=Window("cyclic"), chain=Chain(links=4), source="Cadenhead et al. 2026, arXiv:2606.13767"
+    "c3la",
+    train="B",
+    sketch=Window("cyclic"),
+    chain=Chain(links=4),
+    compared=True,
+    source="Cadenhead et al. 2026, arXiv:2606.13767",
 )
 register(
     "rc3la",
     train="B",
     sketch=Window("shuffled"),
     chain=Chain(links=4),
+    compared=True,
     source="Cadenhead et al. 2026, arXiv:2606.13767",
 )
-register("paca", train="B", sketch=Columns(), source="Woo et al. 2025, arXiv:2503.01905")
+register("paca", train="B", sketch=Columns(), compared=True, source="Woo et al. 2025, arXiv:2503.01905")
 register(
     "cpaca",
     train="B",

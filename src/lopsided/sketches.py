@@ -75,9 +75,7 @@ class Sketch(abc.ABC):
         super().__init_subclass__(**kwargs)
         SKETCHES[cls.__name__] = cls
 
-    def sample(
-        self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None = None
-    ) -> np.ndarray:
+    def sample(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Draw S for one link.
 
         Args:

@@ -28,9 +28,7 @@ _COLUMN_NOTES = {
     "generalization_error": (
         "G(W) is |test loss − train loss|, taken at the checkpoint that was best on the validation split."
     ),
-    "kept_bytes": (
-        "Kept for backward: the bytes that autograd saves in one training step, parameters left out."
-    ),
+    "kept_bytes": ("Kept for backward: the bytes that autograd saves in one training step, parameters left out."),
 }
 
 

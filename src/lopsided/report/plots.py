@@ -27,6 +27,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "trian
 FLOOR_COLOUR, FLOOR_SYMBOL = "#7d838c", "x"
 # For an exported image; on the page report.css overrides it with the page's own ink.
 MID_TONE = "#747b86"
+FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,11 @@ def plots(results: dict[str, Any]) -> list[Plot]:
 def styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Colour and symbol of every method, by its place among the rows; the floor is always grey."""
     methods, floor = grouped(results)
-    looks = {
-        row["method"]: (COLOURS[i % len(COLOURS)], SYMBOLS[i % len(SYMBOLS)]) for i, row in enumerate(methods)
-    }
+    looks = {row["method"]: (COLOURS[i % len(COLOURS)], SYMBOLS[i % len(SYMBOLS)]) for i, row in enumerate(methods)}
     return looks | {row["method"]: (FLOOR_COLOUR, FLOOR_SYMBOL) for row in floor}
 
 
-def _plot(
-    results: dict[str, Any], y: dict[str, Any] | None, x: dict[str, Any] | None, axis: Axis
-) -> Plot:
+def _plot(results: dict[str, Any], y: dict[str, Any] | None, x: dict[str, Any] | None, axis: Axis) -> Plot:
     key = f"by-{axis.key.replace('_', '-')}"
     if y is None or x is None:
         missing = "score" if y is None else axis.key
@@ -80,9 +77,7 @@ def _plot(
         return Plot(key, title, None, [], (text,), left_out)
     at = _side_by_side([row["cells"][x["key"]]["mean"] for row in rows], axis.log)
     figure = _figure(rows, at, x, axis, y, styles(results))
-    labels = [
-        {"name": row["method"], "x": place, "y": _scaled(row, y, "mean")} for row, place in zip(rows, at)
-    ]
+    labels = [{"name": row["method"], "x": place, "y": _scaled(row, y, "mean")} for row, place in zip(rows, at)]
     sentences = (what_it_shows(rows, x, axis, y), what_it_means(rows, x, axis, y))
     return Plot(key, title, figure, labels, sentences, left_out)
 
@@ -112,12 +107,11 @@ def _trace(
 ) -> go.Scatter:
     """One method: a point, two standard errors each way, and what hovering over it says."""
     x_cell, y_cell = row["cells"][x["key"]], row["cells"][y["key"]]
-    # Plotly reads a few HTML tags in texts, so a name is escaped here and once more with the page's JSON.
-    name = html.escape(row["method"])
+    name = _escaped(row["method"])
     lines = [f"<b>{name}</b>" + (f" ({y_cell['mark']})" if y_cell.get("mark") else "")]
-    lines += [f"{html.escape(c['title'])}: {cell_text(row['cells'][c['key']], c['unit'])}" for c in (y, x)]
+    lines += [f"{_escaped(c['title'])}: {cell_text(row['cells'][c['key']], c['unit'])}" for c in (y, x)]
     if row.get("trains"):
-        lines.append(f"trains {html.escape(str(row['trains']))}")
+        lines.append(f"trains {_escaped(str(row['trains']))}")
     bar = {"color": _faint(colour), "thickness": 1.5, "width": 3}
     return go.Scatter(
         x=[place],
@@ -125,7 +119,7 @@ def _trace(
         error_x={"array": [2 * x_cell["se"]], **bar} if is_finite(x_cell.get("se")) else None,
         error_y={"array": [2 * _scaled(row, y, "se")], **bar} if is_finite(y_cell.get("se")) else None,
         mode="markers",
-        marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 0}},
+        marker={"color": colour, "symbol": symbol, "size": 11},
         name=name,
         hovertext=["<br>".join(lines)],
         hovertemplate="%{hovertext}<extra></extra>",
@@ -137,8 +131,8 @@ def _layout(
 ) -> dict[str, Any]:
     y_low, y_high = _span([_scaled(row, y, "mean") for row in rows], [_scaled(row, y, "se") for row in rows])
     if axis.log:
-        # At least a factor of two on both sides, so that equal costs still get an axis with ticks.
-        x_low, x_high = _span([math.log10(place) for place in at], [0.0], least=0.3)
+        # At least a decade, so that equal costs still get an axis with ticks.
+        x_low, x_high = _span([math.log10(place) for place in at], [None] * len(at), least=1.0)
     else:
         x_low, x_high = _span(at, [row["cells"][x["key"]].get("se") for row in rows])
     lines = {"zeroline": False, "showline": False, "gridcolor": "rgba(128,134,145,0.28)", "automargin": True}
@@ -147,7 +141,7 @@ def _layout(
     if axis.log:
         ticks = _log_ticks(x_low, x_high)
         x_axis |= {"type": "log", "tickvals": ticks, "ticktext": [_short_count(tick) for tick in ticks]}
-    y_axis = {**lines, "title": {"text": html.escape(y["title"]), "standoff": 10}, "range": [y_low, y_high]}
+    y_axis = {**lines, "title": {"text": _escaped(y["title"]), "standoff": 10}, "range": [y_low, y_high]}
     if y["unit"] == "percent":
         y_axis["ticksuffix"] = " %"
     return {
@@ -155,7 +149,7 @@ def _layout(
         "yaxis": y_axis,
         "showlegend": False,
         "template": None,
-        "font": {"color": MID_TONE, "size": 13, "family": "system-ui, -apple-system, 'Segoe UI', sans-serif"},
+        "font": {"color": MID_TONE, "size": 13, "family": FONT},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MID_TONE, "activecolor": MID_TONE},
@@ -164,7 +158,7 @@ def _layout(
         "hoverlabel": {
             "bgcolor": "#20242b",
             "bordercolor": "#20242b",
-            "font": {"color": "#ffffff"},
+            "font": {"color": "#ffffff", "family": FONT},
             "align": "left",
         },
     }
@@ -190,6 +184,11 @@ def _side_by_side(costs: list[float], log: bool) -> list[float]:
     return [10**place if log else place for place in moved]
 
 
+def _escaped(text: str) -> str:
+    """Plotly reads a few HTML tags and entities in its texts (and not &quot;), JSON's escaping aside."""
+    return html.escape(text, quote=False)
+
+
 def _faint(colour: str) -> str:
     """The colour at half strength, for error bars, as plotly writes it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -197,11 +196,11 @@ def _faint(colour: str) -> str:
 
 
 def _span(means: list[float], ses: list[float | None], least: float = 0.0) -> tuple[float, float]:
-    """A range that holds every mean with two standard errors, and some air for the labels."""
-    bars = [2 * se if is_finite(se) else 0.0 for se in ses] if len(ses) == len(means) else [0.0] * len(means)
+    """A range that holds every mean with two standard errors, has air for labels, and is `least` wide."""
+    bars = [2 * se if is_finite(se) else 0.0 for se in ses]
     low = min(mean - bar for mean, bar in zip(means, bars))
     high = max(mean + bar for mean, bar in zip(means, bars))
-    air = max(0.1 * (high - low), least) or 0.1 * abs(high) or 1.0
+    air = max(0.1 * (high - low), (least - (high - low)) / 2) or 0.1 * abs(high) or 1.0
     return low - air, high + air
 
 

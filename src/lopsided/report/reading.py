@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from lopsided.report.format import cell_text
+from lopsided.report.format import cell_text, is_finite
 from lopsided.report.notes import joined
 
 
@@ -48,8 +49,7 @@ def what_it_shows(rows: list[dict[str, Any]], x: dict[str, Any], axis: Axis, y: 
     beside = "; methods of equal cost stand side by side" if len(set(costs)) < len(costs) else ""
     floor = "; the dotted line is the floor" if any(row["floor"] for row in rows) else ""
     return (
-        f"Each point is one method, with bars of two standard errors: "
-        f"{better} is better, {axis.shows}{beside}{floor}."
+        f"Each point is one method, with bars of two standard errors: {better} is better, {axis.shows}{beside}{floor}."
     )
 
 
@@ -60,7 +60,12 @@ def what_it_means(rows: list[dict[str, Any]], x: dict[str, Any], axis: Axis, y: 
         return float(row["cells"][x["key"]]["mean"])
 
     def written(row: dict[str, Any]) -> str:
-        return cell_text(row["cells"][x["key"]], x["unit"])
+        unit = " ms" if x["unit"] == "ms" else ""
+        return cell_text(row["cells"][x["key"]], x["unit"]) + unit
+
+    def error(row: dict[str, Any]) -> float:
+        se = row["cells"][x["key"]].get("se")
+        return float(se) if is_finite(se) else 0.0
 
     leaders = sorted((row for row in rows if row["cells"][y["key"]].get("mark")), key=cost)
     floors = [row["method"] for row in leaders if row["floor"]]
@@ -76,15 +81,16 @@ def what_it_means(rows: list[dict[str, Any]], x: dict[str, Any], axis: Axis, y: 
             f"{leaders[0]['method']} is best on {y['title']} and nothing ties with it, "
             f"so its cost ({written(leaders[0])}) is what the best score takes here."
         )
-    cheap = [row["method"] for row in leaders if cost(row) == cost(leaders[0])]
+    # A measured cost has noise of its own: within two standard errors nobody is cheaper.
+    first = leaders[0]
+    cheap = [row["method"] for row in leaders if cost(row) - cost(first) <= 2 * math.hypot(error(row), error(first))]
     if len(cheap) == len(leaders):
         return (
-            f"The {len(leaders)} methods that are best or tied {axis.same}, "
-            "so this plot doesn't choose between them."
+            f"The {len(leaders)} methods that are best or tied {axis.same}, so this plot doesn't choose between them."
         )
     verb = "needs" if len(cheap) == 1 else "need"
     return (
         f"Of the {len(leaders)} methods that are best or tied, {joined(cheap)} {verb} {axis.cheapest} "
-        f"({written(leaders[0])}; {leaders[-1]['method']} needs {written(leaders[-1])}), "
+        f"({written(first)}; {leaders[-1]['method']} needs {written(leaders[-1])}), "
         f"so take a dearer one only for the sake of another column of the table."
     )

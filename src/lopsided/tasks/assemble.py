@@ -41,9 +41,7 @@ def assemble(
     columns = {split: dict(part) for split, part in columns.items()}
     kind = "generation" if "prompt" in columns["train"] else _kind(name, columns["train"]["label"])
     if rename_labels and kind != "classification":
-        raise LopsidedError(
-            f"task {name}: rename_labels is for classification; received it for {kind}; leave it out"
-        )
+        raise LopsidedError(f"task {name}: rename_labels is for classification; received it for {kind}; leave it out")
     if kind == "classification":
         for part in columns.values():
             part["label"] = [str(value) for value in part["label"]]
@@ -84,8 +82,7 @@ def _refuse_text(name: str, split: str, values: Sequence[Any]) -> None:
     text = [value for value in values if isinstance(value, str)]
     if text:
         raise LopsidedError(
-            f"task {name}: expected numbers as labels of {split}, as in train; received '{text[0]}'; "
-            "correct the rows"
+            f"task {name}: expected numbers as labels of {split}, as in train; received '{text[0]}'; correct the rows"
         )
 
 
@@ -114,10 +111,7 @@ def _with_all_splits(columns: Mapping[str, Columns], kind: str) -> dict[str, Col
     train = columns["train"]
     texts = train["prompt"] if kind == "generation" else train["text"]
     parts = cut(texts, missing, train["label"] if kind == "classification" else None)
-    made = {
-        split: {key: [values[i] for i in rows] for key, values in train.items()}
-        for split, rows in parts.items()
-    }
+    made = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
     return {**columns, **made}
 
 

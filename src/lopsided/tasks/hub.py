@@ -47,14 +47,12 @@ def load_hub(
     """
     loaded = _load(name)
     found = {
-        split: next((loaded[known] for known in names if known in loaded), None)
-        for split, names in SPLIT_NAMES.items()
+        split: next((loaded[known] for known in names if known in loaded), None) for split, names in SPLIT_NAMES.items()
     }
     train = found["train"]
     if train is None:
         raise LopsidedError(
-            f"{name}: expected a split named train; received {', '.join(loaded) or 'none'}; "
-            "use another data set"
+            f"{name}: expected a split named train; received {', '.join(loaded) or 'none'}; use another data set"
         )
     shape, target = find_shape(train.column_names, label=label, where=name)
     feature = train.features[target]
@@ -81,11 +79,7 @@ def load_hub(
                     else "pass --make-split to cut it from train by a stable hash"
                 )
             )
-    cuts = [
-        f"{split} cut from train: not comparable with published figures"
-        for split in found
-        if split not in columns
-    ]
+    cuts = [f"{split} cut from train: not comparable with published figures" for split in found if split not in columns]
     return assemble(
         name,
         columns,

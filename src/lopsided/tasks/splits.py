@@ -27,9 +27,7 @@ def split_of(text: str) -> str:
     return {0: "test", 1: "validation"}.get(stable_hash(text) % 10, "train")
 
 
-def cut(
-    texts: Sequence[str], missing: Sequence[str], labels: Sequence[str] | None = None
-) -> dict[str, list[int]]:
+def cut(texts: Sequence[str], missing: Sequence[str], labels: Sequence[str] | None = None) -> dict[str, list[int]]:
     """Row numbers for train and for each missing split, taken from the rows of train.
 
     Args:

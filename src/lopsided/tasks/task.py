@@ -49,8 +49,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in COLUMNS:
             raise LopsidedError(
-                f"task {self.name}: expected kind in {', '.join(COLUMNS)}; received '{self.kind}'; "
-                "pass one of them"
+                f"task {self.name}: expected kind in {', '.join(COLUMNS)}; received '{self.kind}'; pass one of them"
             )
         if set(self.splits) != set(SPLITS):
             raise LopsidedError(
@@ -58,18 +57,18 @@ class Task:
                 f"received {', '.join(self.splits) or 'none'}; name them so"
             )
         for split, rows in {**self.splits, **self.out_of_domain}.items():
-            missing = [column for column in COLUMNS[self.kind] if column not in rows.column_names]
-            if missing or len(rows) == 0:
+            expected = COLUMNS[self.kind]
+            if not set(expected) <= set(rows.column_names) or len(rows) == 0:
                 raise LopsidedError(
-                    f"task {self.name}: {split} expects columns {', '.join(COLUMNS[self.kind])} and a "
-                    f"row or more; received columns {', '.join(rows.column_names) or 'none'} and {len(rows)} rows; "
+                    f"task {self.name}: {split} expects columns {', '.join(expected)} and a row or "
+                    f"more; received columns {', '.join(rows.column_names) or 'none'} and {len(rows)} rows; "
                     "add what is missing"
                 )
         if (self.kind == "classification") != (len(self.labels) >= 2):
-            expected = "two labels or more" if self.kind == "classification" else "no labels"
+            number = "two labels or more" if self.kind == "classification" else "no labels"
             raise LopsidedError(
-                f"task {self.name}: expected {expected} for {self.kind}; received {len(self.labels)} {list(self.labels)[:5]}; "
-                "check the label field of train"
+                f"task {self.name}: expected {number} for {self.kind}; received {len(self.labels)} "
+                f"{list(self.labels)[:5]}; check the label field of train"
             )
         kinds = SCORES[self.metric.name].kinds
         if self.kind not in kinds:

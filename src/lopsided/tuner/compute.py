@@ -83,9 +83,7 @@ def concatenate(terms: Sequence[Term]) -> list[Term]:
     kinds: dict[tuple[bool, bool], list[Term]] = {}
     for term in terms:
         kinds.setdefault((isinstance(term.A, Selected), isinstance(term.B, Selected)), []).append(term)
-    return [
-        Term(_stack([t.A for t in group], dim=0), _stack([t.B for t in group], dim=1)) for group in kinds.values()
-    ]
+    return [Term(_stack([t.A for t in group], dim=0), _stack([t.B for t in group], dim=1)) for group in kinds.values()]
 
 
 def _stack(factors: Sequence[Tensor | Selected], dim: int) -> Tensor | Selected:

@@ -197,9 +197,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         if safe_merge:
             for name in names:
                 if not torch.isfinite(self.get_delta_weight(name)).all():
-                    raise ValueError(
-                        f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-                    )
+                    raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         self.merged_adapters.extend(names)
         self._settle()
 

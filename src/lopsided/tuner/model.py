@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -24,7 +24,7 @@ class LopsidedModel(BaseTuner):
 
     prefix = "lopsided_"
     tuner_layer_cls = LopsidedLinear
-    target_module_mapping = {
+    target_module_mapping: ClassVar[dict[str, Any]] = {
         **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
         "vit": ["q_proj", "v_proj"],
         "distilbert": ["q_lin", "v_lin"],
@@ -172,4 +172,3 @@ def active_layers(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:
 def trained_numbers(model: nn.Module) -> int:
     """How many numbers a training run of the model changes, heads included."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-

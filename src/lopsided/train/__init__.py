@@ -1,0 +1,7 @@
+"""One run: model + task + method -> a run directory."""
+
+from lopsided.train.config import TrainConfig
+from lopsided.train.run import Data, load_data, train
+from lopsided.train.rundir import read_predictions, read_run
+
+__all__ = ["Data", "TrainConfig", "load_data", "read_predictions", "read_run", "train"]

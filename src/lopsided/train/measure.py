@@ -1,0 +1,97 @@
+"""What a run costs: the bytes that autograd keeps, the time of a step, and where it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+
+
+def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass of one training step.
+
+    Every storage that is saved for backward counts once; parameters and buffers, which are there anyway, do
+    not count.
+
+    Args:
+        model: as it is trained; its mode and the random state are left as they were.
+        batch: keyword arguments of its forward, with labels.
+    """
+    ours = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    # Tensors are held until the end: a freed address could be given out again and be counted once for two.
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**batch)
+    model.train(was_training)
+    return sum(t.untyped_storage().nbytes() for pointer, t in saved.items() if pointer not in ours)
+
+
+class StepTimer(TrainerCallback):
+    """Wall time of each optimizer step: forward, backward and update, without loading the batch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Median milliseconds a step and the median's standard error, the first steps left out as warm-up."""
+        steady = np.array(self.seconds[min(3, len(self.seconds) // 2) :]) * 1000.0
+        if steady.size == 0:
+            return {"median_ms": None, "se_ms": None, "steps": 0}
+        # A median of n values has 1.2533 times the standard error of their mean, where they are near normal;
+        # the spread is taken from the quartiles, since a shared machine has outliers.
+        spread = float(np.subtract(*np.percentile(steady, [75, 25]))) / 1.349
+        return {
+            "median_ms": float(np.median(steady)),
+            "se_ms": 1.2533 * spread / steady.size**0.5,
+            "steps": int(steady.size),
+        }
+
+
+def machine() -> dict[str, Any]:
+    """The machine, in words that mean something elsewhere."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,283 @@
+"""One run: a model, a task and a method become a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from lopsided.chain import ChainCallback
+from lopsided.errors import LopsidedError
+from lopsided.method import Method
+from lopsided.optim import param_groups
+from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load_task
+from lopsided.train.config import TrainConfig
+from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
+from lopsided.train.prepare import prepare, save_trained
+from lopsided.train.rundir import SCHEMA, in_use, last_checkpoint, read_run, write_predictions, write_run
+from lopsided.train.trainer import (
+    CarefulTrainer,
+    FiniteGradients,
+    causal_reader,
+    row_reader,
+    rows_of,
+    score_of,
+)
+from lopsided.tuner import trained_numbers
+
+Rows = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task and its rows as tokens, which runs on the same model can share."""
+
+    task: Task
+    encoded: EncodedTask
+
+
+def load_data(config: TrainConfig) -> Data:
+    """The rows that a run reads, as tokens of its model."""
+    task = load_task(config.task, label=config.label, metric=config.metric, make_split=config.make_split)
+    model, tokenizer = load_model(config.model, task, seed=config.seed)
+    seq2seq = bool(model.config.is_encoder_decoder)
+    return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq))
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Make one run, and return its record, which is also in `run.json`.
+
+    The checkpoint with the lowest validation loss is kept; the figures come from test.
+
+    Args:
+        config: the run.
+        resume: go on from the folder's last whole checkpoint.
+        data: the loaded rows, if the caller has them already.
+        callbacks: for `transformers.Trainer`, such as a progress bar.
+
+    Raises:
+        LopsidedError: for bad input, a folder in use, a folder that holds another run, a loss that is not
+            finite. The record then says so, and the last good checkpoint stands.
+    """
+    with in_use(config.out):
+        done = _check_folder(config, resume)
+        if done is not None:
+            return done
+        return _Run(config, data, callbacks).go(resume)
+
+
+def _check_folder(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
+    """The finished record, if there is nothing left to do."""
+    record = read_run(config.out)
+    if record is None:
+        return None
+    if not resume:
+        raise LopsidedError(
+            f"{config.out} holds a run already ({record['status']}); expected a new folder; pass --resume to go on "
+            "with it, or choose another --out"
+        )
+    asked, there = config.to_json(), record["config"]
+    differing = [f"{key}={there.get(key)!r}, asked {asked[key]!r}" for key in asked if asked[key] != there.get(key)]
+    if differing:
+        raise LopsidedError(f"{config.out} holds a run with {'; '.join(differing)}; resume with its own options")
+    return record if record["status"] == "finished" else None
+
+
+@dataclass
+class _Run:
+    config: TrainConfig
+    data: Data | None
+    callbacks: Sequence[TrainerCallback]
+
+    def go(self, resume: bool) -> dict[str, Any]:
+        config, started = self.config, time.perf_counter()
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "status": "running",
+            "config": config.to_json(),
+            "method": config.resolve_method().parts(),
+            "versions": versions(),
+            "machine": machine(),
+        }
+        write_run(config.out, record)
+        try:
+            record |= self._train_and_measure(resume)
+        except (LopsidedError, OSError, RuntimeError) as error:
+            write_run(config.out, {**record, "status": "failed", "error": str(error).splitlines()[0]})
+            raise
+        record |= {"status": "finished", "wall_seconds": time.perf_counter() - started}
+        write_run(config.out, record)
+        return record
+
+    def _train_and_measure(self, resume: bool) -> dict[str, Any]:
+        config, method = self.config, self.config.resolve_method()
+        data = self.data or load_data(config)
+        task, encoded = data.task, data.encoded
+        model, tokenizer = load_model(config.model, task, seed=config.seed)
+        base_numbers = sum(p.numel() for p in model.parameters())
+        seq2seq = bool(model.config.is_encoder_decoder)
+        model = prepare(model, method, task, config)
+        collate = collator(task, tokenizer, seq2seq=seq2seq)
+        steps = _total_steps(config, len(encoded.splits["train"]))
+        timer, chain = StepTimer(), ChainCallback()
+        optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+        trainer = CarefulTrainer(
+            model=model,
+            args=_arguments(config, steps),
+            train_dataset=encoded.splits["train"],
+            eval_dataset=sample_rows(encoded.splits["validation"], config.eval_rows),
+            data_collator=collate,
+            compute_metrics=score_of(task),
+            preprocess_logits_for_metrics=(
+                causal_reader if task.kind == "generation" and not seq2seq else row_reader(task.kind)
+            ),
+            optimizers=(optimizer, None),
+            # The timer first: an advance of the chain is not part of a step.
+            callbacks=[timer, FiniteGradients(), chain, *self.callbacks],
+        )
+        trainer.remove_callback(PrinterCallback)
+        batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(config.batch_size)]))
+        kept = kept_bytes(model, batch)
+        checkpoint = last_checkpoint(config.out) if resume else None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+        adapter_bytes = save_trained(model, method, config.out / "adapter")
+        rows = self._predict(trainer, task, encoded)
+        write_predictions(config.out, rows)
+        return {
+            "model": {"name": config.model, "type": model.config.model_type, "parameters": base_numbers},
+            "task": _task_record(task),
+            "steps": steps,
+            "learning_rate": config.learning_rate,
+            "trained_parameters": trained_numbers(model),
+            "metrics": {split: _figures(task, split_rows) for split, split_rows in rows.items()},
+            "generalization_error": generalization_error(task, rows),
+            "best_step": trainer.state.best_global_step,
+            "history": trainer.state.log_history,
+            "timings": timer.summary(),
+            "kept_bytes": kept,
+            "adapter_bytes": adapter_bytes,
+            "chain": _chain_record(method, steps, chain),
+        }
+
+    def _predict(self, trainer: CarefulTrainer, task: Task, encoded: Any) -> dict[str, Rows]:
+        most = {"train": self.config.train_rows, "validation": self.config.eval_rows}
+        rows = {}
+        for split, dataset in {**encoded.splits, **encoded.out_of_domain}.items():
+            output = trainer.predict(sample_rows(dataset, most.get(split)))
+            rows[split] = rows_of(task.kind, output.predictions, output.label_ids)
+        return rows
+
+
+def generalization_error(task: Task, rows: dict[str, Rows]) -> dict[str, float]:
+    """G(W) = |test loss − training loss| at the checkpoint with the lowest validation loss.
+
+    Returns:
+        `value` in nats (squared units for regression), and `se`, the standard error of the difference of
+        two means of independent rows.
+
+    Source:
+        Cadenhead et al. 2026, arXiv:2606.13767; the checkpoint is inferred from the text.
+    """
+    train, test = rows["train"]["loss"], rows["test"]["loss"]
+    return {
+        "value": float(abs(test.mean() - train.mean())),
+        "se": float(math.sqrt(train.var(ddof=1) / train.size + test.var(ddof=1) / test.size)),
+    }
+
+
+def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
+    """At most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
+
+    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
+    first rows: data sets come sorted by label.
+    """
+    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
+    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+
+
+def _figures(task: Task, rows: Rows) -> dict[str, float | int]:
+    return {
+        "score": task.metric.value(rows),
+        "se": task.metric.standard_error(rows),
+        "loss": float(rows["loss"].mean()),
+        "rows": int(rows["loss"].size),
+    }
+
+
+def _task_record(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "labels": list(task.labels),
+        "metric": dataclasses.asdict(task.metric),
+        "rows": {split: len(rows) for split, rows in task.splits.items()},
+        "out_of_domain": sorted(task.out_of_domain),
+        "note": task.note,
+    }
+
+
+def _chain_record(method: Method, steps: int, callback: ChainCallback) -> dict[str, Any] | None:
+    if method.chain is None:
+        return None
+    boundaries = method.chain.boundaries(steps)
+    return {
+        "links": len(boundaries) + 1,
+        "boundaries": list(boundaries),
+        "events": [dataclasses.asdict(event) for event in callback.events],
+    }
+
+
+def _total_steps(config: TrainConfig, rows: int) -> int:
+    if config.steps is not None:
+        return config.steps
+    per_epoch = math.ceil(rows / (config.batch_size * config.accumulate))
+    return max(1, round((config.epochs or 3.0) * per_epoch))
+
+
+def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
+    evaluations = min(config.evaluations, steps)
+    every = math.ceil(steps / evaluations)
+    return TrainingArguments(
+        output_dir=str(Path(config.out) / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        logging_steps=max(1, every // 2),
+        # A loss that is not finite shall be seen, not averaged away.
+        logging_nan_inf_filter=False,
+        bf16=config.bf16,
+        seed=config.seed,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,97 @@
+"""A run directory: taken by one process at a time, `run.json` always whole.
+
+run.json           configuration, versions, metrics by split, history, timings, sizes, chain events
+predictions.npz    one entry a row of each evaluated split, for paired comparisons
+adapter/           what was learned
+checkpoints/       the best and the last, as `transformers.Trainer` writes them
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lopsided.checkpoint import write_json
+from lopsided.errors import LopsidedError
+
+SCHEMA = 1
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    Raises:
+        LopsidedError: if another process holds it, or it can't be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise LopsidedError(f"{folder} is a file; expected a folder; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LopsidedError(
+                f"{folder} is in use by another run; expected a free folder; wait for it or choose another --out"
+            ) from error
+        yield
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The run's record, or None if there is none yet.
+
+    Raises:
+        LopsidedError: if `run.json` is not a record of ours.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
+    return record
+
+
+def write_run(folder: Path, record: Mapping[str, Any]) -> None:
+    write_json(folder / "run.json", record)
+
+
+def write_predictions(folder: Path, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Keep every row of the evaluated splits: `<split>|<column>` -> (n,)."""
+    arrays = {f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()}
+    temporary = folder / ".predictions.npz"
+    np.savez_compressed(temporary, **arrays)
+    temporary.replace(folder / "predictions.npz")
+
+
+def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What `write_predictions` wrote, by split."""
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(folder / "predictions.npz") as arrays:
+        for key in arrays.files:
+            split, name = key.split("|")
+            rows.setdefault(split, {})[name] = arrays[key]
+    return rows
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: `trainer_state.json` is the last file of one."""
+    whole = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except json.JSONDecodeError:
+        return False
+    return True

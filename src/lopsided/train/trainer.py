@@ -1,0 +1,109 @@
+"""`transformers.Trainer` with what a run of ours adds: rows for metrics, and no step on a broken gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import EvalPrediction, Trainer, TrainerCallback
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks import Metric, Task
+from lopsided.tasks.encode import IGNORED
+
+
+class NonFinite(LopsidedError):
+    """The loss or a gradient is NaN or infinite; nothing was updated with it."""
+
+
+class CarefulTrainer(Trainer):
+    """Stops before a loss that is not finite can reach a weight."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise NonFinite(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; expected a finite one; the last "
+                "good checkpoint is kept; lower the learning rate and run again with --resume or afresh"
+            )
+        return loss
+
+
+class FiniteGradients(TrainerCallback):
+    """Stops before an optimizer step on a gradient that is not finite."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name, parameter in kwargs["model"].named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                raise NonFinite(
+                    f"the gradient of {name} is not finite at step {state.global_step + 1}; expected finite ones; "
+                    "the last good checkpoint is kept; lower the learning rate"
+                )
+
+
+def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:
+    """What `Trainer` shall keep of a batch's outputs: two numbers a row, instead of all logits.
+
+    Shapes:
+        classification: logits (n, classes), labels (n,) -> (n, 2): prediction, cross entropy.
+        regression: outputs (n, 1), labels (n,) -> (n, 2): prediction, squared error.
+        generation: logits (n, T, vocabulary), labels (n, T) -> (n, 2): tokens counted, their mean loss.
+    """
+
+    def read(outputs: Any, labels: Tensor) -> Tensor:
+        logits = (outputs[0] if isinstance(outputs, tuple) else outputs).float()
+        if kind == "classification":
+            return torch.stack([logits.argmax(-1).float(), F.cross_entropy(logits, labels, reduction="none")], 1)
+        if kind == "regression":
+            prediction = logits.squeeze(-1)
+            return torch.stack([prediction, (prediction - labels) ** 2], 1)
+        return _token_rows(logits, labels)
+
+    return read
+
+
+def shift_for_causal(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Position t of a causal model predicts token t + 1: (n, T, V), (n, T) -> (n, T-1, V), (n, T-1)."""
+    return logits[:, :-1], labels[:, 1:]
+
+
+def _token_rows(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    counts = (labels != IGNORED).sum(1)
+    return torch.stack([counts.float(), losses.sum(1) / counts.clamp(min=1)], 1)
+
+
+def causal_reader(outputs: Any, labels: Tensor) -> Tensor:
+    """`row_reader("generation")` for a decoder-only model."""
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return _token_rows(*shift_for_causal(logits.float(), labels))
+
+
+def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows that metrics read, from what `row_reader` kept.
+
+    Shapes:
+        numbers: (n, 2) -> arrays of (n,) by name.
+    """
+    if kind == "generation":
+        return {"tokens": numbers[:, 0].astype(np.int64), "loss": numbers[:, 1].astype(np.float64)}
+    dtype = np.int64 if kind == "classification" else np.float64
+    return {
+        "prediction": numbers[:, 0].astype(dtype),
+        "label": np.asarray(labels).reshape(-1).astype(dtype),
+        "loss": numbers[:, 1].astype(np.float64),
+    }
+
+
+def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    metric: Metric = task.metric
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        rows = rows_of(task.kind, prediction.predictions, prediction.label_ids)
+        return {"score": metric.value(rows)}
+
+    return compute

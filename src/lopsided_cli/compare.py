@@ -1,0 +1,78 @@
+"""`lopsided compare`: every method, one model, one task, one table."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lopsided_cli import options
+
+
+def compare(
+    model: options.Model = "embedded",
+    task: options.Task = "vader/movie",
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names separated by commas; the Beyond LoRA study's and the head by default."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Whole numbers separated by commas.")] = "0",
+    rank: options.Rank = 16,
+    alpha: options.Alpha = None,
+    links: options.Links = None,
+    steps: options.Steps = 60,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = 32,
+    accumulate: options.Accumulate = 1,
+    lr: options.LearningRate = None,
+    eval_rows: options.EvalRows = 400,
+    target_modules: options.TargetModules = None,
+    label: options.Label = None,
+    metric: options.Metric = None,
+    make_split: options.MakeSplit = False,
+    bf16: options.Bf16 = False,
+    resume: options.Resume = False,
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Fine-tune a model with every method, and show which one to take.
+
+    Writes the run directories, results.json and report.html. Exits with 1 if a method failed.
+    """
+    shared = {k: v for k, v in locals().items() if k not in ("methods", "seeds", "resume", "out", "json")}
+    from lopsided_cli.shared import numbers, verb
+
+    with verb():
+        from rich.console import Console
+
+        from lopsided.bench import CompareConfig
+        from lopsided.bench import compare as run
+        from lopsided.report import write_report
+        from lopsided.report.terminal import print_table
+        from lopsided.train import TrainConfig
+        from lopsided_cli.progress import bar
+
+        folder = out or options.free_folder("lopsided-compare")
+        if epochs is not None:
+            shared["steps"] = None
+        names = tuple(name.strip() for name in methods.split(",")) if methods else ()
+        config = CompareConfig(
+            run=TrainConfig(**{**shared, "links": None}, train_rows=400, out=folder),
+            methods=names,
+            seeds=numbers(seeds, "--seeds"),
+            links=links,
+            command=" ".join(["lopsided", *sys.argv[1:]]),
+        )
+        with bar(Console(stderr=True)) as callbacks:
+            results = run(config, resume=resume, callbacks=callbacks)
+        write_report(results, folder / "report.html")
+        if json:
+            import json as json_module
+
+            print(json_module.dumps(results, indent=2))
+        else:
+            print_table(results, Console())
+            print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
+        if any(row["status"] == "failed" for row in results["rows"]):
+            raise typer.Exit(1)

@@ -1,0 +1,32 @@
+"""`lopsided export`: a run's adapter as one plain LoRA adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lopsided_cli import options
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory of train or compare.")],
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Write a run's adapter, chains included, as a LoRA adapter that stock PEFT loads."""
+    from lopsided_cli.shared import verb
+
+    with verb():
+        from lopsided import to_lora
+        from lopsided.train.reload import reload
+
+        folder = out or run / "lora"
+        config = to_lora(reload(run), folder)
+        if json:
+            import json as json_module
+
+            print(json_module.dumps({"path": str(folder), "rank": config.r}, indent=2))
+        else:
+            print(f"wrote a LoRA adapter of rank {config.r} to {folder}")

@@ -1,0 +1,35 @@
+"""`lopsided`: one thin file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lopsided_cli import compare, export, methods, train
+
+app = typer.Typer(
+    help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("methods")(methods.methods)
+app.command("compare")(compare.compare)
+app.command("train")(train.train)
+app.command("export")(export.export)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit status 2."""
+    from lopsided_cli.shared import BadInput
+
+    try:
+        app()
+    except BadInput as error:
+        print(f"lopsided: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

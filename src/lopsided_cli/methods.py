@@ -1,0 +1,56 @@
+"""`lopsided methods`: the table of methods."""
+
+from __future__ import annotations
+
+import typer
+
+NUMBERS = {
+    "A": "r·d_in",
+    "B": "r·d_out",
+    "AB": "r·(d_out + d_in)",
+    "coin": "r·max(d_out, d_in)",
+    "all": "d_out·d_in",
+    "head": "0",
+}
+
+
+def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
+    """Print every method: what it trains, its sketch, its chain, its size and its source."""
+    from lopsided_cli.shared import verb
+
+    with verb():
+        from lopsided import METHODS
+
+        if json:
+            import json as json_module
+
+            rows = [{**method.parts(), "trained_numbers": NUMBERS[method.train]} for method in METHODS.values()]
+            print(json_module.dumps(rows, indent=2))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="Trained numbers are those of one layer, d_out x d_in, at rank r", title_justify="left")
+        for heading in ("method", "trains", "sketch", "chain", "trained numbers", "source"):
+            table.add_column(heading, no_wrap=heading == "method")
+        for name, method in METHODS.items():
+            table.add_row(name, method.train, _sketch(method), _chain(method), NUMBERS[method.train], method.source)
+        # A pipe has no width: give the table room there, and the terminal's width elsewhere.
+        console = Console()
+        console.print(table, width=None if console.is_terminal else 150)
+
+
+def _sketch(method) -> str:  # type: ignore[no-untyped-def]
+    if method.sketch is None:
+        return "-"
+    parts = method.sketch.parts()
+    fields = ", ".join(str(value) for key, value in parts.items() if key in ("order", "which"))
+    return f"{parts['kind']}({fields})" if fields else parts["kind"]
+
+
+def _chain(method) -> str:  # type: ignore[no-untyped-def]
+    if method.chain is None:
+        return "-"
+    extras = [f"prune {method.chain.prune:g}"] if method.chain.prune < 1 else []
+    extras += [f"re-warm {method.chain.rewarm}"] if method.chain.rewarm else []
+    return ", ".join([f"{method.chain.links} links", *extras])

@@ -1,0 +1,25 @@
+"""The progress bars of long verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
+    """A live display; what it yields gives the callbacks of one run, by method and seed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from lopsided.train.progress import ProgressBar
+
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield lambda method, seed: [ProgressBar(progress, f"{method} {seed}" if seed else method)]

@@ -1,0 +1,83 @@
+"""`lopsided train`: one run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lopsided_cli import options
+
+
+def train(
+    model: options.Model = "embedded",
+    task: options.Task = "vader/movie",
+    method: Annotated[str, typer.Option(help="A method of `lopsided methods`.")] = "c3la",
+    rank: options.Rank = 16,
+    alpha: options.Alpha = None,
+    links: options.Links = None,
+    every: options.Every = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = 32,
+    accumulate: options.Accumulate = 1,
+    lr: options.LearningRate = None,
+    schedule: Annotated[str, typer.Option(help="linear, cosine, constant or constant_with_warmup.")] = "linear",
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate climbs.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the trained matrices.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Dropout on the adapters' inputs.")] = 0.0,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a row.")] = 128,
+    evaluations: Annotated[int, typer.Option(help="How often the run is evaluated and saved.")] = 4,
+    eval_rows: options.EvalRows = None,
+    target_modules: options.TargetModules = None,
+    label: options.Label = None,
+    metric: options.Metric = None,
+    make_split: options.MakeSplit = False,
+    bf16: options.Bf16 = False,
+    report_to: Annotated[str, typer.Option(help="A tracker that transformers knows, or none.")] = "none",
+    seed: Annotated[int, typer.Option(help="Of the head, the rows' order, dropout and the sketches.")] = 0,
+    resume: options.Resume = False,
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Fine-tune one model on one task with one method, into a run directory."""
+    settings = {k: v for k, v in locals().items() if k not in ("resume", "out", "json")}
+    from lopsided_cli.shared import verb
+
+    with verb():
+        from rich.console import Console
+
+        from lopsided.train import TrainConfig
+        from lopsided.train import train as run
+        from lopsided_cli.progress import bar
+
+        config = TrainConfig(**settings, out=out or options.free_folder("lopsided-run"))
+        with bar(Console(stderr=True)) as callbacks:
+            record = run(config, resume=resume, callbacks=callbacks(method, seed))
+        if json:
+            import json as json_module
+
+            print(json_module.dumps(record, indent=2))
+            return
+        for line in summary(record):
+            print(line)
+        print(f"wrote {config.out}")
+
+
+def summary(record: dict) -> list[str]:  # type: ignore[type-arg]
+    """What a run came to, in a few lines."""
+    name = record["task"]["metric"]["name"].replace("_", " ")
+    lines = [
+        f"{split:>14}  {name} {figures['score']:.4f} ± {figures['se']:.4f}  loss {figures['loss']:.4f}"
+        f"  ({figures['rows']} rows)"
+        for split, figures in record["metrics"].items()
+    ]
+    gap = record["generalization_error"]
+    lines.append(f"{'G(W)':>14}  {gap['value']:.4f} ± {gap['se']:.4f}")
+    lines.append(
+        f"{'cost':>14}  {record['trained_parameters']:,} trained numbers, "
+        f"{record['timings']['median_ms'] or float('nan'):.0f} ms a step, "
+        f"{record['kept_bytes'] / 2**20:.1f} MiB kept for backward, {record['adapter_bytes'] / 2**10:.0f} KiB file"
+    )
+    note = record["task"]["note"]
+    return [*lines, note] if note else lines

