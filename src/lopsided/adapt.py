@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import PeftModel, TaskType, get_peft_model
+from peft import NoMatchingPeftModuleError, PeftModel, TaskType, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.tuner import LopsidedConfig
 
@@ -57,7 +59,7 @@ def adapt(
 
     Raises:
         LopsidedError: for an unknown method, a rank above a layer's width, links without a chain, a layer of
-            an unsupported type.
+            an unsupported type, target_modules that match nothing.
 
     Example:
         >>> import torch, lopsided
@@ -78,4 +80,16 @@ def adapt(
         seed=seed,
         **options,
     )
-    return get_peft_model(model, config, adapter_name=adapter_name)
+    try:
+        return get_peft_model(model, config, adapter_name=adapter_name)
+    except NoMatchingPeftModuleError as error:
+        raise LopsidedError(
+            f"no module matches target_modules={target_modules!r}; expected names of linear layers, such as "
+            f"{', '.join(_linear_names(model)[:8]) or 'none here'}, a regular expression, or 'all-linear'; correct "
+            "target_modules, exclude_modules or layers_to_transform"
+        ) from error
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    names = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return sorted({name.rsplit(".", 1)[-1] for name in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,19 +12,50 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from lopsided.errors import LopsidedError
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Raise `OSError(ENOSPC)` when the disk of `folder` is full, whichever library was writing.
+
+    safetensors has an error of its own for it, and torch.save one that leaves the reason out.
+    """
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise full from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error) or shutil.disk_usage(folder).free > 2**20:
+            raise
+        raise full from error
+
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `path` when the block ends without an error.
 
     A reader sees the old folder or the new one, never a part of either; after an error the old one stands.
+
+    Raises:
+        LopsidedError: if `path` is a file, or a folder with something that the new one does not replace.
+        OSError: if the disk is full.
     """
+    if path.is_file():
+        raise LopsidedError(f"{path} is a file; expected a folder or a free name; choose another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     old = new.with_name(new.name + "-old")
     try:
-        yield new
+        with naming_full_disk(path.parent):
+            yield new
         if path.exists():
+            _check_replaceable(path, new)
             os.rename(path, old)
         os.rename(new, path)
     finally:
@@ -31,6 +63,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.rename(old, path)
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, new: Path) -> None:
+    strangers = sorted(set(os.listdir(path)) - set(os.listdir(new)))
+    if strangers:
+        raise LopsidedError(
+            f"{path} holds {strangers[0]}, which would be lost; expected a new folder, or one written by the same "
+            "command; choose another one"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

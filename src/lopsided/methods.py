@@ -16,9 +16,10 @@ register("full", train="all", lr=1e-4, compared=True, source="full fine-tuning")
 register("head", train="head", lr=1e-2, compared=True, source="the task's head alone, on frozen features")
 
 # Both factors learn.
-register("lora", train="AB", sketch=KaimingUniform(), compared=True, source="Hu et al. 2021, arXiv:2106.09685")
+register("lora", lr=1e-3, train="AB", sketch=KaimingUniform(), compared=True, source="Hu et al. 2021, arXiv:2106.09685")
 register(
     "lora_plus",
+    lr=3e-4,
     train="AB",
     sketch=KaimingUniform(),
     lr_ratio=16.0,
@@ -27,6 +28,7 @@ register(
 )
 register(
     "cola",
+    lr=1e-3,
     train="AB",
     sketch=KaimingUniform(),
     chain=Chain(links=4),
@@ -35,6 +37,7 @@ register(
 )
 register(
     "relora",
+    lr=1e-3,
     train="AB",
     sketch=KaimingUniform(),
     chain=Chain(links=4, prune=0.99, rewarm=5),
@@ -42,12 +45,13 @@ register(
 )
 
 # One factor learns, the other is a dense random matrix.
-register("lora_fa", train="B", sketch=KaimingUniform(), source="Zhang et al. 2023, arXiv:2308.03303")
-register("asym_b", train="B", sketch=Orthonormal(), compared=True, source="Zhu et al. 2024, arXiv:2402.16842")
-register("asym_a", train="A", sketch=Orthonormal(), source="Zhu et al. 2024, arXiv:2402.16842")
+register("lora_fa", lr=3e-3, train="B", sketch=KaimingUniform(), source="Zhang et al. 2023, arXiv:2308.03303")
+register("asym_b", lr=3e-3, train="B", sketch=Orthonormal(), compared=True, source="Zhu et al. 2024, arXiv:2402.16842")
+register("asym_a", lr=3e-3, train="A", sketch=Orthonormal(), source="Zhu et al. 2024, arXiv:2402.16842")
 # Orthonormal where the paper also runs Gaussian sketches: its steps are then projections, stable up to 1/L.
 register(
     "rac_b",
+    lr=3e-3,
     train="B",
     sketch=Orthonormal(),
     chain=Chain(links=4),
@@ -56,18 +60,24 @@ register(
 )
 register(
     "rac_a",
+    lr=3e-3,
     train="A",
     sketch=Orthonormal(),
     chain=Chain(links=4),
     source="Malinovsky et al. 2024, arXiv:2410.08305",
 )
-register("bernoulli", train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, source="arXiv:2508.03820")
+register(
+    "bernoulli", lr=3e-3, train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, source="arXiv:2508.03820"
+)
 
 # One factor learns, the other selects columns.
-register("cla", train="B", sketch=Window("fixed"), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767")
-register("rcla", train="B", sketch=Columns(), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767")
+register(
+    "cla", lr=3e-3, train="B", sketch=Window("fixed"), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767"
+)
+register("rcla", lr=3e-3, train="B", sketch=Columns(), compared=True, source="Cadenhead et al. 2026, arXiv:2606.13767")
 register(
     "c3la",
+    lr=3e-3,
     train="B",
     sketch=Window("cyclic"),
     chain=Chain(links=4),
@@ -76,15 +86,17 @@ register(
 )
 register(
     "rc3la",
+    lr=3e-3,
     train="B",
     sketch=Window("shuffled"),
     chain=Chain(links=4),
     compared=True,
     source="Cadenhead et al. 2026, arXiv:2606.13767",
 )
-register("paca", train="B", sketch=Columns(), compared=True, source="Woo et al. 2025, arXiv:2503.01905")
+register("paca", lr=3e-3, train="B", sketch=Columns(), compared=True, source="Woo et al. 2025, arXiv:2503.01905")
 register(
     "cpaca",
+    lr=3e-3,
     train="B",
     sketch=Columns(),
     chain=Chain(links=4),

@@ -83,8 +83,8 @@ def reset_state(optimizer: Any, parameters: Iterable[Tensor], *, prune: float = 
     Args:
         optimizer: a torch optimizer, or accelerate's wrapper of one.
         parameters: the redrawn factors.
-        prune: share of each moment's entries, smallest first, that is set to zero. 1.0 also sets the step
-            count to zero, which makes the state a new one.
+        prune: share of the moments' entries that is set to zero, those with the smallest first moment. 1.0 also
+            sets the step count to zero, which makes the state a new one.
 
     Raises:
         LopsidedError: if the optimizer does not hold the parameters, as one with master copies does not.
@@ -97,15 +97,31 @@ def reset_state(optimizer: Any, parameters: Iterable[Tensor], *, prune: float = 
                 f"got {type(optimizer).__name__}, which was built before the adapter or keeps master copies (ZeRO); "
                 "chain with an optimizer that updates the parameters themselves"
             )
-        for name, value in state.get(parameter, {}).items():
-            if prune == 1.0 and isinstance(value, (int, float)):
-                state[parameter][name] = type(value)(0)
-            elif prune == 1.0 and isinstance(value, Tensor):
-                value.zero_()
-            elif isinstance(value, Tensor) and value.shape == parameter.shape:
-                count = int(prune * value.numel())
-                smallest = value.abs().flatten().topk(count, largest=False).indices
-                value.view(-1)[smallest] = 0.0
+        if prune == 1.0:
+            _forget(state.get(parameter, {}))
+        else:
+            _prune([v for v in state.get(parameter, {}).values() if _is_moment(v, parameter)], prune)
+
+
+def _forget(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            value.zero_()
+        elif isinstance(value, (int, float)):
+            state[name] = type(value)(0)
+
+
+def _is_moment(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
+
+
+def _prune(moments: list[Tensor], share: float) -> None:
+    # One mask for all moments, by the size of the first: a first moment that outlives its second one would
+    # divide by almost nothing at the next step.
+    if moments:
+        smallest = moments[0].abs().flatten().topk(int(share * moments[0].numel()), largest=False).indices
+        for moment in moments:
+            moment.view(-1)[smallest] = 0.0
 
 
 # A Trainer that was not told about factors builds one group for both. The first step of such an optimizer is

@@ -317,7 +317,7 @@ class Columns(Selector):
 
     Example:
         >>> Columns().indices(3, 8, seed=1, link=0)
-        array([1, 3, 7])
+        array([2, 3, 6])
     """
 
     def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:

@@ -26,11 +26,13 @@ def compare(
     batch_size: options.BatchSize = 32,
     accumulate: options.Accumulate = 1,
     lr: options.LearningRate = None,
+    max_length: options.MaxLength = 128,
     eval_rows: options.EvalRows = 400,
-    target_modules: options.TargetModules = None,
+    target_modules: options.TargetModules = "all-linear",
     label: options.Label = None,
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
+    rename_labels: options.RenameLabels = None,
     bf16: options.Bf16 = False,
     resume: options.Resume = False,
     out: options.Out = None,
@@ -40,12 +42,14 @@ def compare(
 
     Writes the run directories, results.json and report.html. Exits with 1 if a method failed.
     """
-    shared = {k: v for k, v in locals().items() if k not in ("methods", "seeds", "resume", "out", "json")}
-    from lopsided_cli.shared import numbers, verb
+    apart = ("methods", "seeds", "links", "rename_labels", "resume", "out", "json")
+    shared = {k: v for k, v in locals().items() if k not in apart}
+    from lopsided_cli.shared import numbers, renames, verb
 
     with verb():
         from rich.console import Console
 
+        from lopsided import METHODS
         from lopsided.bench import CompareConfig
         from lopsided.bench import compare as run
         from lopsided.report import write_report
@@ -57,8 +61,11 @@ def compare(
         if epochs is not None:
             shared["steps"] = None
         names = tuple(name.strip() for name in methods.split(",")) if methods else ()
+        shared["rename_labels"] = renames(rename_labels) if rename_labels else None
+        # Each run puts its own method here; one without a chain fits any number of steps.
+        shared["method"] = next(name for name, method in METHODS.items() if method.chain is None)
         config = CompareConfig(
-            run=TrainConfig(**{**shared, "links": None}, train_rows=400, out=folder),
+            run=TrainConfig(**shared, train_rows=400, out=folder),
             methods=names,
             seeds=numbers(seeds, "--seeds"),
             links=links,

@@ -26,6 +26,10 @@ TargetModules = Annotated[
 Label = Annotated[str | None, typer.Option(help="The field to learn, where a folder has several.")]
 Metric = Annotated[str | None, typer.Option(help="The figure that counts; the task's own by default.")]
 MakeSplit = Annotated[bool, typer.Option(help="Cut a missing validation or test split from train.")]
+RenameLabels = Annotated[
+    str | None, typer.Option(help="Classes to read under another name: OLD=NEW, separated by commas.")
+]
+MaxLength = Annotated[int, typer.Option(help="Most tokens of a row.")]
 EvalRows = Annotated[int | None, typer.Option(help="Most validation rows that checkpoints are chosen on.")]
 Bf16 = Annotated[bool, typer.Option(help="Autocast to bfloat16.")]
 Resume = Annotated[bool, typer.Option(help="Go on with what the folder holds.")]

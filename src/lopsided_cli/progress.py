@@ -9,10 +9,16 @@ from typing import Any
 
 @contextmanager
 def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
-    """A live display; what it yields gives the callbacks of one run, by method and seed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """A live display; what it yields gives the callbacks of one run, by method and seed.
 
-    from lopsided.train.progress import ProgressBar
+    A pipe or a file gets a line for each run that has ended.
+    """
+    from lopsided.train.progress import ProgressBar, ProgressLine
+
+    if not console.is_terminal:
+        yield lambda method, seed: [ProgressLine(console.file, _label(method, seed))]
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:>14}"),
@@ -22,4 +28,8 @@ def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield lambda method, seed: [ProgressBar(progress, f"{method} {seed}" if seed else method)]
+        yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
+
+
+def _label(method: str, seed: int) -> str:
+    return f"{method} {seed}" if seed else method

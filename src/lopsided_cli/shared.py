@@ -20,8 +20,15 @@ def verb() -> Iterator[None]:
     # Idle threads of one pool must not spin while another works.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
     from lopsided.errors import LopsidedError
 
+    # Their bars and warnings are about how we call them, which is not the user's business.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
     try:
         yield
     except LopsidedError as error:
@@ -43,3 +50,13 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise BadInput(f"{what} must be whole numbers separated by commas, got {text!r}; write {what} 0,1,2") from error
+
+
+def renames(text: str) -> dict[str, str]:
+    """ "OLD=NEW,OLDER=NEWER" as a mapping."""
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    if not all(old and new for old, new in pairs):
+        raise BadInput(
+            f"--rename-labels must be OLD=NEW pairs separated by commas, got {text!r}; write no=yes,maybe=yes"
+        )
+    return dict(pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,13 +26,14 @@ def train(
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate climbs.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of the trained matrices.")] = 0.0,
     dropout: Annotated[float, typer.Option(help="Dropout on the adapters' inputs.")] = 0.0,
-    max_length: Annotated[int, typer.Option(help="Most tokens of a row.")] = 128,
+    max_length: options.MaxLength = 128,
     evaluations: Annotated[int, typer.Option(help="How often the run is evaluated and saved.")] = 4,
     eval_rows: options.EvalRows = None,
-    target_modules: options.TargetModules = None,
+    target_modules: options.TargetModules = "all-linear",
     label: options.Label = None,
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
+    rename_labels: options.RenameLabels = None,
     bf16: options.Bf16 = False,
     report_to: Annotated[str, typer.Option(help="A tracker that transformers knows, or none.")] = "none",
     seed: Annotated[int, typer.Option(help="Of the head, the rows' order, dropout and the sketches.")] = 0,
@@ -41,8 +42,8 @@ def train(
     json: options.Json = False,
 ) -> None:
     """Fine-tune one model on one task with one method, into a run directory."""
-    settings = {k: v for k, v in locals().items() if k not in ("resume", "out", "json")}
-    from lopsided_cli.shared import verb
+    settings = {k: v for k, v in locals().items() if k not in ("rename_labels", "resume", "out", "json")}
+    from lopsided_cli.shared import renames, verb
 
     with verb():
         from rich.console import Console
@@ -51,7 +52,8 @@ def train(
         from lopsided.train import train as run
         from lopsided_cli.progress import bar
 
-        config = TrainConfig(**settings, out=out or options.free_folder("lopsided-run"))
+        renamed = renames(rename_labels) if rename_labels else None
+        config = TrainConfig(**settings, rename_labels=renamed, out=out or options.free_folder("lopsided-run"))
         with bar(Console(stderr=True)) as callbacks:
             record = run(config, resume=resume, callbacks=callbacks(method, seed))
         if json:
@@ -64,7 +66,7 @@ def train(
         print(f"wrote {config.out}")
 
 
-def summary(record: dict) -> list[str]:  # type: ignore[type-arg]
+def summary(record: dict[str, Any]) -> list[str]:
     """What a run came to, in a few lines."""
     name = record["task"]["metric"]["name"].replace("_", " ")
     lines = [

@@ -42,9 +42,7 @@ HEAD = ("head", "the task head", 148_610, 0.741, 0.689, 0.0122, 51.6, 2_097_152,
 def row(method: str, trains: str, *values: Any, floor: bool = False) -> dict[str, Any]:
     *means, mark = values
     ses = [None, 0.012, 0.009, 0.004, 1.3, None, None]
-    cells = {
-        column["key"]: {"mean": mean, "se": se, "mark": None} for column, mean, se in zip(COLUMNS, means, ses)
-    }
+    cells = {column["key"]: {"mean": mean, "se": se, "mark": None} for column, mean, se in zip(COLUMNS, means, ses)}
     cells["score"]["mark"] = mark
     return {
         "method": method,

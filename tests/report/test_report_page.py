@@ -165,9 +165,7 @@ def hostile(value):
 def test_hostile_texts_stay_texts():
     clean, page = Page(render(example())), Page(render(hostile(example())))
     # The command has one span a word, and the hostile one has more words.
-    shapes = [
-        [(tag, set(attributes)) for tag, attributes in one.tags if tag != "span"] for one in (clean, page)
-    ]
+    shapes = [[(tag, set(attributes)) for tag, attributes in one.tags if tag != "span"] for one in (clean, page)]
     assert shapes[0] == shapes[1]
     assert page.row("lora" + HOSTILE)
     data = [text for _, attributes, text in page.scripts if attributes.get("type") == "application/json"]

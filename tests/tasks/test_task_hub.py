@@ -12,9 +12,7 @@ NAMES = ["unacceptable", "acceptable"]
 
 def glue(labels: dict[str, list[int]]) -> DatasetDict:
     """A data set with the features of GLUE's CoLA."""
-    features = Features(
-        {"sentence": Value("string"), "label": ClassLabel(names=NAMES), "idx": Value("int32")}
-    )
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=NAMES), "idx": Value("int32")})
     return DatasetDict(
         {
             split: Dataset.from_dict(

@@ -111,6 +111,13 @@ def test_integers_are_indexed_in_numerical_order(write):
     assert task.splits["test"]["label"] == [2, 1]
 
 
+def test_names_that_only_look_like_integers_are_in_order(write):
+    rows = [{"text": "x", "label": label} for label in ("1", "01", "--1")]
+    assert load_task(str(write(train=rows, validation=rows, test=rows))).labels == ("--1", "01", "1")
+    rows = [{"text": "x", "label": label} for label in ("1", "01", "-1")]
+    assert load_task(str(write(train=rows, validation=rows, test=rows))).labels == ("-1", "01", "1")
+
+
 def test_one_float_makes_a_regression(write):
     rows = [{"text": "x", "label": 1}, {"text": "y", "label": 2.5}]
     task = load_task(str(write(train=rows, validation=rows[:1], test=rows)))
@@ -182,9 +189,7 @@ def test_rows_that_do_not_fit_are_named(write, row, message):
 
 def test_lists_are_lists_of_strings(write):
     rows = [{"premises": "no list", "conclusion": "x", "label": "True"}]
-    with pytest.raises(
-        LopsidedError, match=r"train\.jsonl:1: expected a list of strings in 'premises'; received str"
-    ):
+    with pytest.raises(LopsidedError, match=r"train\.jsonl:1: expected a list of strings in 'premises'; received str"):
         load_task(str(write(train=rows, validation=rows, test=rows)))
 
 
@@ -198,9 +203,7 @@ def test_unknown_fields_show_what_came_and_what_is_known(write):
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_class_that_train_lacks_is_named(write, split):
     rows = [{"text": "x", "label": 2}]
-    with pytest.raises(
-        LopsidedError, match=rf"labels differ between splits: .* 0, 1; {split} has '2' \(1 rows\)"
-    ):
+    with pytest.raises(LopsidedError, match=rf"labels differ between splits: .* 0, 1; {split} has '2' \(1 rows\)"):
         load_task(str(write(**{**THREE_SPLITS, split: rows})))
 
 
@@ -238,9 +241,7 @@ def test_a_metric_of_another_kind_is_refused(write):
 
 
 def test_missing_files_are_named(write, tmp_path):
-    expected = (
-        r"expected train\.jsonl, validation\.jsonl, test\.jsonl in .*; missing test\.jsonl; .*--make-split"
-    )
+    expected = r"expected train\.jsonl, validation\.jsonl, test\.jsonl in .*; missing test\.jsonl; .*--make-split"
     with pytest.raises(LopsidedError, match=expected):
         load_task(str(write(train=TWO, validation=TWO)))
     (tmp_path / "train.jsonl").unlink()

@@ -95,9 +95,7 @@ def test_bootstrap_is_the_spread_of_the_metric_over_resamples(name):
         index = generator.randint(0, n, size=n)
         values.append(metric.value({key: array[index] for key, array in rows.items()}))
     assert metric.standard_error(rows, seed=5, resamples=50) == pytest.approx(np.std(values, ddof=1))
-    assert metric.standard_error(rows, seed=6, resamples=50) != metric.standard_error(
-        rows, seed=5, resamples=50
-    )
+    assert metric.standard_error(rows, seed=6, resamples=50) != metric.standard_error(rows, seed=5, resamples=50)
 
 
 def test_bootstrap_of_pearson_is_near_the_theory():
@@ -142,9 +140,7 @@ def test_paired_error_refuses_other_rows():
 
 
 def test_unknown_metric_lists_the_known_and_the_nearest():
-    with pytest.raises(
-        LopsidedError, match=r"accuracy, f1, .*perplexity; received 'acuracy'; did you mean 'accuracy'"
-    ):
+    with pytest.raises(LopsidedError, match=r"accuracy, f1, .*perplexity; received 'acuracy'; did you mean 'accuracy'"):
         get_metric("acuracy")
     with pytest.raises(LopsidedError, match="greater_is_better=False"):
         Metric("perplexity", True)
@@ -173,9 +169,7 @@ def test_counts_agree_with_scikit_learn_on_few_rows(classes, seed):
     label, prediction = rows["label"], rows["prediction"]
     macro = sk.f1_score(label, prediction, average="macro", zero_division=0)
     assert get_metric("f1_macro").value(rows) == pytest.approx(macro)
-    assert get_metric("matthews_correlation").value(rows) == pytest.approx(
-        sk.matthews_corrcoef(label, prediction)
-    )
+    assert get_metric("matthews_correlation").value(rows) == pytest.approx(sk.matthews_corrcoef(label, prediction))
     if classes <= 2:
         f1 = sk.f1_score(label, prediction, zero_division=0)
         assert get_metric("f1").value(rows) == pytest.approx(f1)

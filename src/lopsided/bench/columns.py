@@ -51,8 +51,8 @@ class Column:
 
     def cell(self, runs: Sequence[Run]) -> dict[str, Any] | None:
         """Mean and standard error over a method's seeds."""
-        values = [self.value(run) for run in runs]
-        if not values or any(v is None for v in values):
+        values = [value for run in runs if (value := self.value(run)) is not None]
+        if not values or len(values) < len(runs):
             return None
         if len(runs) == 1:
             return {"mean": values[0], "se": self.se(runs[0]), "mark": None}

@@ -17,7 +17,7 @@ from lopsided.errors import LopsidedError
 from lopsided.method import METHODS, method_named
 from lopsided.train import Data, TrainConfig, load_data, train
 from lopsided.train.measure import machine, versions
-from lopsided.train.rundir import in_use
+from lopsided.train.rundir import first_line, in_use
 
 SCHEMA = 1
 # What a method's own run may end with; anything else is a defect of ours and stops the comparison.
@@ -56,8 +56,9 @@ class CompareConfig:
         return self.methods or tuple(name for name, method in METHODS.items() if method.compared)
 
     def config_of(self, method: str, seed: int) -> TrainConfig:
-        links = self.links if method_named(method).chain is not None else None
-        shared = {**self.run.to_json(), "method": method, "seed": seed, "links": links}
+        chained = method_named(method).chain is not None
+        length = {"links": self.links if chained else None, "every": self.run.every if chained else None}
+        shared = {**self.run.to_json(), "method": method, "seed": seed, **length}
         return TrainConfig(**shared, out=self.folder(method, seed))
 
     def folder(self, method: str, seed: int) -> Path:
@@ -87,7 +88,7 @@ def compare(
     """
     started, created = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     with in_use(config.run.out):
-        if (config.run.out / "results.json").exists() and not resume:
+        if not resume and any((config.run.out / name).exists() for name in ("results.json", "runs")):
             raise LopsidedError(
                 f"{config.run.out} holds a comparison already; expected a new folder; pass --resume, or another --out"
             )
@@ -103,7 +104,7 @@ def compare(
                         callbacks=callbacks(name, seed),
                     )
                 except FAILURES as error:
-                    errors[name] = str(error).splitlines()[0]
+                    errors[name] = first_line(error)
         results = _results(config, data, errors)
         results |= {"created": created, "wall_seconds": time.perf_counter() - started}
         write_json(config.run.out / "results.json", results)

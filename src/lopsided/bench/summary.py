@@ -36,11 +36,13 @@ def table(
     Args:
         out: what paths in the table are relative to.
         folders: each method's run directories, by seed.
-        errors: why a method has none, or not all of them.
+        errors: why a method has none, or not all of them. What its folders hold then is of other settings.
     """
     runs = {name: [read_finished(folder) for folder in paths] for name, paths in folders.items()}
     whole: dict[str, list[Run]] = {
-        name: [run for run in found if run is not None] for name, found in runs.items() if None not in found
+        name: [run for run in found if run is not None]
+        for name, found in runs.items()
+        if None not in found and name not in errors
     }
     if not whole:
         return [], [_failed(name, errors.get(name, "did not finish")) for name in folders]

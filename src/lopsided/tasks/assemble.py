@@ -88,8 +88,9 @@ def _refuse_text(name: str, split: str, values: Sequence[Any]) -> None:
 
 def _sorted_names(names: Sequence[str]) -> list[str]:
     # "10" comes after "9" where every name is an integer, so class k keeps index k in 0..k-1 data.
-    numeric = all(name.lstrip("-").isdecimal() for name in names)
-    return sorted(set(names), key=int) if numeric else sorted(set(names))
+    numeric = all(name.removeprefix("-").isdecimal() for name in names)
+    # The name breaks the tie of "1" and "01": a set's order changes from process to process.
+    return sorted(set(names), key=lambda name: (int(name) if numeric else 0, name))
 
 
 def _rename(name: str, columns: Mapping[str, Columns], names: Mapping[str, str]) -> None:

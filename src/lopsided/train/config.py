@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers.integrations import get_available_reporting_integrations
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.method import Method, method_named
@@ -24,9 +27,10 @@ class TrainConfig:
         method: a registered method's name.
         rank, alpha: r and the scale's numerator; alpha None takes 2r.
         links, every: the chain's length, or its links' length in steps; None keeps the method's own.
-        target_modules: names, separated by commas; "all-linear"; or None for the architecture's default.
+        target_modules: names, separated by commas; a regular expression; "all-linear"; or None for the
+            architecture's default, which is often query and value alone.
         dropout: on the adapters' inputs.
-        label, metric, make_split: as in `tasks.load_task`.
+        label, metric, make_split, rename_labels: as in `tasks.load_task`.
         steps, epochs: length of the run, one of them; three epochs if neither is given.
         batch_size: rows in one forward pass. accumulate: passes in one step.
         lr: learning rate; None takes the method's own.
@@ -36,6 +40,8 @@ class TrainConfig:
         evaluations: how many times the run is evaluated on validation, and saved, at even distances.
         eval_rows: most validation rows in each of these; None takes all.
         train_rows: most training rows in the training loss that is reported.
+        test: whether the finished run is evaluated on test and out of domain. A search for settings, which
+            may look at validation alone, says no.
         bf16: autocast to bfloat16.
         report_to: a tracker that transformers knows, or "none".
         seed: of the head, the order of rows, dropout and the sketches.
@@ -53,11 +59,12 @@ class TrainConfig:
     alpha: float | None = None
     links: int | None = None
     every: int | None = None
-    target_modules: str | None = None
+    target_modules: str | None = "all-linear"
     dropout: float = 0.0
     label: str | None = None
     metric: str | None = None
     make_split: bool = False
+    rename_labels: dict[str, str] | None = None
     steps: int | None = None
     epochs: float | None = None
     batch_size: int = 32
@@ -70,6 +77,7 @@ class TrainConfig:
     evaluations: int = 4
     eval_rows: int | None = None
     train_rows: int = 1000
+    test: bool = True
     bf16: bool = False
     report_to: str = "none"
     seed: int = 0
@@ -80,8 +88,13 @@ class TrainConfig:
                 raise LopsidedError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("steps", "epochs", "lr", "alpha", "eval_rows"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise LopsidedError(f"{name} must be positive, got {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise LopsidedError(f"weight_decay must not be negative, got {self.weight_decay}")
+        # NumPy's generators, which draw the order of rows, take no other seeds.
+        if not 0 <= self.seed < 2**32:
+            raise LopsidedError(f"seed must lie in [0, 2^32), got {self.seed}")
         if self.steps is not None and self.epochs is not None:
             raise LopsidedError(f"give steps or epochs, not both: got steps={self.steps}, epochs={self.epochs}")
         for name in ("dropout", "warmup"):
@@ -92,6 +105,8 @@ class TrainConfig:
             raise LopsidedError(
                 f"unknown schedule {self.schedule!r}; expected one of {known};{nearest(self.schedule, SCHEDULES)}"
             )
+        if self.report_to != "none":
+            _check_tracker(self.report_to)
         chain = self.resolve_method().chain
         if chain is not None and self.steps is not None:
             chain.boundaries(self.steps)
@@ -114,3 +129,12 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `run.json`; two runs with equal data are the same run."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
+
+
+def _check_tracker(name: str) -> None:
+    installed = ["none", "all", *get_available_reporting_integrations()]
+    if name not in installed:
+        raise LopsidedError(
+            f"report_to={name!r} is no tracker that is installed; expected one of {', '.join(installed)}; install it, "
+            "or choose one of them"
+        )

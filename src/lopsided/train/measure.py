@@ -29,19 +29,20 @@ def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
         batch: keyword arguments of its forward, with labels.
     """
     ours = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    # Tensors are held until the end: a freed address could be given out again and be counted once for two.
-    saved: dict[int, Tensor] = {}
+    # Storages are held until the end: a freed address could be given out again and be counted once for two.
+    # Nothing else of a tensor is, since a graph that holds its own outputs is never freed.
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
+    def pack(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        saved.setdefault(storage.data_ptr(), storage)
 
     was_training = model.training
     model.train()
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
         model(**batch)
     model.train(was_training)
-    return sum(t.untyped_storage().nbytes() for pointer, t in saved.items() if pointer not in ours)
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in ours)
 
 
 class StepTimer(TrainerCallback):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from lopsided.adapt import adapt
 from lopsided.checkpoint import atomic_folder
@@ -55,7 +57,7 @@ def head_modules(model: nn.Module) -> list[str]:
     ]
 
 
-def save_trained(model: nn.Module, method: Method, path: Path) -> int:
+def save_trained(model: PreTrainedModel | PeftModel, method: Method, path: Path) -> int:
     """Write what the run learned: an adapter, a whole model, or a head.
 
     Returns:

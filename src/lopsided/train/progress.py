@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TextIO
 
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback
@@ -29,3 +29,14 @@ class ProgressBar(TrainerCallback):
             self.progress.update(self.task, note=f"validation loss {float(logs['eval_loss']):.3f}")
         elif "loss" in logs:
             self.progress.update(self.task, note=f"loss {float(logs['loss']):.3f}")
+
+
+class ProgressLine(TrainerCallback):
+    """Writes one line when a run's steps are done, where a bar can't move."""
+
+    def __init__(self, file: TextIO, label: str) -> None:
+        self.file, self.label = file, label
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = f"lowest validation loss {state.best_metric:.3f} at step {state.best_global_step}"
+        print(f"{self.label}: {state.global_step} steps, {best}", file=self.file, flush=True)

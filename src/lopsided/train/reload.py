@@ -26,7 +26,11 @@ def reload(folder: Path) -> nn.Module:
         raise LopsidedError(f"{folder} holds {state}; expected a finished run; make one with `lopsided train`")
     config, method = record["config"], method_from_parts(record["method"])
     task: Task = load_task(
-        config["task"], label=config["label"], metric=config["metric"], make_split=config["make_split"]
+        config["task"],
+        label=config["label"],
+        metric=config["metric"],
+        make_split=config["make_split"],
+        rename_labels=config.get("rename_labels"),
     )
     model, _ = load_model(config["model"], task, seed=config["seed"])
     adapter = folder / "adapter"

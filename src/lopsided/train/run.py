@@ -15,7 +15,8 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from lopsided.chain import ChainCallback
+from lopsided.chain import ChainCallback, ChainEvent
+from lopsided.checkpoint import naming_full_disk
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.optim import param_groups
@@ -23,11 +24,21 @@ from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load
 from lopsided.train.config import TrainConfig
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
 from lopsided.train.prepare import prepare, save_trained
-from lopsided.train.rundir import SCHEMA, in_use, last_checkpoint, read_run, write_predictions, write_run
+from lopsided.train.rundir import (
+    SCHEMA,
+    first_line,
+    in_use,
+    last_checkpoint,
+    read_run,
+    step_of,
+    write_predictions,
+    write_run,
+)
 from lopsided.train.trainer import (
     CarefulTrainer,
-    FiniteGradients,
+    StopOnNonFinite,
     causal_reader,
+    restore,
     row_reader,
     rows_of,
     score_of,
@@ -47,7 +58,13 @@ class Data:
 
 def load_data(config: TrainConfig) -> Data:
     """The rows that a run reads, as tokens of its model."""
-    task = load_task(config.task, label=config.label, metric=config.metric, make_split=config.make_split)
+    task = load_task(
+        config.task,
+        label=config.label,
+        metric=config.metric,
+        make_split=config.make_split,
+        rename_labels=config.rename_labels,
+    )
     model, tokenizer = load_model(config.model, task, seed=config.seed)
     seq2seq = bool(model.config.is_encoder_decoder)
     return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq))
@@ -84,7 +101,8 @@ def train(
 def _check_folder(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
     """The finished record, if there is nothing left to do."""
     record = read_run(config.out)
-    if record is None:
+    # A run that ended before its first checkpoint, as one with bad input does, left nothing to lose.
+    if record is None or (record["status"] != "finished" and last_checkpoint(config.out) is None):
         return None
     if not resume:
         raise LopsidedError(
@@ -116,9 +134,10 @@ class _Run:
         }
         write_run(config.out, record)
         try:
-            record |= self._train_and_measure(resume)
+            with naming_full_disk(config.out):
+                record |= self._train_and_measure(resume)
         except (LopsidedError, OSError, RuntimeError) as error:
-            write_run(config.out, {**record, "status": "failed", "error": str(error).splitlines()[0]})
+            write_run(config.out, {**record, "status": "failed", "error": first_line(error)})
             raise
         record |= {"status": "finished", "wall_seconds": time.perf_counter() - started}
         write_run(config.out, record)
@@ -129,7 +148,11 @@ class _Run:
         data = self.data or load_data(config)
         task, encoded = data.task, data.encoded
         model, tokenizer = load_model(config.model, task, seed=config.seed)
-        base_numbers = sum(p.numel() for p in model.parameters())
+        base = {
+            "name": config.model,
+            "type": model.config.model_type,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
         seq2seq = bool(model.config.is_encoder_decoder)
         model = prepare(model, method, task, config)
         collate = collator(task, tokenizer, seq2seq=seq2seq)
@@ -148,43 +171,52 @@ class _Run:
             ),
             optimizers=(optimizer, None),
             # The timer first: an advance of the chain is not part of a step.
-            callbacks=[timer, FiniteGradients(), chain, *self.callbacks],
+            callbacks=[timer, StopOnNonFinite(), chain, *self.callbacks],
         )
         trainer.remove_callback(PrinterCallback)
-        batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(config.batch_size)]))
-        kept = kept_bytes(model, batch)
+        rows_in_batch = min(config.batch_size, len(encoded.splits["train"]))
+        batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(rows_in_batch)]))
+        with trainer.accelerator.autocast():
+            kept = kept_bytes(model, batch)
         checkpoint = last_checkpoint(config.out) if resume else None
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        resumed_at = step_of(checkpoint) if checkpoint else 0
+        if checkpoint and resumed_at == steps:
+            restore(trainer, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
         adapter_bytes = save_trained(model, method, config.out / "adapter")
         rows = self._predict(trainer, task, encoded)
         write_predictions(config.out, rows)
         return {
-            "model": {"name": config.model, "type": model.config.model_type, "parameters": base_numbers},
+            "model": base,
             "task": _task_record(task),
             "steps": steps,
             "learning_rate": config.learning_rate,
             "trained_parameters": trained_numbers(model),
             "metrics": {split: _figures(task, split_rows) for split, split_rows in rows.items()},
-            "generalization_error": generalization_error(task, rows),
+            "generalization_error": generalization_error(rows) if config.test else None,
             "best_step": trainer.state.best_global_step,
             "history": trainer.state.log_history,
             "timings": timer.summary(),
             "kept_bytes": kept,
             "adapter_bytes": adapter_bytes,
-            "chain": _chain_record(method, steps, chain),
+            "chain": _chain_record(method, steps, chain, resumed_at=resumed_at),
         }
 
     def _predict(self, trainer: CarefulTrainer, task: Task, encoded: Any) -> dict[str, Rows]:
         most = {"train": self.config.train_rows, "validation": self.config.eval_rows}
+        splits = {**encoded.splits, **encoded.out_of_domain}
+        if not self.config.test:
+            splits = {name: splits[name] for name in ("train", "validation")}
         rows = {}
-        for split, dataset in {**encoded.splits, **encoded.out_of_domain}.items():
+        for split, dataset in splits.items():
             output = trainer.predict(sample_rows(dataset, most.get(split)))
             rows[split] = rows_of(task.kind, output.predictions, output.label_ids)
         return rows
 
 
-def generalization_error(task: Task, rows: dict[str, Rows]) -> dict[str, float]:
+def generalization_error(rows: dict[str, Rows]) -> dict[str, float]:
     """G(W) = |test loss − training loss| at the checkpoint with the lowest validation loss.
 
     Returns:
@@ -233,14 +265,16 @@ def _task_record(task: Task) -> dict[str, Any]:
     }
 
 
-def _chain_record(method: Method, steps: int, callback: ChainCallback) -> dict[str, Any] | None:
+def _chain_record(method: Method, steps: int, callback: ChainCallback, *, resumed_at: int) -> dict[str, Any] | None:
     if method.chain is None:
         return None
     boundaries = method.chain.boundaries(steps)
+    # The callback has checked that the checkpoint stands at the link that its step asks for.
+    before = [ChainEvent(step, link) for link, step in enumerate(boundaries, 1) if step <= resumed_at]
     return {
         "links": len(boundaries) + 1,
         "boundaries": list(boundaries),
-        "events": [dataclasses.asdict(event) for event in callback.events],
+        "events": [dataclasses.asdict(event) for event in (*before, *callback.events)],
     }
 
 
@@ -275,6 +309,8 @@ def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         logging_steps=max(1, every // 2),
         # A loss that is not finite shall be seen, not averaged away.
         logging_nan_inf_filter=False,
+        # Without it bf16 asks for a GPU.
+        use_cpu=not torch.accelerator.is_available(),
         bf16=config.bf16,
         seed=config.seed,
         report_to=config.report_to,

@@ -67,7 +67,9 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 def write_predictions(folder: Path, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Keep every row of the evaluated splits: `<split>|<column>` -> (n,)."""
-    arrays = {f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()}
+    arrays: dict[str, Any] = {
+        f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()
+    }
     temporary = folder / ".predictions.npz"
     np.savez_compressed(temporary, **arrays)
     temporary.replace(folder / "predictions.npz")
@@ -86,7 +88,16 @@ def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end: `trainer_state.json` is the last file of one."""
     whole = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def first_line(error: Exception) -> str:
+    """An error as one line of a record: some have several, and some say nothing but their type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _is_json(path: Path) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks import Metric, Task
@@ -28,21 +30,40 @@ class CarefulTrainer(Trainer):
         if not torch.isfinite(loss):
             raise NonFinite(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; expected a finite one; the last "
-                "good checkpoint is kept; lower the learning rate and run again with --resume or afresh"
+                "good checkpoint is kept; lower the learning rate, and choose another --out"
             )
         return loss
 
 
-class FiniteGradients(TrainerCallback):
-    """Stops before an optimizer step on a gradient that is not finite."""
+def restore(trainer: Trainer, checkpoint: Path) -> None:
+    """Take up a run whose steps are all done: its history, and its best model.
+
+    `Trainer.train` would take one more step there, unless the last one ends an epoch.
+    """
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    # Beside the last one, wherever the run has been moved to.
+    trainer.state.best_model_checkpoint = str(checkpoint.with_name(f"checkpoint-{trainer.state.best_global_step}"))
+    trainer._load_best_model()
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Stops before an optimizer step on a gradient that is not finite, and before a broken model is saved."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for name, parameter in kwargs["model"].named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise NonFinite(
                     f"the gradient of {name} is not finite at step {state.global_step + 1}; expected finite ones; "
-                    "the last good checkpoint is kept; lower the learning rate"
+                    "the last good checkpoint is kept; lower the learning rate, and choose another --out"
                 )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = kwargs["metrics"].get("eval_loss", 0.0)
+        if not math.isfinite(loss):
+            raise NonFinite(
+                f"the validation loss is {loss} at step {state.global_step}; expected a finite one; the last good "
+                "checkpoint is kept; lower the learning rate, and choose another --out"
+            )
 
 
 def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:

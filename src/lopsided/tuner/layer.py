@@ -310,10 +310,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name in self.active_adapters:
             if name not in self.adapters:
                 continue
-            scaling = self.scaling[name]
+            scaling, current = self.scaling[name], self._current(name)
             for term in self._stacked[name]:
                 out = add_term(out, x, term, scaling)
-            out = add_term(out, self.lopsided_dropout[name](x), self._current(name), scaling)
+            out = add_term(out, self.lopsided_dropout[name](x), current, scaling)
         return out
 
     # -- saving and loading ----------------------------------------------------------------------------------

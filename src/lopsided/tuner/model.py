@@ -146,12 +146,13 @@ class LopsidedModel(BaseTuner):
                     f"the saved adapter holds {key!r}, which the model has no place for; expected an adapter of "
                     f"method {config.method!r} on these modules; load it on the model it was trained on"
                 )
-        missing = [name for name in layers if f"{name}.lopsided_seed.{adapter_name}" not in loaded]
-        if missing:
-            raise LopsidedError(
-                f"the saved adapter lacks {len(missing)} of {len(layers)} adapted layers, {missing[0]} among them; "
-                "expected all; load it with the target_modules it was trained with"
-            )
+        for what in ("seed", "checksum"):
+            missing = [name for name in layers if f"{name}.lopsided_{what}.{adapter_name}" not in loaded]
+            if missing:
+                raise LopsidedError(
+                    f"the saved adapter lacks lopsided_{what} of {len(missing)} of {len(layers)} adapted layers, "
+                    f"{missing[0]} among them; expected all; load it with the target_modules it was trained with"
+                )
         first = next(iter(layers))
         config.link = len(loaded[f"{first}.lopsided_checksum.{adapter_name}"]) - 1
         return loaded

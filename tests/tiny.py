@@ -1,0 +1,86 @@
+"""Tiny random models of real architectures, and the methods that are adapters."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from lopsided import METHODS
+
+ADAPTERS = [name for name, method in METHODS.items() if method.is_adapter]
+CHAINS = [name for name in ADAPTERS if METHODS[name].chain is not None]
+
+
+def _seeded(build, seed: int = 0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build().eval()
+
+
+def bert(seed: int = 0):
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=40, num_labels=3
+    )
+    return _seeded(lambda: BertForSequenceClassification(config), seed)
+
+
+def gpt2(seed: int = 0):
+    return _seeded(lambda: GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=40)), seed)
+
+
+def llama(seed: int = 0):
+    config = LlamaConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        vocab_size=40,
+        tie_word_embeddings=True,
+    )
+    return _seeded(lambda: LlamaForCausalLM(config), seed)
+
+
+def vit(seed: int = 0):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=4
+    )
+    return _seeded(lambda: ViTForImageClassification(config), seed)
+
+
+def inputs(model) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    if model.config.model_type == "vit":
+        return {"pixel_values": torch.randn(3, 3, 8, 8, generator=generator)}
+    return {"input_ids": torch.randint(0, 40, (3, 6), generator=generator)}
+
+
+def train_a_little(model, steps: int = 3, lr: float = 1e-2):
+    """A few AdamW steps on the logits' squares; returns the optimizer."""
+    import lopsided
+
+    optimizer = torch.optim.AdamW(lopsided.param_groups(model, lr=lr))
+    run_steps(model, optimizer, steps)
+    return optimizer
+
+
+def run_steps(model, optimizer, steps: int) -> None:
+    batch = inputs(model)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(**batch).logits - 1.0).square().mean().backward()
+        optimizer.step()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs(model)).logits
