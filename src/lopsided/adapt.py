@@ -71,7 +71,7 @@ def adapt(
     options.setdefault("task_type", next((t for end, t in TASK_TYPES.items() if name.endswith(end)), None))
     options.setdefault("modules_to_save", next((m[:] for end, m in HEADS.items() if name.endswith(end)), None))
     config = LopsidedConfig(
-        method=method,  # type: ignore[arg-type]
+        method=method,
         r=r,
         alpha=alpha,
         target_modules=target_modules,

@@ -52,9 +52,7 @@ def network(seed: int = 0) -> tuple[Net, Tensor]:
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
     chain = None if method.chain is None else dataclasses.replace(method.chain, links=5, every=None)
     method = dataclasses.replace(method, chain=chain)
-    return adapt(
-        base, method, r=RANK, target_modules=["first", "second"], modules_to_save=["head"], seed=seed
-    ).eval()
+    return adapt(base, method, r=RANK, target_modules=["first", "second"], modules_to_save=["head"], seed=seed).eval()
 
 
 def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: int) -> None:

@@ -9,6 +9,9 @@ import typer
 
 from lopsided_cli import options
 
+# Options that do not go into every run's configuration as they stand.
+NOT_SHARED = ("methods", "seeds", "links", "rename_labels", "resume", "out", "json")
+
 
 def compare(
     model: options.Model = "embedded",
@@ -42,8 +45,7 @@ def compare(
 
     Writes the run directories, results.json and report.html. Exits with 1 if a method failed.
     """
-    apart = ("methods", "seeds", "links", "rename_labels", "resume", "out", "json")
-    shared = {k: v for k, v in locals().items() if k not in apart}
+    shared = {k: v for k, v in locals().items() if k not in NOT_SHARED}
     from lopsided_cli.shared import numbers, renames, verb
 
     with verb():

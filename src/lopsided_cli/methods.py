@@ -32,12 +32,11 @@ def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> N
 
         table = Table(title="Trained numbers are those of one layer, d_out x d_in, at rank r", title_justify="left")
         for heading in ("method", "trains", "sketch", "chain", "trained numbers", "source"):
-            table.add_column(heading, no_wrap=heading == "method")
+            table.add_column(heading, no_wrap=heading == "method", overflow="fold")
         for name, method in METHODS.items():
             table.add_row(name, method.train, _sketch(method), _chain(method), NUMBERS[method.train], method.source)
         # A pipe has no width: give the table room there, and the terminal's width elsewhere.
-        console = Console()
-        console.print(table, width=None if console.is_terminal else 150)
+        Console(width=None if Console().is_terminal else 150).print(table)
 
 
 def _sketch(method) -> str:  # type: ignore[no-untyped-def]

@@ -57,5 +57,7 @@ def test_the_methods_own_rate_unless_another_is_asked_for():
 def test_target_modules_as_peft_takes_them():
     assert TrainConfig(out=HERE).targets == "all-linear"
     assert TrainConfig(out=HERE, target_modules="query, value").targets == ["query", "value"]
+    assert TrainConfig(out=HERE, target_modules="self.query").targets == ["self.query"]
+    assert TrainConfig(out=HERE, target_modules=r".*\.\d{1,2}\.query").targets == r".*\.\d{1,2}\.query"
     assert TrainConfig(out=HERE, target_modules=r".*\.(query|key)").targets == r".*\.(query|key)"
     assert TrainConfig(out=HERE, target_modules=None).targets is None

@@ -46,8 +46,9 @@ class CompareConfig:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise LopsidedError(f"seeds must be distinct whole numbers, one or more, got {list(self.seeds)}")
         for name in self.names:
-            # Builds every run's configuration, so that bad input stops all of them before the first one.
-            self.config_of(name, self.seeds[0])
+            for seed in self.seeds:
+                # Builds every run's configuration, so that bad input stops all of them before the first one.
+                self.config_of(name, seed)
         if len(set(self.methods)) != len(self.methods):
             raise LopsidedError(f"methods must be distinct, got {', '.join(self.methods)}")
 

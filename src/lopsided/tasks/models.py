@@ -119,6 +119,10 @@ def _load(source: ModelSource, task: Task) -> tuple[Any, Any]:
     ensure_pad_token(tokenizer)
     kind, head = _model_class(source, task)
     model = kind.from_pretrained(source.path, dtype=torch.float32, **source.arguments, **head)
+    if source.gguf_file is not None:
+        # Its weights are plain float32 by now, but the mark of a quantized model is left on it, for which
+        # Trainer would refuse to train.
+        model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer
 
 

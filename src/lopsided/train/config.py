@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,12 @@ class TrainConfig:
 
     @property
     def targets(self) -> list[str] | str | None:
-        """`target_modules` as PEFT takes it."""
-        if self.target_modules is None or "," not in self.target_modules:
-            return self.target_modules
-        return [name.strip() for name in self.target_modules.split(",")]
+        """`target_modules` as PEFT takes it: names as a list, a regular expression or "all-linear" as they are."""
+        if self.target_modules is None:
+            return None
+        names = [name.strip() for name in self.target_modules.split(",")]
+        # A name alone would be a regular expression to PEFT, which the whole path of a module must match.
+        return names if all(re.fullmatch(r"[\w.]+", name) for name in names) else self.target_modules
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `run.json`; two runs with equal data are the same run."""

@@ -6,14 +6,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.chain import ChainCallback, ChainEvent
 from lopsided.checkpoint import naming_full_disk
@@ -42,6 +42,7 @@ from lopsided.train.trainer import (
     row_reader,
     rows_of,
     score_of,
+    training_arguments,
 )
 from lopsided.tuner import trained_numbers
 
@@ -137,7 +138,9 @@ class _Run:
             with naming_full_disk(config.out):
                 record |= self._train_and_measure(resume)
         except (LopsidedError, OSError, RuntimeError) as error:
-            write_run(config.out, {**record, "status": "failed", "error": first_line(error)})
+            # A full disk may have no room for it.
+            with suppress(OSError):
+                write_run(config.out, {**record, "status": "failed", "error": first_line(error)})
             raise
         record |= {"status": "finished", "wall_seconds": time.perf_counter() - started}
         write_run(config.out, record)
@@ -161,7 +164,7 @@ class _Run:
         optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
         trainer = CarefulTrainer(
             model=model,
-            args=_arguments(config, steps),
+            args=training_arguments(config, steps),
             train_dataset=encoded.splits["train"],
             eval_dataset=sample_rows(encoded.splits["validation"], config.eval_rows),
             data_collator=collate,
@@ -283,37 +286,3 @@ def _total_steps(config: TrainConfig, rows: int) -> int:
         return config.steps
     per_epoch = math.ceil(rows / (config.batch_size * config.accumulate))
     return max(1, round((config.epochs or 3.0) * per_epoch))
-
-
-def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
-    evaluations = min(config.evaluations, steps)
-    every = math.ceil(steps / evaluations)
-    return TrainingArguments(
-        output_dir=str(Path(config.out) / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=False,
-        logging_steps=max(1, every // 2),
-        # A loss that is not finite shall be seen, not averaged away.
-        logging_nan_inf_filter=False,
-        # Without it bf16 asks for a GPU.
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=config.bf16,
-        seed=config.seed,
-        report_to=config.report_to,
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with what a run of ours adds: rows for metrics, and no step on a broken gradient."""
+"""`transformers.Trainer` as a run of ours uses it: its arguments, rows for metrics, no step on a broken gradient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks import Metric, Task
 from lopsided.tasks.encode import IGNORED
+from lopsided.train.config import TrainConfig
 
 
 class NonFinite(LopsidedError):
@@ -33,6 +34,41 @@ class CarefulTrainer(Trainer):
                 "good checkpoint is kept; lower the learning rate, and choose another --out"
             )
         return loss
+
+
+def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
+    """The run's configuration as `transformers.Trainer` takes it: evaluated and saved at even distances."""
+    evaluations = min(config.evaluations, steps)
+    every = math.ceil(steps / evaluations)
+    return TrainingArguments(
+        output_dir=str(config.out / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        logging_steps=max(1, every // 2),
+        # A loss that is not finite shall be seen, not averaged away.
+        logging_nan_inf_filter=False,
+        # Without it bf16 asks for a GPU.
+        use_cpu=not torch.accelerator.is_available(),
+        bf16=config.bf16,
+        seed=config.seed,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
 
 
 def restore(trainer: Trainer, checkpoint: Path) -> None:

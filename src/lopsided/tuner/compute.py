@@ -87,9 +87,10 @@ def concatenate(terms: Sequence[Term]) -> list[Term]:
 
 
 def _stack(factors: Sequence[Tensor | Selected], dim: int) -> Tensor | Selected:
-    if isinstance(factors[0], Selected):
-        return Selected(torch.cat([f.indices for f in factors]), factors[0].width)  # type: ignore[union-attr]
-    return torch.cat(list(factors), dim=dim)  # type: ignore[arg-type]
+    selected = [factor for factor in factors if isinstance(factor, Selected)]
+    if selected:
+        return Selected(torch.cat([factor.indices for factor in selected]), selected[0].width)
+    return torch.cat([factor for factor in factors if isinstance(factor, Tensor)], dim=dim)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ class LopsidedConfig(PeftConfig):
         8
     """
 
-    method: str = "cla"
+    method: str | Method = "cla"
     r: int = 8
     alpha: float | None = None
     dropout: float = 0.0
@@ -137,5 +137,5 @@ def _one_of(name: str, value: Any, alias: str, aliased: Any, *, default: Any) ->
 
 
 # Readable under PEFT's names, too; set after the class, where a dataclass keeps the defaults of its arguments.
-LopsidedConfig.lora_alpha = property(lambda self: self.alpha)  # type: ignore[assignment]
-LopsidedConfig.lora_dropout = property(lambda self: self.dropout)  # type: ignore[assignment]
+LopsidedConfig.lora_alpha = property(lambda self: self.alpha)
+LopsidedConfig.lora_dropout = property(lambda self: self.dropout)

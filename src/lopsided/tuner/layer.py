@@ -37,14 +37,17 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("lopsided_A", "lopsided_B", "lopsided_C")
     other_param_names = ("r", "scaling", "lopsided_dropout", "adapters")
+    base_layer: Any
+    active_adapters: list[str]
+    _active_adapter: str | list[str]
 
     def __init__(self, base_layer: nn.Module, *, mergeable: bool) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.transposed = isinstance(base_layer, Conv1D)
-        d_in, d_out = base_layer.weight.shape if self.transposed else (None, None)
-        self.in_features: int = d_in or base_layer.in_features
-        self.out_features: int = d_out or base_layer.out_features
+        shape = self.base_layer.weight.shape
+        self.in_features: int = shape[0] if self.transposed else self.base_layer.in_features
+        self.out_features: int = shape[1] if self.transposed else self.base_layer.out_features
         # False where another module holds the same weight: writing into it would change that one, too.
         self.mergeable = mergeable
         self.lopsided_A = nn.ParameterDict()

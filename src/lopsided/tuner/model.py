@@ -69,6 +69,7 @@ class LopsidedModel(BaseTuner):
     @staticmethod
     def _adapter(config: LopsidedConfig, key: str, layer: LopsidedLinear) -> Adapter:
         r = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), key), config.r)
+        assert config.alpha is not None, "the configuration fills alpha in"
         alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), key), config.alpha)
         method = config.as_method()
         return Adapter(

@@ -30,12 +30,12 @@ def add_enum_member() -> PeftType:
     member.__objclass__ = PeftType
     member._sort_order_ = len(PeftType.__members__)
     # Pickled by value, a member would not be found in a process that has not imported lopsided yet.
-    member.__reduce_ex__ = _reduce  # type: ignore[method-assign]
+    member.__reduce_ex__ = _reduce
     PeftType._member_names_.append(NAME)
     PeftType._member_map_[NAME] = member
     PeftType._value2member_map_[NAME] = member
     type.__setattr__(PeftType, NAME, member)
-    if PeftType(NAME) is not PeftType.LOPSIDED or NAME not in list(PeftType):  # type: ignore[attr-defined]
+    if PeftType(NAME) is not PeftType.LOPSIDED or NAME not in list(PeftType):
         raise RuntimeError("could not add LOPSIDED to peft.PeftType; expected peft>=0.21,<0.22")
     return member
 

@@ -1,0 +1,71 @@
+"""`lopsided compare`, from end to end on the tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lopsided.train import read_run
+
+
+@pytest.fixture
+def small(tiny):
+    return [*tiny, "--steps", 4]
+
+
+def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_path):
+    options = ["--methods", "head,cla,lora", "--seeds", "0,1", "--out", tmp_path / "out"]
+    outcome = cli("compare", *small, *options)
+    assert outcome.status == 0
+    assert [line.split(":")[0] for line in outcome.err.splitlines()] == [
+        "head",
+        "head 1",
+        "cla",
+        "cla 1",
+        "lora",
+        "lora 1",
+    ]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["head", "cla", "lora"]
+    assert results["command"].startswith("lopsided compare --model ")
+    assert (results["settings"]["steps"], results["settings"]["rank"]) == (4, 4)
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    assert all(name in outcome.out for name in ("head", "cla", "lora", "report.html", "results.json"))
+    again = cli("compare", *small, *options, "--resume", "--json")
+    assert (again.status, again.err) == (0, "")
+    assert [row["cells"] for row in json.loads(again.out)["rows"]] == [row["cells"] for row in results["rows"]]
+
+
+def test_a_failing_method_is_a_row_and_the_status_says_so(cli, small, tmp_path):
+    # Rank 33 is above the layers' width, which does not concern the head.
+    outcome = cli("compare", *small, "--rank", 33, "--methods", "cla,head,full", "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["status"] for row in results["rows"]] == ["failed", "ok", "ok"]
+    assert "rank must not exceed the layer's width: r=33" in results["rows"][0]["error"]
+    assert "failed" in outcome.out
+    assert "rank must not exceed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_all_methods_failing_is_a_table_too(cli, small, tmp_path):
+    outcome = cli("compare", *small, "--rank", 33, "--methods", "cla,lora", "--out", tmp_path / "out")
+    assert (outcome.status, outcome.err) == (1, "")
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "No method finished" in outcome.out
+
+
+def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_path):
+    # Fewer steps than the four links of a chain that is not compared.
+    outcome = cli("compare", *small, "--steps", 2, "--methods", "lora", "--out", tmp_path / "out")
+    assert outcome.status == 0
+    outcome = cli("compare", *small, "--steps", 2, "--methods", "c3la", "--links", 2, "--out", tmp_path / "links")
+    assert outcome.status == 0
+    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0")["chain"]["links"] == 2
+
+
+def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
+    options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
+    assert cli("compare", *options, "--out", tmp_path / "out").status == 0
+    assert read_run(tmp_path / "out" / "runs" / "head-seed0")["steps"] == 4
