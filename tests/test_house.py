@@ -5,7 +5,7 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "sketches", "method", "methods", "checkpoint", "tuner", "optim", "adapt", "chain", "export"),
+    *("errors", "sketch", "sketches", "method", "methods", "checkpoint", "tuner", "optim", "adapt", "chain", "export"),
     *("testing", "tasks", "train", "bench", "report"),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 import lopsided
 from lopsided import METHODS, Chain, LopsidedError, Method, Orthonormal
 from lopsided.method import method_from_parts, method_named
-from lopsided.sketches import layer_seed
+from lopsided.sketch import layer_seed
 from lopsided.testing import METHOD_CONTRACTS, check_method
 from tiny import ADAPTERS
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopsided import Columns, Gaussian, KaimingUniform, LopsidedError, Orthonormal, Selector, Singular, Sketch, Window
-from lopsided.sketches import Stored, checksum, layer_seed, sketch_from_parts, sketch_named
+from lopsided.sketch import Stored, checksum, layer_seed, sketch_from_parts, sketch_named
 from lopsided.testing import SKETCH_CONTRACTS, check_sketch
 
 SKETCHES = [

@@ -10,16 +10,8 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.export import to_lora
 from lopsided.method import METHODS, Chain, Method, register
 from lopsided.optim import param_groups
-from lopsided.sketches import (
-    Columns,
-    Gaussian,
-    KaimingUniform,
-    Orthonormal,
-    Selector,
-    Singular,
-    Sketch,
-    Window,
-)
+from lopsided.sketch import Selector, Sketch
+from lopsided.sketches import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
 from lopsided.tuner import LopsidedConfig
 
 __version__ = "0.1.0"

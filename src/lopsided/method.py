@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lopsided.errors import LopsidedError, nearest
-from lopsided.sketches import Sketch, generator, sketch_from_parts
+from lopsided.sketch import Sketch, generator, sketch_from_parts
 
 Train = Literal["B", "A", "AB", "coin", "all", "head"]
 Side = Literal["A", "B", "AB"]

@@ -1,157 +1,14 @@
-"""How the untrained factor is drawn.
-
-Notation: a sketch is a matrix S of shape (r, d), drawn for one link of one layer. Training B takes A = S
-with d = d_in; training A takes B = Sᵀ with d = d_out. H = Sᵀ(SSᵀ)⁺S is the orthogonal projection onto the
-rows of S, and λ_min(E[H]) is the number on which RAC-LoRA's convergence rates stand (Malinovsky et al. 2024).
-
-A sketch is a pure function: the same (r, d, seed, link) give the same numbers on every machine, because
-they are drawn by NumPy's `RandomState`, whose stream is frozen, and factored in float64.
-"""
+"""How the untrained factor is drawn: dense sketches, then selectors. `sketch.py` holds the notation."""
 
 from __future__ import annotations
 
-import abc
-import dataclasses
-import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from lopsided.errors import LopsidedError, nearest
-
-SKETCHES: dict[str, type[Sketch]] = {}
-
-
-def generator(seed: int, link: int, *stream: int) -> np.random.RandomState:
-    """The frozen-stream generator of one link: a function of `seed` (64 bits), `link` and a sub-stream."""
-    return np.random.RandomState([seed & 0xFFFFFFFF, (seed >> 32) & 0x7FFFFFFF, link, *stream])
-
-
-def layer_seed(seed: int, module_name: str) -> int:
-    """The seed of one layer, from the run's seed and the module's name, by a stable 63-bit hash.
-
-    Wrappers' prefixes are taken off first, so that a compiled or data-parallel model draws what the plain
-    one draws.
-
-    Example:
-        >>> layer_seed(0, "_orig_mod.encoder.query") == layer_seed(0, "encoder.query")
-        True
-    """
-    wrappers = {"_orig_mod", "module", "_fsdp_wrapped_module"}
-    name = ".".join(part for part in module_name.split(".") if part not in wrappers)
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def checksum(S: np.ndarray) -> float:
-    """A number that a wrong sketch would not have: the mean square of S·v for one fixed v.
-
-    Shapes:
-        S: (r, d) -> scalar. Entry j of v is cos(j + 1), so that order and sign of the columns count.
-    """
-    v = np.cos(np.arange(1, S.shape[1] + 1, dtype=np.float64))
-    weights = 1.0 + np.arange(S.shape[0], dtype=np.float64) / S.shape[0]
-    return float(weights @ (S.astype(np.float64) @ v))
-
-
-@dataclass(frozen=True)
-class Sketch(abc.ABC):
-    """A distribution over the untrained factor. Subclasses are final and define `draw`.
-
-    A subclass registers itself under its class name, so that a saved configuration finds it again.
-
-    Class attributes:
-        random: whether the numbers depend on `seed`.
-        stored: whether a saved adapter holds S itself. False only where every reader of the file can draw
-            it again; a sketch defined outside the library keeps the default.
-    """
-
-    random: ClassVar[bool] = True
-    stored: ClassVar[bool] = True
-    reads_weight: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        SKETCHES[cls.__name__] = cls
-
-    def sample(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None = None) -> np.ndarray:
-        """Draw S for one link.
-
-        Args:
-            r: rank, the number of rows.
-            d: the sketched width: d_in when B is trained, d_out when A is.
-            seed: the layer's seed (see `layer_seed`).
-            link: the link's number, from 0.
-            weight: the layer's W0, turned so that its last axis is the sketched one. Only sketches that
-                look at the weights read it.
-
-        Shapes:
-            -> (r, d), float32.
-
-        Raises:
-            LopsidedError: if `r` exceeds `d` or is not positive.
-        """
-        _check_rank(r, d)
-        S = np.asarray(self.draw(r, d, seed=seed, link=link, weight=weight))
-        if S.shape != (r, d):
-            raise LopsidedError(
-                f"sketch {type(self).__name__} drew shape {S.shape}, expected (r, d) = {(r, d)}; mend its draw()"
-            )
-        return np.ascontiguousarray(S, dtype=np.float32)
-
-    @abc.abstractmethod
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        """S of shape (r, d) in float64, for arguments that `sample` has checked."""
-
-    def lambda_min(self, r: int, d: int) -> float | None:
-        """λ_min(E[H]) over the draw of one link, or None where it is not known in closed form."""
-        return None
-
-    def parts(self) -> dict[str, Any]:
-        """The sketch as plain data: its class name and its fields."""
-        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
-
-
-class Selector(Sketch):
-    """A sketch whose rows are one-hot: S·x reads r entries of x. Subclasses define `choose`.
-
-    A saved adapter holds the r indices, so it never needs the class that chose them.
-    """
-
-    stored: ClassVar[bool] = False
-
-    def indices(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
-        """The r distinct columns that link `link` selects.
-
-        Shapes:
-            -> (r,), int64, each in [0, d).
-
-        Raises:
-            LopsidedError: if `r` exceeds `d` or is not positive.
-        """
-        _check_rank(r, d)
-        chosen = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
-        if chosen.shape != (r,) or np.unique(chosen).size != r or chosen.min() < 0 or chosen.max() >= d:
-            raise LopsidedError(
-                f"selector {type(self).__name__} chose {chosen.tolist()}, expected r={r} distinct columns "
-                f"below d={d}; mend its choose()"
-            )
-        return chosen
-
-    @abc.abstractmethod
-    def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
-        """The r columns, for arguments that `indices` has checked."""
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        return one_hot(self.indices(r, d, seed=seed, link=link), d)
-
-
-def one_hot(indices: np.ndarray, d: int) -> np.ndarray:
-    """The selector of `indices` as a matrix: (r,) -> (r, d), one 1 a row."""
-    S = np.zeros((len(indices), d), dtype=np.float32)
-    S[np.arange(len(indices)), indices] = 1.0
-    return S
+from lopsided.errors import LopsidedError
+from lopsided.sketch import Selector, Sketch, check_choice, generator
 
 
 @dataclass(frozen=True)
@@ -244,7 +101,7 @@ class Singular(Sketch):
     which: Literal["top", "last"] = "top"
 
     def __post_init__(self) -> None:
-        _check_choice("Singular.which", self.which, ("top", "last"))
+        check_choice("Singular.which", self.which, ("top", "last"))
 
     def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
         if weight is None or weight.shape[-1] != d:
@@ -289,7 +146,7 @@ class Window(Selector):
     order: Literal["fixed", "cyclic", "shuffled"] = "fixed"
 
     def __post_init__(self) -> None:
-        _check_choice("Window.order", self.order, ("fixed", "cyclic", "shuffled"))
+        check_choice("Window.order", self.order, ("fixed", "cyclic", "shuffled"))
 
     def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
         count = -(-d // r)
@@ -328,52 +185,6 @@ class Columns(Selector):
         return r / d
 
 
-@dataclass(frozen=True)
-class Stored(Sketch):
-    """A sketch read from an adapter whose own class is not defined here: it can be used, not drawn again."""
-
-    kind: str = ""
-    fields: tuple[tuple[str, Any], ...] = ()
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        raise LopsidedError(
-            f"sketch {self.kind!r} is not defined in this process, so link {link} can't be drawn; "
-            "import the file that defines it, or use the adapter as it is"
-        )
-
-    def parts(self) -> dict[str, Any]:
-        return {"kind": self.kind, **dict(self.fields)}
-
-
-def sketch_from_parts(parts: dict[str, Any]) -> Sketch:
-    """The sketch that `Sketch.parts` described; `Stored` if its class is not defined here.
-
-    Raises:
-        LopsidedError: if the class is known and the fields do not fit it.
-    """
-    fields = {key: value for key, value in parts.items() if key != "kind"}
-    kind = parts["kind"]
-    if kind not in SKETCHES:
-        return Stored(kind=kind, fields=tuple(sorted(fields.items())))
-    known = {field.name for field in dataclasses.fields(SKETCHES[kind])}
-    if not set(fields) <= known:
-        unknown = sorted(set(fields) - known)
-        raise LopsidedError(f"sketch {kind} has fields {sorted(known)}, got {unknown}; upgrade lopsided")
-    return SKETCHES[kind](**fields)
-
-
-def sketch_named(name: str) -> Sketch:
-    """A sketch by its class name, with its default fields.
-
-    Raises:
-        LopsidedError: if there is none of that name, listing the known ones.
-    """
-    known = sorted(set(SKETCHES) - {"Selector", "Stored"})
-    if name not in known:
-        raise LopsidedError(f"unknown sketch {name!r}; expected one of {', '.join(known)};{nearest(name, known)}")
-    return SKETCHES[name]()
-
-
 def _permutation(count: int, seed: int, *, sweep: int) -> np.ndarray:
     """The order of the windows in one sweep; never begins with the window that the last sweep ended on."""
     order = generator(seed, 0, 1).permutation(count)
@@ -383,13 +194,3 @@ def _permutation(count: int, seed: int, *, sweep: int) -> np.ndarray:
         if count > 1 and order[0] == last:
             order = np.roll(order, -1)
     return order
-
-
-def _check_rank(r: int, d: int) -> None:
-    if not 0 < r <= d:
-        raise LopsidedError(f"rank must lie between 1 and the sketched width: r={r}, d={d}; lower r")
-
-
-def _check_choice(what: str, got: str, known: tuple[str, ...]) -> None:
-    if got not in known:
-        raise LopsidedError(f"{what} must be one of {', '.join(known)}, got {got!r};{nearest(got, known)}")

@@ -25,7 +25,7 @@ from lopsided.errors import LopsidedError
 from lopsided.export import to_lora
 from lopsided.method import Chain, Method
 from lopsided.optim import param_groups
-from lopsided.sketches import Selector, Sketch, layer_seed
+from lopsided.sketch import Selector, Sketch, layer_seed
 from lopsided.tuner import layers_of
 
 RANK = 2

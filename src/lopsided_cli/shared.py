@@ -26,6 +26,7 @@ def verb() -> Iterator[None]:
     from lopsided.errors import LopsidedError
 
     # Their bars and warnings are about how we call them, which is not the user's business.
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
     try:

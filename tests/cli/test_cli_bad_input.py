@@ -23,7 +23,7 @@ from lopsided import (
     Singular,
     Window,
 )
-from lopsided.sketches import sketch_named
+from lopsided.sketch import sketch_named
 from lopsided.train import read_run
 
 HOLD = """

@@ -18,10 +18,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.errors import LopsidedError
 from lopsided.tuner.compute import Selected, Term, add_term, concatenate, delta_weight
 from lopsided.tuner.links import CPU, EXTRAS, Adapter
-from lopsided.tuner.undo import Undo
+from lopsided.tuner.undo import Undo, report_rounding
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
 SPLIT_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
@@ -128,7 +128,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self._settle()
         if self._written and self._base_weight().dtype in (torch.float16, torch.bfloat16):
             assert self._undo.original is not None
-            _report_rounding(adapter.module, self._undo.original, self._base_weight(), self._sum(self._written))
+            report_rounding(adapter.module, self._undo.original, self._base_weight(), self._sum(self._written))
 
     def check_can_advance(self, name: str) -> None:
         """Raise if the link in training can't be ended, before any layer is changed."""
@@ -346,18 +346,6 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "lopsided." + super().__repr__()
-
-
-def _report_rounding(module: str, original: Tensor, weight: Tensor, delta: Tensor) -> None:
-    """Warn of what rounding to a 16-bit base took from the merged links."""
-    kept = weight.float() - original.to(weight.device).float()
-    lost = float((kept - delta).norm() / delta.norm())
-    warnings.warn(
-        f"{module}: rounding to {weight.dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
-        "norm; leave merge_links unset to keep them in float32 beside the weight",
-        LopsidedWarning,
-        stacklevel=3,
-    )
 
 
 def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method, Side
-from lopsided.sketches import Selector, Stored, checksum, one_hot
+from lopsided.sketch import Selector, Stored, checksum, one_hot
 from lopsided.tuner.compute import Selected, Term
 
 CPU = torch.device("cpu")

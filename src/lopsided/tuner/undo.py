@@ -6,10 +6,12 @@ CPU, from the first write until the last term is gone; every write starts from i
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, LopsidedWarning
 
 
 class Undo:
@@ -42,3 +44,15 @@ class Undo:
         if self.original is not None:
             weight.data.copy_(self.original)
             self.original = None
+
+
+def report_rounding(module: str, original: Tensor, weight: Tensor, delta: Tensor) -> None:
+    """Warn of what rounding to a 16-bit base took from the merged links."""
+    kept = weight.float() - original.to(weight.device).float()
+    lost = float((kept - delta).norm() / delta.norm())
+    warnings.warn(
+        f"{module}: rounding to {weight.dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
+        "norm; leave merge_links unset to keep them in float32 beside the weight",
+        LopsidedWarning,
+        stacklevel=3,
+    )
