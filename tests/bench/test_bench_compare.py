@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 
@@ -110,6 +111,20 @@ def test_a_comparison_cut_off_is_gone_on_with(tmp_path, bert, words):
     results = compare(config, resume=True, callbacks=lambda method, seed: [Counted(trained, method, seed)])
     assert trained == [("lora", 0)]
     assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
+
+
+def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch, bert, words):
+    config = comparison(tmp_path / "out", bert, words, methods=("lora", "head"), seeds=(0,))
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lopsided.train.run.save_trained", fail)
+        assert [row["status"] for row in compare(config)["rows"]] == ["failed", "failed"]
+    results = compare(config, resume=True)
+    assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
+    assert results["rows"][0]["cells"]["step_ms"]["mean"] > 0
 
 
 def test_other_settings_do_not_pass_off_old_figures(compared, bert, words, tmp_path):

@@ -85,6 +85,15 @@ def test_heads_carry_the_labels(folders):
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
 
 
+def test_a_folder_with_another_tasks_head_gets_a_new_one(folders, tmp_path):
+    model, tokenizer = load_model(folders["bert"], CLASSES, seed=0)
+    type(model).from_pretrained(folders["bert"], num_labels=5).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reloaded, _ = load_model(str(tmp_path), CLASSES, seed=0)
+    assert reloaded.num_labels == len(CLASSES.labels)
+    assert torch.equal(reloaded.classifier.weight, model.classifier.weight)
+
+
 def test_the_head_depends_on_the_seed_alone(folders):
     torch.manual_seed(1)
     first, _ = load_model(folders["bert"], CLASSES, seed=3)

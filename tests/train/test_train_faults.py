@@ -170,6 +170,7 @@ def test_a_disk_that_fills_at_the_end_costs_nothing(tmp_path, monkeypatch, bert,
     resumed = train(config, resume=True)
     for field in ("metrics", "best_step", "chain"):
         assert resumed[field] == undisturbed[field]
+    assert resumed["timings"]["steps"] == undisturbed["timings"]["steps"] == 3
     # Seven steps of six would be one too many.
     assert max(entry["step"] for entry in resumed["history"]) == 6
 

@@ -57,6 +57,7 @@ def assert_same_run(folder, other) -> None:
     mine, theirs = read_run(folder), read_run(other)
     for field in ("metrics", "best_step", "chain", "generalization_error", "trained_parameters", "steps"):
         assert mine[field] == theirs[field], field
+    assert mine["timings"]["steps"] == theirs["timings"]["steps"]
     losses = [[e.get("eval_loss", e.get("loss")) for e in record["history"]] for record in (mine, theirs)]
     assert losses[0] == losses[1]
 

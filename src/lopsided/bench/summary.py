@@ -129,13 +129,16 @@ def sentences(cols: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     # Among equals the cheapest: fewest trained numbers, then least memory, then the faster step.
     costs = ("trained_parameters", "kept_bytes", "step_ms")
     take = min(front, key=lambda row: tuple(row["cells"][key]["mean"] for key in costs))
-    if len(front) == 1:
+    if len(ok) == 1:
+        first = f"{take['method']} is the only method that competed and finished, so there is nothing to choose from."
+    elif len(front) == 1:
         first = f"Take {take['method']}: its {title} is the best, and the data tell every other method from it."
     else:
         standing = "is the best" if take is best else f"can't be told from the best ({best['method']})"
         first = (
-            f"Take {take['method']}: its {title} {standing}, and of the {len(front)} methods of which that holds it "
-            f"trains the fewest numbers ({take['cells']['trained_parameters']['mean']:,.0f})."
+            f"Take {take['method']}: its {title} {standing}, and of the {len(front)} methods of which that holds it is "
+            f"the cheapest to train: {take['cells']['trained_parameters']['mean']:,.0f} numbers, and "
+            f"{take['cells']['kept_bytes']['mean'] / 2**20:.0f} MiB kept for backward."
         )
     if seeds == 1:
         second = (

@@ -131,6 +131,8 @@ def _model_class(source: ModelSource, task: Task) -> tuple[Any, dict[str, Any]]:
         return AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}
     if task.kind == "classification":
         return AutoModelForSequenceClassification, {
+            # A folder may hold a head of another task: with another number of classes it starts anew.
+            "ignore_mismatched_sizes": True,
             "num_labels": len(task.labels),
             "id2label": dict(enumerate(task.labels)),
             "label2id": {label: i for i, label in enumerate(task.labels)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
@@ -45,12 +47,23 @@ def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in ours)
 
 
-class StepTimer(TrainerCallback):
-    """Wall time of each optimizer step: forward, backward and update, without loading the batch."""
+class StepTimer(TrainerCallback, ExportableState):
+    """Wall time of each optimizer step: forward, backward and update, without loading the batch.
 
-    def __init__(self) -> None:
+    Args:
+        checkpoint: of the run that goes on; its steps count, too.
+    """
+
+    def __init__(self, checkpoint: Path | None = None) -> None:
         self.seconds: list[float] = []
         self._start = 0.0
+        if checkpoint is not None:
+            states = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
+            self.seconds += states["StepTimer"]["attributes"]["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        """What `Trainer` writes into a checkpoint."""
+        return {"args": {}, "attributes": {"seconds": list(self.seconds)}}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._start = time.perf_counter()

@@ -160,7 +160,8 @@ class _Run:
         model = prepare(model, method, task, config)
         collate = collator(task, tokenizer, seq2seq=seq2seq)
         steps = _total_steps(config, len(encoded.splits["train"]))
-        timer, chain = StepTimer(), ChainCallback()
+        checkpoint = last_checkpoint(config.out) if resume else None
+        timer, chain = StepTimer(checkpoint), ChainCallback()
         optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
         trainer = CarefulTrainer(
             model=model,
@@ -181,7 +182,6 @@ class _Run:
         batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(rows_in_batch)]))
         with trainer.accelerator.autocast():
             kept = kept_bytes(model, batch)
-        checkpoint = last_checkpoint(config.out) if resume else None
         resumed_at = step_of(checkpoint) if checkpoint else 0
         if checkpoint and resumed_at == steps:
             restore(trainer, checkpoint)
