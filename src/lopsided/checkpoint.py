@@ -50,6 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise LopsidedError(f"{path} is a file; expected a folder or a free name; choose another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    new.chmod(0o777 & ~_umask())
     old = new.with_name(new.name + "-old")
     try:
         with naming_full_disk(path.parent):
@@ -82,7 +83,15 @@ def write_json(path: Path, value: Any) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=2, allow_nan=True)
             file.write("\n")
+        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _umask() -> int:
+    """The mask that a plain `open` would obey: temporary files are made private, and results are not secrets."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -25,7 +25,7 @@ def main() -> None:
     from lopsided_cli.shared import BadInput
 
     try:
-        app()
+        app(prog_name="lopsided")
     except BadInput as error:
         print(f"lopsided: {error}", file=sys.stderr)
         raise SystemExit(2) from None
