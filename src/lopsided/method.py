@@ -151,6 +151,18 @@ class Method:
             "head": 0,
         }[self.train]
 
+    @property
+    def trained_formula(self) -> str:
+        """`trained_numbers` as a formula; a task's head comes on top."""
+        return {
+            "B": "r·d_out",
+            "A": "r·d_in",
+            "AB": "r·(d_out + d_in)",
+            "coin": "r·max(d_out, d_in)",
+            "all": "d_out·d_in",
+            "head": "0",
+        }[self.train]
+
     def parts(self) -> dict[str, Any]:
         """The method as plain data, for a saved configuration."""
         return {

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import typer
 
-NUMBERS = {
-    "A": "r·d_in",
-    "B": "r·d_out",
-    "AB": "r·(d_out + d_in)",
-    "coin": "r·max(d_out, d_in)",
-    "all": "d_out·d_in",
-    "head": "0",
-}
-
 
 def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
     """Print every method: what it trains, its sketch, its chain, its size and its source."""
@@ -24,7 +15,7 @@ def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> N
         if json:
             import json as json_module
 
-            rows = [{**method.parts(), "trained_numbers": NUMBERS[method.train]} for method in METHODS.values()]
+            rows = [{**method.parts(), "trained_numbers": method.trained_formula} for method in METHODS.values()]
             print(json_module.dumps(rows, indent=2))
             return
         from rich.console import Console
@@ -34,7 +25,7 @@ def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> N
         for heading in ("method", "trains", "sketch", "chain", "trained numbers", "source"):
             table.add_column(heading, no_wrap=heading == "method", overflow="fold")
         for name, method in METHODS.items():
-            table.add_row(name, method.train, _sketch(method), _chain(method), NUMBERS[method.train], method.source)
+            table.add_row(name, method.train, _sketch(method), _chain(method), method.trained_formula, method.source)
         # A pipe has no width: give the table room there, and the terminal's width elsewhere.
         Console(width=None if Console().is_terminal else 150).print(table)
 
