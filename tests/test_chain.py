@@ -115,15 +115,6 @@ def test_the_function_is_the_same_right_before_and_after_an_advance_in_a_trainer
         torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
 
 
-class Interrupt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("name", ["c3la", "cola", "bernoulli"])
 def test_resume_from_link_2_in_a_model_at_link_0(name, tmp_path):
     whole = trainer(adapted(name), tmp_path / "whole", callbacks=[ChainCallback()], save_strategy="steps", save_steps=4)
@@ -132,7 +123,7 @@ def test_resume_from_link_2_in_a_model_at_link_0(name, tmp_path):
     first = trainer(
         adapted(name),
         tmp_path / "cut",
-        callbacks=[ChainCallback(), Interrupt(9)],
+        callbacks=[ChainCallback(), tiny.Interrupt(9)],
         save_strategy="steps",
         save_steps=4,
     )

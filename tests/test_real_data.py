@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback
 
 import lopsided
+import tiny
 from lopsided.tasks import load_model, load_task
 from lopsided.train import TrainConfig, read_run, train
 from lopsided.train.reload import reload
@@ -20,19 +20,10 @@ from lopsided.train.reload import reload
 DATA = Path(os.environ.get("LOPSIDED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-class Interrupt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 def run_cut_and_resume(config: TrainConfig, cut: int) -> dict:
     """The record of a run that was interrupted after step `cut` and gone on with."""
     with pytest.raises(KeyboardInterrupt):
-        train(config, callbacks=[Interrupt(cut)])
+        train(config, callbacks=[tiny.Interrupt(cut)])
     assert read_run(config.out)["status"] != "finished"
     return train(config, resume=True)
 

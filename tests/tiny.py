@@ -10,6 +10,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -84,3 +85,14 @@ def run_steps(model, optimizer, steps: int) -> None:
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model(**inputs(model)).logits
+
+
+class Interrupt(TrainerCallback):
+    """Ends a run as a user's Ctrl-C after that step would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt

@@ -4,6 +4,7 @@ Importing the package also makes its methods known to PEFT.
 """
 
 import lopsided.methods  # noqa: F401  (fills METHODS)
+from lopsided import testing
 from lopsided.adapt import adapt
 from lopsided.chain import ChainCallback, advance_chain
 from lopsided.errors import LopsidedError, LopsidedWarning
@@ -36,5 +37,6 @@ __all__ = [
     "advance_chain",
     "param_groups",
     "register",
+    "testing",
     "to_lora",
 ]

@@ -21,8 +21,23 @@ TASK_TYPES = {
     "LMHeadModel": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-# Classes whose head PEFT does not find by itself: the modules to train whole.
-HEADS = {"ForImageClassification": ["classifier"], "ForAudioClassification": ["classifier"]}
+# Tasks whose head a pretrained backbone lacks, so that it starts at random and has to be trained whole.
+HEADED = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForImageClassification",
+    "ForAudioClassification",
+)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The children of a transformers task model that are not its backbone and have weights."""
+    backbone = str(model.base_model_prefix)
+    return [
+        name for name, child in model.named_children() if name != backbone and any(True for _ in child.parameters())
+    ]
 
 
 def adapt(
@@ -68,8 +83,14 @@ def adapt(
         (8, 44)
     """
     name = type(model).__name__
+    if isinstance(model, PeftModel):
+        raise LopsidedError(
+            "the model has adapters already; expected a plain model; add another adapter with "
+            "model.add_adapter(name, lopsided.LopsidedConfig(...))"
+        )
     options.setdefault("task_type", next((t for end, t in TASK_TYPES.items() if name.endswith(end)), None))
-    options.setdefault("modules_to_save", next((m[:] for end, m in HEADS.items() if name.endswith(end)), None))
+    if name.endswith(HEADED):
+        options.setdefault("modules_to_save", head_modules(model))
     config = LopsidedConfig(
         method=method,
         r=r,

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lopsided.errors import LopsidedError
 from lopsided.optim import check_split, reset_state, split_factors
-from lopsided.tuner import active_layers, layers_of
+from lopsided.tuner import active_layers, layers_of, single_active
 
 
 def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | None = None) -> int:
@@ -32,7 +32,7 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
         LopsidedError: past the last link, for a method without a chain, for a factor with NaN or Inf, or for
             an optimizer that does not hold the factors. Nothing has changed then.
     """
-    name = adapter_name or _single_active(model)
+    name = adapter_name or single_active(model)
     layers = active_layers(model, name)
     config, adapter = model.peft_config[name], next(iter(layers.values())).adapters[name]
     if adapter.method.chain is None:
@@ -43,23 +43,17 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
         )
     for layer in layers.values():
         layer.check_can_advance(name)
+    factors = [factor for layer in layers.values() for factor in layer.trained(name).values() if factor.requires_grad]
     if optimizer is not None:
-        factors = [factor for layer in layers.values() for factor in layer.trained(name).values()]
         reset_state(optimizer, factors, prune=adapter.method.chain.prune)
-        for factor in factors:
-            # A gradient left from the ended link belongs to its sketch.
-            if factor.grad is not None:
-                factor.grad.zero_()
+    for factor in factors:
+        # A gradient left from the ended link belongs to its sketch.
+        if factor.grad is not None:
+            factor.grad.zero_()
     for layer in layers.values():
         layer.advance(name)
     config.link = adapter.link
     return adapter.link
-
-
-def _single_active(model: PeftModel) -> str:
-    if len(model.active_adapters) != 1:
-        raise LopsidedError(f"several adapters are active: {model.active_adapters}; pass adapter_name")
-    return model.active_adapters[0]
 
 
 @dataclass
@@ -79,8 +73,9 @@ class ChainCallback(TrainerCallback):
     not touched.
 
     Raises:
-        LopsidedError: at the start of training, if the links do not fit the steps, if a resumed adapter does
-            not stand at the link that the step asks for, or if an optimizer ignores the method's lr_ratio.
+        LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
+            steps, if a resumed adapter does not stand at the link that the step asks for, or if an optimizer
+            ignores the method's lr_ratio.
 
     Example:
         >>> ChainCallback().events
@@ -99,6 +94,8 @@ class ChainCallback(TrainerCallback):
         if optimizer is not None:
             check_split(optimizer, split_factors(model))
         chain, link = _chain_of(model)
+        if chain:
+            single_active(model)
         boundaries = chain.boundaries(state.max_steps) if chain else ()
         expected = sum(step <= state.global_step for step in boundaries)
         if chain and link != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lopsided.checkpoint import atomic_folder
-from lopsided.errors import LopsidedError
-from lopsided.tuner import LopsidedLinear, active_layers
+from lopsided.tuner import LopsidedLinear, active_layers, single_active
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
@@ -31,14 +31,10 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         The LoRA configuration that was written.
 
     Raises:
-        LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning.
+        LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning, or several active ones.
     """
-    if not isinstance(model, PeftModel):
-        raise LopsidedError(
-            f"{type(model).__name__} holds no low-rank terms to export, as a fully fine-tuned model or a trained "
-            "head does not; expected a model from lopsided.adapt; save it with save_pretrained"
-        )
-    name = adapter_name or model.active_adapters[0]
+    name = adapter_name or single_active(model)
+    assert isinstance(model, PeftModel)
     layers = active_layers(model, name)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -66,19 +62,28 @@ def _lora_factors(layer: LopsidedLinear, name: str) -> tuple[Tensor, Tensor]:
 def _lora_config(model: PeftModel, name: str, ranks: dict[str, int], transposed: bool) -> LoraConfig:
     ours = model.peft_config[name]
     [(rank, _)] = Counter(ranks.values()).most_common(1)
-    others = {module: r for module, r in ranks.items() if r != rank}
+    # Anchored and escaped, since PEFT reads these keys as ends of regular expressions.
+    others = {f"^{re.escape(module)}": r for module, r in ranks.items() if r != rank}
     return LoraConfig(
         r=rank,
         lora_alpha=rank,
         rank_pattern=others,
         alpha_pattern=others,
-        target_modules=sorted(ranks),
+        target_modules=_target_modules(model, ranks),
         modules_to_save=ours.modules_to_save,
         fan_in_fan_out=transposed,
         task_type=ours.task_type,
         base_model_name_or_path=ours.base_model_name_or_path,
         inference_mode=True,
     )
+
+
+def _target_modules(model: PeftModel, ranks: dict[str, int]) -> list[str] | str:
+    """The adapted modules by name, or as one expression where PEFT would also match the end of another name."""
+    others = [name for name, _ in model.get_base_model().named_modules() if name not in ranks]
+    if any(other.endswith(f".{name}") for other in others for name in ranks if "." not in name):
+        return "|".join(re.escape(name) for name in sorted(ranks))
+    return sorted(ranks)
 
 
 def _heads(model: PeftModel, name: str) -> dict[str, Tensor]:

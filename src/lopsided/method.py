@@ -62,13 +62,16 @@ class Chain:
         With `links`, lengths differ by at most one step.
 
         Raises:
-            LopsidedError: if there are more links than steps, or a link is longer than the run.
+            LopsidedError: if there are more links than steps, a link is longer than the run, or the chain has
+                neither number.
         """
         if self.every is not None:
             if self.every > steps:
                 raise LopsidedError(f"a link of every={self.every} steps does not fit a run of {steps} steps")
             return tuple(range(self.every, steps, self.every))
-        links = self.links or 1
+        if self.links is None:
+            raise LopsidedError("the chain has neither links nor every, so no link would ever end; give one of them")
+        links = self.links
         if links > steps:
             raise LopsidedError(f"links must not exceed the steps: links={links}, steps={steps}; lower links")
         return tuple(k * steps // links for k in range(1, links))
@@ -209,7 +212,8 @@ def register(
         >>> del METHODS["gauss_b"]
     """
     method = Method(name=name, train=train, sketch=sketch, chain=chain, source=source, **parts)
-    if METHODS.get(name, method) != method:
+    # By parts: a notebook's cell that runs again defines its sketch's class anew.
+    if name in METHODS and METHODS[name].parts() != method.parts():
         raise LopsidedError(f"method {name!r} is registered with other parts; choose another name")
     METHODS[name] = method
     return method

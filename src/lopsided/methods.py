@@ -40,7 +40,7 @@ register(
     train="AB",
     sketch=KaimingUniform(),
     chain=Chain(links=4, prune=0.99, rewarm=5),
-    lr=1e-3,
+    lr=3e-3,
     source="Lialin et al. 2023, arXiv:2307.05695",
 )
 
@@ -63,11 +63,11 @@ register(
     train="A",
     sketch=Orthonormal(),
     chain=Chain(links=4),
-    lr=3e-3,
+    lr=1e-3,
     source="Malinovsky et al. 2024, arXiv:2410.08305",
 )
 register(
-    "bernoulli", train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, lr=3e-3, source="arXiv:2508.03820"
+    "bernoulli", train="coin", sketch=Orthonormal(), chain=Chain(links=4), p=0.5, lr=1e-3, source="arXiv:2508.03820"
 )
 
 # One factor learns, the other selects columns.

@@ -67,7 +67,9 @@ def check_split(optimizer: Optimizer, factors: Iterable[tuple[Tensor, Tensor, fl
     """
     rates = {id(p): g.get("initial_lr", g["lr"]) for g in optimizer.param_groups for p in g["params"]}
     for A, B, ratio in factors:
-        if id(A) in rates and id(B) in rates and rates[id(A)] == rates[id(B)]:
+        trained = A.requires_grad and B.requires_grad and id(A) in rates and id(B) in rates
+        # A rate of zero says nothing yet: it is a warm-up's.
+        if trained and rates[id(A)] == rates[id(B)] != 0.0:
             raise LopsidedError(
                 f"this method wants lr_B / lr_A = {ratio:g}, got one learning rate {rates[id(A)]:g} for both; pass "
                 "the optimizer torch.optim.AdamW(lopsided.param_groups(model, lr=...)), for Trainer as "
@@ -90,6 +92,7 @@ def reset_state(optimizer: Any, parameters: Iterable[Tensor], *, prune: float = 
         LopsidedError: if the optimizer does not hold the parameters, as one with master copies does not.
     """
     state, held = optimizer.state, {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parameters = list(parameters)
     for parameter in parameters:
         if id(parameter) not in held:
             raise LopsidedError(
@@ -97,6 +100,7 @@ def reset_state(optimizer: Any, parameters: Iterable[Tensor], *, prune: float = 
                 f"got {type(optimizer).__name__}, which was built before the adapter or keeps master copies (ZeRO); "
                 "chain with an optimizer that updates the parameters themselves"
             )
+    for parameter in parameters:
         if prune == 1.0:
             _forget(state.get(parameter, {}))
         else:
@@ -132,7 +136,8 @@ _checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 def _check_first_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if optimizer not in _checked:
         check_split(optimizer, (factors for layer in SPLIT_LAYERS for factors in _split_factors(layer)))
-        _checked.add(optimizer)
+        if any(group["lr"] for group in optimizer.param_groups):
+            _checked.add(optimizer)
 
 
 register_optimizer_step_pre_hook(_check_first_step)

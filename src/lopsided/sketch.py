@@ -45,10 +45,11 @@ def layer_seed(seed: int, module_name: str) -> int:
 
 
 def checksum(S: np.ndarray) -> float:
-    """A number that a wrong sketch would not have: the mean square of S·v for one fixed v.
+    """A number that a wrong sketch would not have: w·S·v for two fixed vectors w and v.
 
     Shapes:
-        S: (r, d) -> scalar. Entry j of v is cos(j + 1), so that order and sign of the columns count.
+        S: (r, d) -> scalar. Entry j of v is cos(j + 1) and entry i of w is 1 + i/r, so that the order and the
+        sign of rows and columns count.
     """
     v = np.cos(np.arange(1, S.shape[1] + 1, dtype=np.float64))
     weights = 1.0 + np.arange(S.shape[0], dtype=np.float64) / S.shape[0]
@@ -73,6 +74,17 @@ class Sketch(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            raise LopsidedError(
+                f"sketch {cls.__name__} defines __init__, so its arguments could not be saved; expected fields; "
+                "decorate it with @dataclass(frozen=True) and declare them"
+            )
+        # A class may be defined anew, as a notebook's cell is, but not by somebody else.
+        taken = SKETCHES.get(cls.__name__)
+        if taken is not None and taken.__module__ != cls.__module__:
+            raise LopsidedError(
+                f"sketch name {cls.__name__} is taken by {taken.__module__}; expected a free one; rename the class"
+            )
         SKETCHES[cls.__name__] = cls
 
     def sample(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from lopsided.adapt import adapt
+from lopsided.adapt import adapt, head_modules
 from lopsided.checkpoint import atomic_folder
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
@@ -45,16 +45,6 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
         in_head = any(name.startswith(f"{head}.") for head in heads)
         parameter.requires_grad = method.train == "all" or in_head
     return model
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """The children of a transformers task model that are not its backbone and have weights."""
-    children = dict(model.named_children())
-    return [
-        name
-        for name, child in children.items()
-        if name != model.base_model_prefix and any(True for _ in child.parameters())
-    ]
 
 
 def save_trained(model: PreTrainedModel | PeftModel, method: Method, path: Path) -> int:

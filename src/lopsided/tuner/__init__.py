@@ -2,7 +2,7 @@
 
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import SPLIT_LAYERS, LopsidedLinear, layers_of
-from lopsided.tuner.model import LopsidedModel, active_layers, trained_numbers
+from lopsided.tuner.model import LopsidedModel, active_layers, single_active, trained_numbers
 from lopsided.tuner.register import register_with_peft
 
 register_with_peft(LopsidedConfig, LopsidedModel)
@@ -14,5 +14,6 @@ __all__ = [
     "LopsidedModel",
     "active_layers",
     "layers_of",
+    "single_active",
     "trained_numbers",
 ]

@@ -93,6 +93,11 @@ class LopsidedConfig(PeftConfig):
             method = self.method
         elif self.parts is not None:
             method = method_from_parts(self.parts)
+            if method.name != self.method:
+                raise LopsidedError(
+                    f"method {self.method!r} comes with the parts of {method.name!r}; expected one method; "
+                    "leave parts out to take the registered method"
+                )
         else:
             method = method_named(self.method)
         if not method.is_adapter:
@@ -134,8 +139,3 @@ def _one_of(name: str, value: Any, alias: str, aliased: Any, *, default: Any) ->
     if value is not None and aliased is not None and value != aliased:
         raise LopsidedError(f"{name}={value} and {alias}={aliased} are the same option; give one of them")
     return next((v for v in (value, aliased) if v is not None), default)
-
-
-# Readable under PEFT's names, too; set after the class, where a dataclass keeps the defaults of its arguments.
-LopsidedConfig.lora_alpha = property(lambda self: self.alpha)
-LopsidedConfig.lora_dropout = property(lambda self: self.dropout)

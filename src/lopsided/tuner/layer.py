@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -80,6 +81,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             raise LopsidedError(
                 f"rank must not exceed the layer's width: r={adapter.r}, {what}={limit} in {adapter.module}; "
                 "lower r or exclude the module"
+            )
+        if adapter.merge_links and not self.mergeable:
+            raise LopsidedError(
+                f"{adapter.module} shares its weight with another module, got merge_links=True; leave merge_links unset"
             )
         self.adapters[name] = adapter
         self._announce()
@@ -269,7 +274,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         parts: list[tuple[str, int, bool]] = []
         for name, adapter in self.adapters.items():
             whole = name in self.merged_adapters
-            past = name in self.active_adapters and adapter.link > 0 and self._links_are_merged(adapter)
+            # As PEFT has it, a merged layer computes its merged adapters and nothing else.
+            counts = not self.merged_adapters and name in self.active_adapters
+            past = counts and adapter.link > 0 and self._links_are_merged(adapter)
             if not self._disable_adapters and (whole or past):
                 parts.append((name, adapter.revision, whole))
         wanted = tuple(parts)
@@ -326,15 +333,37 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for what, tensor in self.adapters[name].pack().items():
             yield f"lopsided_{what}.{name}", tensor
 
+    def get_extra_state(self) -> Tensor:
+        """The same, of all adapters, for a whole model's `state_dict`, as the bytes of one tensor.
+
+        A model's state holds W0 with the links in it; without this it would be read as another W0.
+        """
+        named = {key: t for name, a in self.adapters.items() if not a.pending for key, t in self.extra_tensors(name)}
+        return torch.frombuffer(bytearray(save(named)), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._read_extras(load(bytes(state.cpu().numpy())))
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        for name, adapter in self.adapters.items():
-            keys = {what: f"{prefix}lopsided_{what}.{name}" for what in EXTRAS}
-            tensors = {what: state_dict.pop(key) for what, key in keys.items() if key in state_dict}
-            if tensors:
-                adapter.unpack(tensors, self._original_numpy())
-                self._place(name)
-                self._settle()
+        ours = {f"{prefix}lopsided_{what}.{name}" for name in self.adapters for what in EXTRAS}
+        self._read_extras({key.removeprefix(prefix): state_dict.pop(key) for key in ours & state_dict.keys()})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _read_extras(self, extras: Mapping[str, Tensor]) -> None:
+        """Move each adapter that `extras` describe to its link, and the base weight with it."""
+        for name, adapter in self.adapters.items():
+            keys = {what: f"lopsided_{what}.{name}" for what in EXTRAS}
+            tensors = {what: extras[key] for what, key in keys.items() if key in extras}
+            if not tensors:
+                continue
+            if self.merged_adapters:
+                raise LopsidedError(
+                    f"{adapter.module}: adapters {self.merged_adapters} are merged; expected an unmerged layer to load "
+                    "into; call unmerge_adapter first"
+                )
+            adapter.unpack(tensors, self._original_numpy())
+            self._place(name)
+            self._settle()
 
     def extra_repr(self) -> str:
         lines = []

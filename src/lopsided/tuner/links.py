@@ -110,7 +110,13 @@ class Adapter:
         if isinstance(factors[0], Selected):
             packed["indices"] = torch.stack([f.indices.to(CPU, torch.int32) for f in factors])  # type: ignore[union-attr]
         elif self.method.sketch is not None and self.method.sketch.stored and self.method.train != "AB":
-            packed["sketch"] = torch.stack([f.to(CPU) for f in factors])  # type: ignore[misc]
+            # A coin's sides have different widths; the wider one gives the shape, as it does for its tensor.
+            widest = max(self.d_out, self.d_in) if self.method.train == "coin" else factors[0].shape[1]
+            padded = torch.zeros(len(factors), self.r, widest)
+            for row, factor in zip(padded, factors):
+                assert isinstance(factor, Tensor)
+                row[:, : factor.shape[1]] = factor
+            packed["sketch"] = padded
         for letter in self.past[0] if self.past else ():
             packed[f"past_{letter}"] = torch.stack([trained[letter] for trained in self.past])
         return packed
@@ -145,7 +151,7 @@ class Adapter:
         if "indices" in tensors:
             drawn = select(tensors["indices"][link].to(CPU, torch.int64).numpy(), width)
         elif "sketch" in tensors:
-            S = tensors["sketch"][link].to(CPU, torch.float32)
+            S = tensors["sketch"][link][:, :width].to(CPU, torch.float32).contiguous()
             drawn = Drawn(S, checksum(S.numpy()))
         elif isinstance(self.method.sketch, Stored):
             # Both factors were trained, so A itself is in the file, and where it started no longer matters.

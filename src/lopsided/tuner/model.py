@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
@@ -105,9 +108,38 @@ class LopsidedModel(BaseTuner):
         holders = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
         return len(holders) > 1
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            # A layer that is refused comes after others that were replaced: leave the model as it was found.
+            self._remove_injected(model, adapter_name)
+            raise
+
+    @staticmethod
+    def _remove_injected(model: nn.Module, adapter_name: str) -> None:
+        for name, layer in layers_of(model).items():
+            if adapter_name in layer.adapters:
+                layer.delete_adapter(adapter_name)
+            if not layer.adapters:
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, layer.base_layer)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if "adapter_names" in kwargs:
+            raise LopsidedError(
+                "batches that mix adapters (adapter_names) are not supported; expected one adapter for a batch; "
+                "choose it with set_adapter"
+            )
+        yield
+
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        if not merge:
-            for layer in layers_of(self.model).values():
+        for layer in layers_of(self.model).values():
+            if merge:
+                # A merge is asked for by name: that the adapters are switched off now does not undo it.
+                layer.enable_adapters(True)
+            else:
                 layer.restore()
         return super()._unload_and_optionally_merge(merge, *args, **kwargs)
 
@@ -147,7 +179,10 @@ class LopsidedModel(BaseTuner):
                     f"the saved adapter holds {key!r}, which the model has no place for; expected an adapter of "
                     f"method {config.method!r} on these modules; load it on the model it was trained on"
                 )
-        for what in ("seed", "checksum"):
+        links = {len(t) for key, t in loaded.items() if ".lopsided_checksum." in key}
+        required = ["seed", "checksum", *next(iter(layers.values())).trained(adapter_name)]
+        required += [f"past_{letter}" for letter in required[2:] if max(links, default=1) > 1]
+        for what in required:
             missing = [name for name in layers if f"{name}.lopsided_{what}.{adapter_name}" not in loaded]
             if missing:
                 raise LopsidedError(
@@ -157,6 +192,22 @@ class LopsidedModel(BaseTuner):
         first = next(iter(layers))
         config.link = len(loaded[f"{first}.lopsided_checksum.{adapter_name}"]) - 1
         return loaded
+
+
+def single_active(model: nn.Module) -> str:
+    """The name of the one active adapter of a `PeftModel`.
+
+    Raises:
+        LopsidedError: for a model of another kind, or several active adapters.
+    """
+    if not isinstance(model, PeftModel):
+        raise LopsidedError(
+            f"{type(model).__name__} is no PeftModel, as a fully fine-tuned model or a trained head is none: it holds "
+            "no low-rank terms; expected a model from lopsided.adapt"
+        )
+    if len(model.active_adapters) != 1:
+        raise LopsidedError(f"several adapters are active: {model.active_adapters}; pass adapter_name")
+    return model.active_adapters[0]
 
 
 def active_layers(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:

@@ -49,7 +49,7 @@ class Undo:
 def report_rounding(module: str, original: Tensor, weight: Tensor, delta: Tensor) -> None:
     """Warn of what rounding to a 16-bit base took from the merged links."""
     kept = weight.float() - original.to(weight.device).float()
-    lost = float((kept - delta).norm() / delta.norm())
+    lost = float((kept - delta).norm() / delta.norm().clamp(min=torch.finfo(torch.float32).tiny))
     warnings.warn(
         f"{module}: rounding to {weight.dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
         "norm; leave merge_links unset to keep them in float32 beside the weight",
