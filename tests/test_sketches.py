@@ -146,6 +146,12 @@ def test_contracts_can_fail():
         def draw(self, r, d, *, seed, link, weight):
             return np.random.standard_normal((r, d))
 
+    class FewSeeds(Sketch):
+        def draw(self, r, d, *, seed, link, weight):
+            return np.random.RandomState([seed % 2, link]).standard_normal((r, d))
+
+    with pytest.raises(AssertionError, match="differs_as_it_says"):
+        check_sketch(FewSeeds())
     with pytest.raises(LopsidedError, match="distinct columns"):
         check_sketch(Repeats())
     with pytest.raises(AssertionError, match="is_a_pure_function"):

@@ -53,6 +53,8 @@ class Chain:
                 raise LopsidedError(f"{name} must be at least 1, got {value}")
         if self.links is not None and self.every is not None:
             raise LopsidedError(f"give links or every, not both: got links={self.links}, every={self.every}")
+        if self.rewarm < 0:
+            raise LopsidedError(f"rewarm is a number of steps, 0 or more, got {self.rewarm}")
         if not 0.0 <= self.prune <= 1.0:
             raise LopsidedError(f"prune is a share between 0 and 1, got {self.prune}")
 
@@ -116,6 +118,12 @@ class Method:
             raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which {what}; got {self.sketch}")
         if self.chain is not None and not self.is_adapter:
             raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which can't be chained")
+        if not 0.0 <= self.p <= 1.0:
+            raise LopsidedError(f"method {self.name!r}: p is a probability, got {self.p}")
+        if not (self.lr > 0 and self.lr_ratio > 0):
+            raise LopsidedError(
+                f"method {self.name!r}: lr and lr_ratio must be positive, got lr={self.lr}, lr_ratio={self.lr_ratio}"
+            )
         if self.lr_ratio != 1.0 and self.train != "AB":
             raise LopsidedError(
                 f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got {self.train!r}"

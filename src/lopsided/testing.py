@@ -291,11 +291,11 @@ def is_a_pure_function(sketch: Sketch) -> None:
 
 
 def differs_as_it_says(sketch: Sketch) -> None:
-    # 24 columns and 12 seeds, so that a random selector can't collide by chance on all of them.
+    # So wide that even a draw among disjoint windows hardly ever falls on the same one twice.
     seeds = [layer_seed(0, f"layer.{i}") for i in range(12)]
-    distinct = {_draw(sketch, 3, 24, seed=seed).tobytes() for seed in seeds}
-    if len(distinct) == 1 and sketch.random and sketch.lambda_min(3, 24) != 0.0:
-        raise AssertionError("random sketches must differ by seed")
+    distinct = {_draw(sketch, 3, 300, seed=seed).tobytes() for seed in seeds}
+    fixed_by_design = not sketch.random or sketch.lambda_min(3, 300) == 0.0
+    assert fixed_by_design or len(distinct) >= 9, f"only {len(distinct)} of 12 seeds gave a draw of their own"
 
 
 def refuses_a_rank_above_the_width(sketch: Sketch) -> None:

@@ -85,6 +85,8 @@ class LopsidedConfig(PeftConfig):
     def _check_numbers(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise LopsidedError(f"rank must be a positive whole number, got r={self.r!r}")
+        if self.alpha is None or not 0 < self.alpha < float("inf"):
+            raise LopsidedError(f"alpha must be a positive number, got {self.alpha}")
         if not 0.0 <= self.dropout < 1.0:
             raise LopsidedError(f"dropout is a probability below 1, got {self.dropout}")
 
