@@ -294,6 +294,12 @@ def test_among_equals_of_one_size_the_lighter_is_to_be_taken(tmp_path):
     assert said(tmp_path, runs)[0].startswith("Take cla: its test accuracy can't be told from the best (lora)")
 
 
+def test_of_equal_parts_the_first_is_to_be_taken(tmp_path):
+    faster = {"median_ms": 9.0, "se_ms": 0.1, "steps": 27}
+    runs = {"rcla": [made_run("rcla", right(first=90))], "paca": [made_run("paca", right(first=90), timings=faster)]}
+    assert said(tmp_path, runs)[0].startswith("Take rcla: ")
+
+
 def test_several_seeds_are_named(tmp_path):
     _, second = said(tmp_path, {"lora": [scored(0.8), scored(0.9)]}, seeds=2)
     assert second == "Ties come from paired intervals over 2 seeds."

@@ -128,7 +128,9 @@ def sentences(cols: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     best = next(row for row in front if row["cells"]["score"]["mark"] == "best")
     # Among equals the cheapest: fewest trained numbers, then least memory, then the faster step.
     costs = ("trained_parameters", "kept_bytes", "step_ms")
-    take = min(front, key=lambda row: tuple(row["cells"][key]["mean"] for key in costs))
+    # Of methods with equal parts the first: the noise of their step times is no reason to take another.
+    first_of_equals = [row for row in front if row["same_as"] is None] or front
+    take = min(first_of_equals, key=lambda row: tuple(row["cells"][key]["mean"] for key in costs))
     if len(ok) == 1:
         first = f"{take['method']} is the only method that competed and finished, so there is nothing to choose from."
     elif len(front) == 1:
