@@ -82,7 +82,7 @@ def test_only_plain_lora_is_written(tmp_path):
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
-    with pytest.raises(LopsidedError, match="no PeftModel, as a fully fine-tuned model"):
+    with pytest.raises(LopsidedError, match="holds no low-rank terms: a fully fine-tuned model"):
         lopsided.to_lora(tiny.bert(), tmp_path)
     with pytest.raises(LopsidedError, match="no Lopsided adapter named 'other'"):
         lopsided.to_lora(trained("cla"), tmp_path, adapter_name="other")

@@ -197,5 +197,5 @@ def test_export_needs_an_adapter(cli, tiny, tmp_path, method):
     assert cli("train", *tiny, "--method", method, "--steps", 1, "--out", tmp_path / "out").status == 0
     outcome = cli("export", tmp_path / "out")
     assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err.startswith("lopsided: BertForSequenceClassification holds no low-rank terms to export")
+    assert outcome.err.startswith("lopsided: BertForSequenceClassification holds no low-rank terms: ")
     assert outcome.err.count("\n") == 1

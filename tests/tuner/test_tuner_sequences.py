@@ -114,7 +114,7 @@ def test_several_active_adapters_are_refused_where_one_is_meant(tmp_path):
     for call in (lambda: lopsided.to_lora(model, tmp_path), lambda: lopsided.advance_chain(model)):
         with pytest.raises(LopsidedError, match="several adapters are active"):
             call()
-    with pytest.raises(LopsidedError, match="Net is no PeftModel"):
+    with pytest.raises(LopsidedError, match="Net holds no low-rank terms"):
         lopsided.advance_chain(Net())
 
 
