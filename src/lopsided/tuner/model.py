@@ -202,8 +202,8 @@ def single_active(model: nn.Module) -> str:
     """
     if not isinstance(model, PeftModel):
         raise LopsidedError(
-            f"{type(model).__name__} holds no low-rank terms: a fully fine-tuned model or a trained head is no PeftModel; "
-            "expected a model from lopsided.adapt"
+            f"{type(model).__name__} holds no low-rank terms: a fully fine-tuned model or a trained head is no "
+            "PeftModel; expected a model from lopsided.adapt"
         )
     if len(model.active_adapters) != 1:
         raise LopsidedError(f"several adapters are active: {model.active_adapters}; pass adapter_name")
