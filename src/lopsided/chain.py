@@ -31,6 +31,13 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
     Raises:
         LopsidedError: past the last link, for a method without a chain, for a factor with NaN or Inf, or for
             an optimizer that does not hold the factors. Nothing has changed then.
+
+    Example:
+        >>> import torch, lopsided
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4))
+        >>> model = lopsided.adapt(net, "c3la", r=2, links=4, target_modules="all-linear")
+        >>> lopsided.advance_chain(model)
+        1
     """
     name = adapter_name or single_active(model)
     layers = active_layers(model, name)

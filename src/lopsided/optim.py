@@ -30,6 +30,13 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list
 
     Source:
         Hayou et al. 2024, arXiv:2402.12354: the ratio, not two rates multiplied and divided by it.
+
+    Example:
+        >>> import torch, lopsided
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4))
+        >>> model = lopsided.adapt(net, "lora_plus", r=2, target_modules="all-linear")
+        >>> [group["name"] for group in param_groups(model, lr=1e-3)]
+        ['lr x 1', 'lr x 16']
     """
     ratios = {id(B): ratio for _, B, ratio in split_factors(model)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -261,11 +262,7 @@ def check_method(method: Method) -> None:
     """
     if not method.is_adapter:
         raise LopsidedError(f"method {method.name!r} trains {method.train!r}; expected an adapter method")
-    for contract in METHOD_CONTRACTS:
-        try:
-            contract(method)
-        except AssertionError as error:
-            raise AssertionError(f"{method.name}, {contract.__name__}: {error}") from error
+    _try(METHOD_CONTRACTS, method, method.name)
 
 
 # -- sketches ------------------------------------------------------------------------------------------------
@@ -334,8 +331,12 @@ def check_sketch(sketch: Sketch) -> None:
         >>> from lopsided import Orthonormal
         >>> check_sketch(Orthonormal())
     """
-    for contract in SKETCH_CONTRACTS:
+    _try(SKETCH_CONTRACTS, sketch, str(sketch))
+
+
+def _try(contracts: Sequence[Callable[[Any], None]], subject: Any, name: str) -> None:
+    for contract in contracts:
         try:
-            contract(sketch)
+            contract(subject)
         except AssertionError as error:
-            raise AssertionError(f"{sketch}, {contract.__name__}: {error}") from error
+            raise AssertionError(f"{name}, {contract.__name__}: {error}") from error
