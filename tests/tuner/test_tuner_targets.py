@@ -198,7 +198,7 @@ def test_a_second_adapter_of_the_same_name_is_refused():
 
 
 def test_repr_shows_the_way():
-    ways = {"cla": "gather", "asym_b": "dense", "asym_a": "dense"}
+    ways = {"cla": "patched", "asym_b": "dense", "asym_a": "dense"}
     for name, way in ways.items():
         layer = next(iter(layers_of(lopsided.adapt(tiny.bert(), name, r=2, target_modules=["query"])).values()))
         assert f"(default): {name}, r=2, trains" in repr(layer)

@@ -19,10 +19,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Selected:
-    """A selector S of shape (r, width), by the indices of its one-hot rows."""
+    """A selector S of shape (r, width), by the indices of its one-hot rows.
+
+    Args:
+        start: the first index, where the indices are neighbours in ascending order; None otherwise.
+    """
 
     indices: Tensor
     width: int
+    start: int | None = None
 
     def matrix(self) -> Tensor:
         """S written out: (r, width), float32."""
@@ -30,7 +35,14 @@ class Selected:
         return S.scatter_(1, self.indices[:, None], 1.0)
 
     def to(self, device: torch.device) -> Selected:
-        return Selected(self.indices.to(device), self.width)
+        return Selected(self.indices.to(device), self.width, self.start)
+
+    def add_to(self, rows: Tensor, values: Tensor) -> None:
+        """rows[:, indices] += values, in place: (n, width), (n, r)."""
+        if self.start is None:
+            rows.index_add_(1, self.indices, values)
+        else:
+            rows.narrow(1, self.start, len(self.indices)).add_(values)
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,16 @@ def add_term(out: Tensor, x: Tensor, term: Term, scaling: float) -> Tensor:
     Shapes:
         out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
     """
-    h = x.index_select(-1, term.A.indices) if isinstance(term.A, Selected) else _linear(x, term.A)
+    h = reads(x, term.A)
     if isinstance(term.B, Selected):
         return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
     # Scaling B costs d_out·r numbers; scaling the output would cost d_out a token.
     return out + _linear(h, term.B * scaling).to(out.dtype)
+
+
+def reads(x: Tensor, A: Tensor | Selected) -> Tensor:
+    """x·Aᵀ: (..., d_in) -> (..., r)."""
+    return x.index_select(-1, A.indices) if isinstance(A, Selected) else _linear(x, A)
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.method import Side
 from lopsided.tuner.compute import Selected, Term, add_term, concatenate, delta_weight
+from lopsided.tuner.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.links import CPU, EXTRAS, Adapter
 from lopsided.tuner.undo import Undo, report_rounding
 
@@ -66,6 +69,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
         self._sketch: dict[str, Tensor | Selected] = {}
         self._stacked: dict[str, list[Term]] = {}
+        self._side: dict[str, Side] = {}
+        self._mixing = False
+        self._lock = Lock()
 
     # -- adapters --------------------------------------------------------------------------------------------
 
@@ -82,10 +88,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
                 f"rank must not exceed the layer's width: r={adapter.r}, {what}={limit} in {adapter.module}; "
                 "lower r or exclude the module"
             )
-        if adapter.merge_links and not self.mergeable:
-            raise LopsidedError(
-                f"{adapter.module} shares its weight with another module, got merge_links=True; leave merge_links unset"
-            )
+        if adapter.merge_links:
+            self._check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         self.adapters[name] = adapter
         self._announce()
         self.r[name] = adapter.r
@@ -159,7 +163,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
                 f"{adapter.module}: adapter {name!r} was created from a saved configuration, but its tensors were "
                 "not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
             )
-        return adapter.term(adapter.link, self.trained(name), self._sketch[name])
+        return adapter.term(self._side[name], self.trained(name), self._sketch[name])
 
     def trained(self, name: str) -> dict[str, Tensor]:
         """The adapter's trained factors by letter: "A", "B", or "C" for a coin's."""
@@ -197,11 +201,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.adapters]
         if not names:
             return
-        if not self.mergeable:
-            raise LopsidedError(
-                f"{self.adapters[names[0]].module} shares its weight with another module; expected a weight of "
-                "its own; exclude the module or untie the weights"
-            )
+        self._check_writable(self.adapters[names[0]].module, "a merge", "leave the adapter unmerged, or use to_lora")
         if safe_merge:
             for name in names:
                 if not torch.isfinite(self.get_delta_weight(name)).all():
@@ -248,6 +248,16 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             self._settle()
         return self
 
+    def _check_writable(self, module: str, asked: str, fix: str) -> None:
+        weight = self._base_weight()
+        reason = None
+        if not self.mergeable:
+            reason = "it shares its weight with another module"
+        elif not self._is_plain():
+            reason = f"its weight is a {type(weight).__name__} of {weight.dtype}, quantized, sharded or shared"
+        if reason:
+            raise LopsidedError(f"{module} can't be written to, got {asked}: {reason}; {fix}")
+
     # -- the base weight -------------------------------------------------------------------------------------
 
     def _base_weight(self) -> Tensor:
@@ -265,9 +275,22 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         return W0.T if self.transposed else W0
 
     def _links_are_merged(self, adapter: Adapter) -> bool:
+        if self._mixing:
+            return False
         if adapter.merge_links is not None:
             return adapter.merge_links
-        return self.mergeable and self._base_weight().dtype in (torch.float32, torch.float64)
+        return self.mergeable and self._is_plain() and self._base_weight().dtype in (torch.float32, torch.float64)
+
+    def _is_plain(self) -> bool:
+        """Whether the base weight can be written to: floating point, in one piece, of this process alone."""
+        weight = self._base_weight()
+        alone = weight.device.type != "cpu" or not weight.is_shared()
+        return type(weight) is nn.Parameter and weight.is_floating_point() and alone
+
+    @property
+    def _adds_past(self) -> bool:
+        """Whether switching adapters on and off writes to the base weight."""
+        return any(adapter.link and self._links_are_merged(adapter) for adapter in self.adapters.values())
 
     def _settle(self) -> None:
         """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
@@ -306,25 +329,103 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         if device.type == "meta":
             device = CPU
         self._sketch[name] = adapter.drawn[-1].factor.to(device)
+        self._side[name] = adapter.side
         self._stacked[name] = []
         if adapter.link > 0 and not self._links_are_merged(adapter):
             self._stacked[name] = [term.to(device) for term in concatenate(adapter.past_terms())]
 
     # -- forward ---------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """W0·x plus every active adapter's s·B·A·x: (..., d_in) -> (..., d_out)."""
-        out = self.base_layer(x, *args, **kwargs)
-        if self._disable_adapters or self.merged_adapters:
-            return out
-        for name in self.active_adapters:
-            if name not in self.adapters:
-                continue
-            scaling, current = self.scaling[name], self._current(name)
-            for term in self._stacked[name]:
-                out = add_term(out, x, term, scaling)
-            out = add_term(out, self.lopsided_dropout[name](x), current, scaling)
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """W0·x plus every active adapter's s·B·A·x: (..., d_in) -> (..., d_out).
+
+        Args:
+            adapter_names: one adapter a row of x, in place of the active ones; "__base__" for none.
+        """
+        if adapter_names is not None:
+            return self._forward_rows(x, adapter_names, *args, **kwargs)
+        computing = () if self._disable_adapters or self.merged_adapters else self.active_adapters
+        names = [name for name in computing if name in self.adapters]
+        if len(names) == 1 and not args and not kwargs and can_fuse(x) and self._fuses(names[0]):
+            out = self._fused(x, names[0])
+        else:
+            out = self.base_layer(x, *args, **kwargs)
+            for name in names:
+                out = self._add(out, x, name)
+        if not torch.compiler.is_compiling() and out.requires_grad and self._adds_past:
+            out.register_hook(_Unchanged(self))
         return out
+
+    def _add(self, out: Tensor, x: Tensor, name: str) -> Tensor:
+        for term in self._stacked[name]:
+            out = add_term(out, x, term, self.scaling[name])
+        return add_term(out, self.lopsided_dropout[name](x), self._current(name), self.scaling[name])
+
+    def _fused(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.base_layer.weight, self.base_layer.bias
+        weight = weight.t() if self.transposed else weight
+        term, scaling = self._current(name), self.scaling[name]
+        if self.way(name) == "patched":
+            return patched(x, weight, bias, term, scaling, self._lock)
+        return beside(x, weight, bias, term, scaling)
+
+    def way(self, name: str) -> str:
+        """How an adapter's term is computed: "patched", "gather" or "dense".
+
+        Autocast, `torch.compile`, transforms of functions and mixed batches take "gather" instead of "patched".
+        """
+        way = self._current(name).way
+        lends = self.mergeable and self._is_plain() and self._fuses(name) and len(self.active_adapters) == 1
+        return "patched" if way == "gather" and lends else way
+
+    def _fuses(self, name: str) -> bool:
+        """Whether the layer's product and the adapter's can be one operation."""
+        base, weight = self.base_layer, self.base_layer.weight
+        return (
+            weight.dtype == torch.float32
+            and type(weight) is nn.Parameter
+            and not weight.requires_grad
+            and type(base) in (nn.Linear, Conv1D)
+            and not (base.bias is not None and base.bias.requires_grad)
+            and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks)
+            # accelerate's offloading replaces this method on the instance.
+            and "forward" not in vars(base)
+            and not self._stacked.get(name)
+            and not (self.training and isinstance(self.lopsided_dropout[name], nn.Dropout))
+        )
+
+    def _forward_rows(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        if len(adapter_names) != len(x):
+            raise LopsidedError(
+                f"adapter_names must name one adapter a row: got {len(adapter_names)} names for {len(x)} rows"
+            )
+        if self.merged_adapters:
+            raise LopsidedError(f"adapters {self.merged_adapters} are merged; unmerge them before mixing adapters")
+        out = self.base_layer(x, *args, **kwargs)
+        for name in dict.fromkeys(adapter_names):
+            if name in self.adapters:
+                rows = torch.tensor([i for i, other in enumerate(adapter_names) if other == name], device=x.device)
+                out = out.index_copy(0, rows, self._add(out[rows], x[rows], name))
+        return out
+
+    @contextmanager
+    def mixing(self) -> Iterator[None]:
+        """While it is entered, the base weight is W0 and every adapter's past links stand beside it."""
+        merged = [name for name, adapter in self.adapters.items() if adapter.link and self._links_are_merged(adapter)]
+        if not merged:
+            yield
+            return
+        self._set_mixing(True, merged)
+        try:
+            yield
+        finally:
+            self._set_mixing(False, merged)
+
+    def _set_mixing(self, mixing: bool, names: Sequence[str]) -> None:
+        self._mixing = mixing
+        for name in names:
+            self._place(name)
+        self._settle()
 
     # -- saving and loading ----------------------------------------------------------------------------------
 
@@ -368,13 +469,28 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         lines = []
         for name, adapter in self.adapters.items():
-            way = "pending" if adapter.pending else self._current(name).way
+            way = "pending" if adapter.pending else self.way(name)
             links = f", link={adapter.link}" if adapter.method.chain else ""
             lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side}{links}, {way}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return "lopsided." + super().__repr__()
+
+
+class _Unchanged:
+    """Refuses a backward pass through a base weight that is no longer the one of the forward pass."""
+
+    def __init__(self, layer: LopsidedLinear) -> None:
+        self.layer, self.written = layer, layer._written
+
+    def __call__(self, gradient: Tensor) -> None:
+        if self.layer._written != self.written:
+            names = sorted(self.layer.adapters)
+            raise LopsidedError(
+                f"the base weight under adapters {names} was switched between a forward pass and its backward; "
+                "expected the same in both; call backward before disable_adapter, set_adapter or an advance"
+            )
 
 
 def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:

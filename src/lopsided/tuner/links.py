@@ -84,11 +84,13 @@ class Adapter:
         return Drawn(torch.from_numpy(S), checksum(S))
 
     def past_terms(self) -> list[Term]:
-        return [self.term(link, trained, self.drawn[link].factor) for link, trained in enumerate(self.past)]
+        return [
+            self.term(self.method.side(self.seed, link), trained, self.drawn[link].factor)
+            for link, trained in enumerate(self.past)
+        ]
 
-    def term(self, link: int, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
-        """B·A of one link, from its trained tensors and its sketch."""
-        side = self.method.side(self.seed, link)
+    def term(self, side: Side, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
+        """B·A of one link that trains `side`, from its trained tensors and its sketch."""
         if side == "AB":
             return Term(trained["A"], trained["B"])
         if "C" in trained:
@@ -168,7 +170,9 @@ class Adapter:
 
 def select(indices: np.ndarray, d: int) -> Drawn:
     """The selector of `indices` among d columns."""
-    return Drawn(Selected(torch.from_numpy(indices), d), checksum(one_hot(indices, d)))
+    neighbours = bool((np.diff(indices) == 1).all())
+    start = int(indices[0]) if neighbours else None
+    return Drawn(Selected(torch.from_numpy(indices), d, start), checksum(one_hot(indices, d)))
 
 
 def _transposed(S: Tensor | Selected) -> Tensor | Selected:

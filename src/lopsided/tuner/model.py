@@ -18,6 +18,7 @@ from lopsided.sketch import Stored, layer_seed
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import EXTRAS, Adapter
+from lopsided.tuner.mixed import mixed_batch
 
 SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
 
@@ -127,12 +128,12 @@ class LopsidedModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if "adapter_names" in kwargs:
-            raise LopsidedError(
-                "batches that mix adapters (adapter_names) are not supported; expected one adapter for a batch; "
-                "choose it with set_adapter"
-            )
-        yield
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        with mixed_batch(self.model, names, num_beams=kwargs.get("num_beams"), known=self.peft_config):
+            yield
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         for layer in layers_of(self.model).values():
