@@ -171,7 +171,7 @@ def _grad_B(ctx: Any, rows: Tensor, h: Tensor | None) -> Tensor | None:
         return None
     assert h is not None
     # As (hᵀ·g)ᵀ: the product with few rows is the faster one.
-    return (_rows(h).t() @ rows).t().mul(ctx.scaling).contiguous()
+    return (_rows(h).t() @ rows).mul_(ctx.scaling).t().contiguous()
 
 
 def _differentiable(ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any) -> tuple[Tensor | None, ...]:
