@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test check soak clean
+.PHONY: setup demo test check soak bench clean
 
 setup: .venv/.complete
 
@@ -32,6 +32,15 @@ check: setup
 
 soak: setup
 	$(BIN)/python -m pytest -m soak
+
+# About half an hour on a machine that does nothing else; benchmarks/gpu.py is for CUDA machines and run by hand.
+bench: setup
+	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/undo.py
+	$(BIN)/python benchmarks/render.py
 
 clean:
 	rm -rf .venv

@@ -5,8 +5,11 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "sketch", "sketches", "method", "methods", "checkpoint", "tuner", "optim", "adapt", "chain", "export"),
-    *("testing", "tasks", "train", "bench", "report"),
+    *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
+    *("untrusted", "patterns", "manifest", "fingerprint"),
+    *("tuner", "optim", "adapt", "chain", "export"),
+    "resume",
+    *("testing", "tasks", "train", "verify", "bench", "report"),
 ]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
@@ -14,6 +18,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lopsided import METHODS
 
@@ -58,8 +63,52 @@ def vit(seed: int = 0):
     return _seeded(lambda: ViTForImageClassification(config), seed)
 
 
+def bart(seed: int = 0):
+    config = BartConfig(
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        vocab_size=40,
+        max_position_embeddings=32,
+    )
+    return _seeded(lambda: BartForConditionalGeneration(config), seed)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(10, 14), nn.Linear(14, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class MLP(nn.Module):
+    """A module of a user's own, without a configuration: features (n, 10) -> logits (n, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList([Block(), Block()]), nn.Linear(10, 3)
+
+    def forward(self, features: torch.Tensor) -> SequenceClassifierOutput:
+        for block in self.layers:
+            features = block(features)
+        return SequenceClassifierOutput(logits=self.head(features))
+
+
+def mlp(seed: int = 0):
+    return _seeded(MLP, seed)
+
+
 def inputs(model) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(model, MLP):
+        return {"features": torch.randn(3, 10, generator=generator)}
     if model.config.model_type == "vit":
         return {"pixel_values": torch.randn(3, 3, 8, 8, generator=generator)}
     return {"input_ids": torch.randint(0, 40, (3, 6), generator=generator)}

@@ -11,6 +11,7 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.export import to_lora
 from lopsided.method import METHODS, Chain, Method, register
 from lopsided.optim import param_groups
+from lopsided.resume import last_checkpoint
 from lopsided.sketch import Selector, Sketch
 from lopsided.sketches import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
 from lopsided.tuner import LopsidedConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Window",
     "adapt",
     "advance_chain",
+    "last_checkpoint",
     "param_groups",
     "register",
     "testing",

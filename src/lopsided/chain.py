@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lopsided.errors import LopsidedError
-from lopsided.optim import check_split, reset_state, split_factors
-from lopsided.tuner import active_layers, layers_of, single_active
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.optim import check_held, check_split, reset_state, split_factors
+from lopsided.tuner import LopsidedLinear, active_layers, layers_of, single_active
 
 
 def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | None = None) -> int:
@@ -50,7 +58,7 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
         )
     for layer in layers.values():
         layer.check_can_advance(name)
-    factors = [factor for layer in layers.values() for factor in layer.trained(name).values() if factor.requires_grad]
+    factors = _factors(layers.values(), name)
     if optimizer is not None:
         reset_state(optimizer, factors, prune=adapter.method.chain.prune)
     for factor in factors:
@@ -63,6 +71,10 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
     return adapter.link
 
 
+def _factors(layers: Iterable[LopsidedLinear], name: str) -> list[Tensor]:
+    return [factor for layer in layers for factor in layer.trained(name).values() if factor.requires_grad]
+
+
 @dataclass
 class ChainEvent:
     """One advance, as a run's record holds it."""
@@ -72,17 +84,20 @@ class ChainEvent:
 
 
 class ChainCallback(TrainerCallback):
-    """Advances the active adapter's chain on schedule, and on resume; does nothing for a method without one.
+    """Advances the active adapter's chain on schedule, and on resume; a method without one has nothing to advance.
 
     Links given by count are spread evenly over the run's steps; links given by steps start every so many. An
     advance happens after the optimizer's step and before that step's evaluation and checkpoint. With a chain
     that re-warms (ReLoRA), the learning rate of each step is scaled for that step alone, so the schedule is
     not touched.
 
+    Whatever the method, a checkpoint with a trained parameter that holds NaN or Inf is never written.
+
     Raises:
         LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
-            steps, if a resumed adapter does not stand at the link that the step asks for, or if an optimizer
-            ignores the method's lr_ratio.
+            steps, if a resumed adapter does not stand at the link that the step asks for, if the optimizer does
+            not hold the factors, or if it ignores the method's lr_ratio. Before a checkpoint, if a trained
+            parameter holds NaN or Inf.
 
     Example:
         >>> ChainCallback().events
@@ -102,7 +117,9 @@ class ChainCallback(TrainerCallback):
             check_split(optimizer, split_factors(model))
         chain, link = _chain_of(model)
         if chain:
-            single_active(model)
+            name = single_active(model)
+            if optimizer is not None:
+                check_held(optimizer, _factors(active_layers(model, name).values(), name))
         boundaries = chain.boundaries(state.max_steps) if chain else ()
         expected = sum(step <= state.global_step for step in boundaries)
         if chain and link != expected:
@@ -116,6 +133,15 @@ class ChainCallback(TrainerCallback):
         if state.global_step in self._boundaries:
             link = advance_chain(kwargs["model"], kwargs["optimizer"])
             self.events.append(ChainEvent(step=state.global_step, link=link))
+        # Trainer decides on saving the best model only when it has evaluated it.
+        if control.should_save or control.should_evaluate:
+            _check_finite(kwargs["model"], state.global_step)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save or control.should_evaluate:
+            _check_finite(kwargs["model"], state.global_step)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -139,6 +165,16 @@ class ChainCallback(TrainerCallback):
         return min(1.0, (steps_done - started + 1) / chain.rewarm)
 
 
+def _check_finite(model: nn.Module, step: int) -> None:
+    broken = [n for n, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    if broken:
+        more = f" and {len(broken) - 1} more of the trained parameters hold" if len(broken) > 1 else " holds"
+        raise LopsidedError(
+            f"{broken[0]}{more} NaN or Inf after step {step}; expected finite numbers; the checkpoints before it are "
+            "good: resume from the last one, with a lower learning rate"
+        )
+
+
 def _chain_of(model: nn.Module) -> tuple[Any, int]:
     """The active chained adapter's chain and link; (None, 0) where there is none."""
     for layer in layers_of(model).values():
@@ -146,3 +182,39 @@ def _chain_of(model: nn.Module) -> tuple[Any, int]:
             if name in layer.adapters and layer.adapters[name].method.chain is not None:
                 return layer.adapters[name].method.chain, layer.adapters[name].link
     return None, 0
+
+
+# A Trainer without the callback would train the first link for the whole run, and say nothing.
+_seen: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _warn_of_idle_chain(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if optimizer in _seen:
+        return
+    _seen.add(optimizer)
+    trainer = _stepping_trainer()
+    if trainer is None or any(isinstance(callback, ChainCallback) for callback in trainer.callback_handler.callbacks):
+        return
+    chain, link = _chain_of(trainer.model)
+    if chain is not None and link + 1 != chain.links:
+        warnings.warn(
+            f"the adapter's chain stands at link {link}, and this Trainer has nothing to advance it; pass "
+            "callbacks=[lopsided.ChainCallback()], unless a callback of your own calls lopsided.advance_chain",
+            LopsidedWarning,
+            stacklevel=2,
+        )
+
+
+def _stepping_trainer() -> Any:
+    """The `transformers.Trainer` that makes this step; an optimizer does not know its user, the stack does."""
+    module = sys.modules.get("transformers.trainer")
+    frame: FrameType | None = sys._getframe()
+    while module is not None and frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, module.Trainer):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+register_optimizer_step_pre_hook(_warn_of_idle_chain)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from lopsided_cli import compare, export, methods, train
+from lopsided_cli import compare, export, methods, train, verify
 
 app = typer.Typer(
     help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
@@ -18,6 +18,7 @@ app.command("methods")(methods.methods)
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("verify")(verify.verify)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong on real machines: a folder in use, a loss that is not finite, a full disk."""
+"""What goes wrong on real machines: a folder in use, a full disk, files that are half there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from train_helpers import tiny_config
 from transformers import TrainerCallback
@@ -21,12 +19,10 @@ from transformers import TrainerCallback
 import lopsided.checkpoint
 from lopsided import LopsidedError
 from lopsided.checkpoint import atomic_folder, naming_full_disk, write_json
-from lopsided.tasks import load_model, load_task
 from lopsided.train import read_predictions, read_run, run, train
 from lopsided.train.prepare import save_trained
 from lopsided.train.reload import reload
-from lopsided.train.rundir import first_line, in_use, last_checkpoint, write_predictions
-from lopsided.train.trainer import NonFinite, StopOnNonFinite
+from lopsided.train.rundir import first_line, in_use, write_predictions
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 # What safetensors 0.8 raises on a full disk.
@@ -77,50 +73,6 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(LopsidedError, match="run is a file; expected a folder"), in_use(tmp_path / "run"):
         pass
-
-
-# -- a loss that is not finite -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["lora", "c3la", "full"])
-def test_a_validation_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path, bert, words, method):
-    # The first step of a warm-up has rate 0; the second one ruins the model.
-    options = {"steps": 8, "evaluations": 8, "warmup": 0.5, "lr": 1e30}
-    config = tiny_config(tmp_path / "run", model=bert, task=words, method=method, **options)
-    with pytest.raises(NonFinite, match=r"the validation loss is (nan|inf) at step 2; .*last good checkpoint is kept"):
-        train(config)
-    record = read_run(config.out)
-    assert record["status"] == "failed"
-    assert record["error"].startswith("the validation loss is")
-    assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["checkpoint-1"]
-    good = last_checkpoint(config.out)
-    model, tokenizer = load_model(bert, load_task(words), seed=0)
-    model = type(model).from_pretrained(good) if method == "full" else PeftModel.from_pretrained(model, str(good))
-    assert torch.isfinite(model(**tokenizer("river good", return_tensors="pt")).logits).all()
-    with pytest.raises(LopsidedError, match="holds a run that failed; expected a finished run"):
-        reload(config.out)
-
-
-def test_a_training_loss_that_is_not_finite_names_its_step(tmp_path, bert, words):
-    options = {"steps": 8, "evaluations": 1, "warmup": 0.0, "lr": 1e30}
-    with pytest.raises(
-        NonFinite, match=r"the loss is (nan|inf) at step 2; expected a finite one; .*lower the learning"
-    ):
-        train(tiny_config(tmp_path / "run", model=bert, task=words, method="lora", **options))
-    assert "at step 2" in read_run(tmp_path / "run")["error"]
-
-
-def test_a_gradient_that_is_not_finite_reaches_no_weight():
-    model = torch.nn.Linear(2, 2)
-    model.weight.grad, model.bias.grad = torch.zeros(2, 2), torch.tensor([0.0, torch.inf])
-
-    class State:
-        global_step = 4
-
-    with pytest.raises(NonFinite, match="the gradient of bias is not finite at step 5"):
-        StopOnNonFinite().on_pre_optimizer_step(None, State, None, model=model)
-    model.bias.grad = None
-    StopOnNonFinite().on_pre_optimizer_step(None, State, None, model=model)
 
 
 # -- a full disk ---------------------------------------------------------------------------------------------
@@ -227,6 +179,8 @@ def test_a_folder_is_the_old_one_until_the_new_one_is_whole(tmp_path):
 
 
 def test_the_old_folder_comes_back_when_the_last_rename_fails(tmp_path, monkeypatch):
+    # As on a system that can't let two folders change places in one step.
+    monkeypatch.setattr(lopsided.checkpoint, "_exchange", lambda new, path: False)
     path = tmp_path / "adapter"
     written(path, "old")
     rename = os.rename

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import TrainerCallback
 
 from lopsided import LopsidedError
 from lopsided.train import read_predictions, read_run, train
-from lopsided.train.rundir import last_checkpoint, write_json
+from lopsided.train.rundir import newest_checkpoint, write_json
 
 METHODS = ["lora", "lora_plus", "c3la", "relora", "bernoulli", "full", "head"]
 # Settings under which c3la's links end at 7, 15 and 22, and checkpoints stand at 8, 16, 24 and 30.
@@ -58,8 +59,9 @@ def assert_same_run(folder, other) -> None:
     for field in ("metrics", "best_step", "chain", "generalization_error", "trained_parameters", "steps"):
         assert mine[field] == theirs[field], field
     assert mine["timings"]["steps"] == theirs["timings"]["steps"]
-    losses = [[e.get("eval_loss", e.get("loss")) for e in record["history"]] for record in (mine, theirs)]
+    losses = [[(e["step"], e.get("eval_loss", e.get("loss"))) for e in r["history"]] for r in (mine, theirs)]
     assert losses[0] == losses[1]
+    assert all(loss is not None for _, loss in losses[0])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,7 +69,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(run_once, tmp_path, be
     undisturbed, _ = run_once(model=bert, task=words, method=method)
     config = tiny_config(tmp_path / "run", model=bert, task=words, method=method)
     cut_off(config)
-    assert last_checkpoint(config.out).name == "checkpoint-16"
+    assert newest_checkpoint(config.out).name == "checkpoint-16"
     train(config, resume=True)
     assert_same_run(config.out, undisturbed)
 
@@ -75,6 +77,17 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(run_once, tmp_path, be
 def test_resuming_with_accumulation(run_once, tmp_path, bert, words):
     options = {"model": bert, "task": words, "method": "c3la", "batch_size": 8, "accumulate": 2}
     undisturbed, _ = run_once(**options)
+    config = tiny_config(tmp_path / "run", **options)
+    cut_off(config)
+    train(config, resume=True)
+    assert_same_run(config.out, undisturbed)
+
+
+def test_losses_are_logged_alike_whatever_the_distance_of_checkpoints(run_once, tmp_path, bert, words):
+    # Checkpoints at 15 and 30: half that distance would leave losses unlogged at each.
+    options = {"model": bert, "task": words, "method": "cla", "evaluations": 2}
+    undisturbed, record = run_once(**options)
+    assert [entry["step"] for entry in record["history"] if "loss" in entry] == [5, 10, 15, 20, 25, 30]
     config = tiny_config(tmp_path / "run", **options)
     cut_off(config)
     train(config, resume=True)
@@ -102,16 +115,16 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(run_once, t
     if state is not None:
         partial.write_text(state)
     (partial.parent / "adapter_model.safetensors").write_bytes(b"half")
-    assert last_checkpoint(config.out).name == "checkpoint-8"
+    assert newest_checkpoint(config.out).name == "checkpoint-8"
     train(config, resume=True)
     assert_same_run(config.out, undisturbed)
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path):
-    assert last_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
     for step in (9, 10, 100, 99):
         write_json(tmp_path / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json", {})
-    assert last_checkpoint(tmp_path).name == "checkpoint-100"
+    assert newest_checkpoint(tmp_path).name == "checkpoint-100"
 
 
 def test_a_run_is_resumed_with_its_own_options_only(tmp_path, bert, words):
@@ -159,6 +172,23 @@ def test_a_moved_run_goes_on(run_once, tmp_path, bert, words):
     shutil.move(config.out, tmp_path / "moved")
     train(tiny_config(tmp_path / "moved", model=bert, task=words, method="c3la"), resume=True)
     assert_same_run(tmp_path / "moved", undisturbed)
+
+
+def test_what_a_killed_process_had_begun_to_write_is_cleared_away(run_once, tmp_path, bert, words):
+    undisturbed, _ = run_once(model=bert, task=words, method="c3la")
+    config = tiny_config(tmp_path / "run", model=bert, task=words, method="c3la")
+    # A run of another method, killed in its first checkpoint, left whole weights there.
+    begun = config.out / "checkpoints" / "checkpoint-16"
+    begun.mkdir(parents=True)
+    (begun / "model.safetensors").write_bytes(b"another method's weights")
+    (config.out / ".adapter-abc-old").mkdir()
+    (config.out / ".adapter-abc-old" / "adapter_model.safetensors").write_bytes(b"half")
+    (config.out / ".run.json-abc").write_text("{")
+    (config.out / ".gitignore").write_text("checkpoints/")
+    cut_off(config)
+    assert sorted(os.listdir(config.out)) == [".gitignore", ".lock", "checkpoints", "run.json"]
+    train(config, resume=True)
+    assert_same_run(config.out, undisturbed)
 
 
 def test_predictions_of_a_resumed_run_are_the_undisturbed_ones(run_once, tmp_path, bert, words):

@@ -16,28 +16,29 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.chain import ChainCallback, ChainEvent
-from lopsided.checkpoint import naming_full_disk
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.optim import param_groups
+from lopsided.resume import step_of
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load_task
 from lopsided.train.config import TrainConfig
+from lopsided.train.disk import naming_disk_errors
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
 from lopsided.train.prepare import prepare, save_trained
 from lopsided.train.rundir import (
     SCHEMA,
+    clear_leftovers,
     first_line,
     in_use,
-    last_checkpoint,
+    newest_checkpoint,
     read_run,
-    step_of,
     write_predictions,
     write_run,
 )
 from lopsided.train.trainer import (
     CarefulTrainer,
-    StopOnNonFinite,
     causal_reader,
+    finish_rotation,
     restore,
     row_reader,
     rows_of,
@@ -103,7 +104,7 @@ def _check_folder(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
     """The finished record, if there is nothing left to do."""
     record = read_run(config.out)
     # A run that ended before its first checkpoint, as one with bad input does, left nothing to lose.
-    if record is None or (record["status"] != "finished" and last_checkpoint(config.out) is None):
+    if record is None or (record["status"] != "finished" and newest_checkpoint(config.out) is None):
         return None
     if not resume:
         raise LopsidedError(
@@ -133,9 +134,10 @@ class _Run:
             "versions": versions(),
             "machine": machine(),
         }
+        clear_leftovers(config.out)
         write_run(config.out, record)
         try:
-            with naming_full_disk(config.out):
+            with naming_disk_errors(config.out):
                 record |= self._train_and_measure(resume)
         except (LopsidedError, OSError, RuntimeError) as error:
             # A full disk may have no room for it.
@@ -160,7 +162,7 @@ class _Run:
         model = prepare(model, method, task, config)
         collate = collator(task, tokenizer, seq2seq=seq2seq)
         steps = _total_steps(config, len(encoded.splits["train"]))
-        checkpoint = last_checkpoint(config.out) if resume else None
+        checkpoint = newest_checkpoint(config.out) if resume else None
         timer, chain = StepTimer(checkpoint), ChainCallback()
         optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
         trainer = CarefulTrainer(
@@ -175,13 +177,15 @@ class _Run:
             ),
             optimizers=(optimizer, None),
             # The timer first: an advance of the chain is not part of a step.
-            callbacks=[timer, StopOnNonFinite(), chain, *self.callbacks],
+            callbacks=[timer, chain, *self.callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         rows_in_batch = min(config.batch_size, len(encoded.splits["train"]))
         batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(rows_in_batch)]))
         with trainer.accelerator.autocast():
             kept = kept_bytes(model, batch)
+        if checkpoint:
+            finish_rotation(checkpoint)
         resumed_at = step_of(checkpoint) if checkpoint else 0
         if checkpoint and resumed_at == steps:
             restore(trainer, checkpoint)
@@ -200,7 +204,8 @@ class _Run:
             "metrics": {split: _figures(task, split_rows) for split, split_rows in rows.items()},
             "generalization_error": generalization_error(rows) if config.test else None,
             "best_step": trainer.state.best_global_step,
-            "history": trainer.state.log_history,
+            # The closing entry is about this session, which may have begun at a checkpoint.
+            "history": [entry for entry in trainer.state.log_history if "train_runtime" not in entry],
             "timings": timer.summary(),
             "kept_bytes": kept,
             "adapter_bytes": adapter_bytes,

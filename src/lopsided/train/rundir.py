@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from lopsided.checkpoint import write_json
 from lopsided.errors import LopsidedError
+from lopsided.resume import discard_incomplete, step_of, whole_checkpoints
 
 SCHEMA = 1
 
@@ -85,24 +87,18 @@ def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return rows
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: `trainer_state.json` is the last file of one."""
-    whole = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(whole, key=step_of, default=None)
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed process had begun to write: nothing goes on from it."""
+    discard_incomplete(folder / "checkpoints")
+    for begun in (*folder.glob(".adapter-*"), *folder.glob(".run.json-*")):
+        shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("-", 1)[1])
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that the run can go on from."""
+    return max(whole_checkpoints(folder / "checkpoints"), key=step_of, default=None)
 
 
 def first_line(error: Exception) -> str:
     """An error as one line of a record: some have several, and some say nothing but their type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except json.JSONDecodeError:
-        return False
-    return True

@@ -10,30 +10,39 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from torch import Tensor, nn
+from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
-from lopsided.errors import LopsidedError
 from lopsided.tasks import Metric, Task
 from lopsided.tasks.encode import IGNORED
 from lopsided.train.config import TrainConfig
+from lopsided.train.finite import ADVICE, NonFinite, check_gradients, check_loss
 
-
-class NonFinite(LopsidedError):
-    """The loss or a gradient is NaN or infinite; nothing was updated with it."""
+# The best and the last.
+CHECKPOINTS = 2
 
 
 class CarefulTrainer(Trainer):
-    """Stops before a loss that is not finite can reach a weight."""
+    """Stops before a number that is not finite can reach a weight or a checkpoint."""
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise NonFinite(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; expected a finite one; the last "
-                "good checkpoint is kept; lower the learning rate, and choose another --out"
-            )
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        step = self.state.global_step + 1
+        check_loss(loss, step, self.model, lambda: self._loss_again(model, inputs))
+        if self.accelerator.sync_gradients:
+            check_gradients(self.model, step)
         return loss
+
+    def _loss_again(self, model: nn.Module, inputs: Any) -> None:
+        with self.compute_loss_context_manager():
+            self.compute_loss(model, self._prepare_inputs(inputs))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, **kwargs)
+        if not math.isfinite(metrics["eval_loss"]):
+            raise NonFinite(f"the validation loss is {metrics['eval_loss']} at step {self.state.global_step}; {ADVICE}")
+        return metrics
 
 
 def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
@@ -54,11 +63,12 @@ def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,
+        save_total_limit=CHECKPOINTS,
         load_best_model_at_end=True,
         metric_for_best_model="loss",
         greater_is_better=False,
-        logging_steps=max(1, every // 2),
+        # A checkpoint holds no losses that wait to be logged, so the steps between two are a whole number of logs.
+        logging_steps=next(n for n in range(max(1, every // 2), 0, -1) if every % n == 0),
         # A loss that is not finite shall be seen, not averaged away.
         logging_nan_inf_filter=False,
         # Without it bf16 asks for a GPU.
@@ -71,6 +81,12 @@ def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     )
 
 
+def finish_rotation(checkpoint: Path) -> None:
+    """Delete the checkpoints that a killed process was about to delete when it had written this one."""
+    best = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).best_global_step
+    rotate_checkpoints(str(checkpoint.parent), CHECKPOINTS, str(checkpoint.with_name(f"checkpoint-{best}")))
+
+
 def restore(trainer: Trainer, checkpoint: Path) -> None:
     """Take up a run whose steps are all done: its history, and its best model.
 
@@ -80,26 +96,6 @@ def restore(trainer: Trainer, checkpoint: Path) -> None:
     # Beside the last one, wherever the run has been moved to.
     trainer.state.best_model_checkpoint = str(checkpoint.with_name(f"checkpoint-{trainer.state.best_global_step}"))
     trainer._load_best_model()
-
-
-class StopOnNonFinite(TrainerCallback):
-    """Stops before an optimizer step on a gradient that is not finite, and before a broken model is saved."""
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for name, parameter in kwargs["model"].named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise NonFinite(
-                    f"the gradient of {name} is not finite at step {state.global_step + 1}; expected finite ones; "
-                    "the last good checkpoint is kept; lower the learning rate, and choose another --out"
-                )
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loss = kwargs["metrics"].get("eval_loss", 0.0)
-        if not math.isfinite(loss):
-            raise NonFinite(
-                f"the validation loss is {loss} at step {state.global_step}; expected a finite one; the last good "
-                "checkpoint is kept; lower the learning rate, and choose another --out"
-            )
 
 
 def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:

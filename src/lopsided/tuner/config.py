@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, TaskType
+from peft.utils.other import get_pattern_key
 
+from lopsided.checkpoint import write_json
 from lopsided.errors import LopsidedError
-from lopsided.method import Method, method_from_parts, method_named
+from lopsided.method import Chain, Method, method_from_parts, method_named
+from lopsided.patterns import ENDING, HEAD, LAYER, WHOLE
+from lopsided.sketch import SKETCHES, Selector, Sketch, Stored
 from lopsided.tuner.register import add_enum_member
+from lopsided.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
 
 SCHEMA = 1
+MAX_LINKS = 10**6
 
 
 @dataclass
@@ -35,10 +44,14 @@ class LopsidedConfig(PeftConfig):
             and keeps links in float32 beside 16-bit and quantized ones.
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
+        base: fingerprints of the targeted layers' original weights, written when saving.
+        allow_base_mismatch: put a saved adapter on a base that its fingerprints say is another one. Never
+            written to a file, and refused in one.
         schema: version of the saved form.
 
     Raises:
-        LopsidedError: for an unknown or chainless method, a method that is no adapter, or a bad number.
+        LopsidedError: for an unknown or chainless method, a method that is no adapter, a field of another type, or
+            a bad number.
 
     Example:
         >>> LopsidedConfig(method="c3la", r=4, links=3).alpha
@@ -63,14 +76,27 @@ class LopsidedConfig(PeftConfig):
     merge_links: bool | None = None
     parts: dict[str, Any] | None = None
     link: int = 0
+    base: list[str] | None = None
+    allow_base_mismatch: bool = False
     schema: int = SCHEMA
     lora_alpha: InitVar[float | None] = None
     lora_dropout: InitVar[float | None] = None
 
     def __post_init__(self, lora_alpha: Any, lora_dropout: Any) -> None:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        # Whoever reads a file passes the type that stands in it; whoever writes a configuration leaves it out.
+        self.from_file = fields["peft_type"] is not None
+        # Whether its tensors have yet to be loaded.
+        self.waiting = self.from_file
+        check_fields(
+            LopsidedConfig, {**fields, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}, "LopsidedConfig"
+        )
+        if self.task_type is not None and self.task_type not in list(TaskType):
+            known = ", ".join(TaskType)
+            raise LopsidedError(f"task_type must be one of {known}, got {self.task_type!r:.80}; correct it")
         super().__post_init__()
         self.peft_type = add_enum_member()
-        if self.schema > SCHEMA:
+        if not 1 <= self.schema <= SCHEMA:
             raise LopsidedError(
                 f"the adapter has schema {self.schema}, this lopsided reads up to {SCHEMA}; upgrade lopsided"
             )
@@ -80,20 +106,41 @@ class LopsidedConfig(PeftConfig):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
         self._check_numbers()
+        self._check_origin()
         self._resolve_method()
 
     def _check_numbers(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise LopsidedError(f"rank must be a positive whole number, got r={self.r!r}")
-        if self.alpha is None or not 0 < self.alpha < float("inf"):
-            raise LopsidedError(f"alpha must be a positive number, got {self.alpha}")
+        for name, r in {"r": self.r, **self.rank_pattern}.items():
+            if not 1 <= r < 2**31:
+                raise LopsidedError(f"rank must be a positive whole number below 2^31, got {name}={r!r}")
+        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
+            if alpha is None or not 0 < alpha < float("inf"):
+                raise LopsidedError(f"alpha must be a positive number, got {name}={alpha}")
         if not 0.0 <= self.dropout < 1.0:
             raise LopsidedError(f"dropout is a probability below 1, got {self.dropout}")
+        for name in ("links", "every", "link"):
+            number = getattr(self, name)
+            if number is not None and not 0 <= number <= MAX_LINKS:
+                raise LopsidedError(f"{name} must lie between 0 and {MAX_LINKS}, got {number}")
+
+    def _check_origin(self) -> None:
+        """Refuse what only a caller may ask for, and what would import a module."""
+        if self.from_file and self.allow_base_mismatch:
+            raise LopsidedError(
+                "a saved configuration asks for allow_base_mismatch, which only the caller may; delete it there, and "
+                "pass allow_base_mismatch=True to from_pretrained or load_adapter"
+            )
+        if self.auto_mapping is not None and not _is_importable(self.auto_mapping):
+            raise LopsidedError(
+                f"auto_mapping would import {self.auto_mapping.get('parent_library')!r:.80}; expected a class of "
+                "transformers; delete auto_mapping from adapter_config.json and load the base model yourself"
+            )
 
     def _resolve_method(self) -> None:
         if isinstance(self.method, Method):
             method = self.method
         elif self.parts is not None:
+            check_parts(self.parts)
             method = method_from_parts(self.parts)
             if method.name != self.method:
                 raise LopsidedError(
@@ -121,6 +168,107 @@ class LopsidedConfig(PeftConfig):
         """s = alpha/r, or alpha/√r with `use_rslora` (Kalajdzievski 2023, arXiv:2312.03732)."""
         return alpha / r**0.5 if self.use_rslora else alpha / r
 
+    def rank_and_scale(self, module: str) -> tuple[int, float]:
+        """(r, s) of one layer, by its name in the base model."""
+        r = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
+        assert self.alpha is not None, "the configuration fills alpha in"
+        alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha)
+        return r, self.scaling(r, alpha)
+
+    def patterns(self) -> list[tuple[str, str, str]]:
+        """Every regular expression that PEFT will match module names with, as `check_patterns` takes them."""
+        found = [
+            (name, value, WHOLE)
+            for name in ("target_modules", "exclude_modules")
+            if isinstance(value := getattr(self, name), str)
+        ]
+        layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        found += [("layers_pattern", text, LAYER) for text in layers or ()]
+        found += [("modules_to_save", text, HEAD) for text in self.modules_to_save or ()]
+        return found + [
+            (name, text, ENDING) for name in ("rank_pattern", "alpha_pattern") for text in getattr(self, name)
+        ]
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {name: list(v) if isinstance(v, set) else v for name, v in super().to_dict().items()}
+        del values["allow_base_mismatch"]
+        return values
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write adapter_config.json: the whole new one, or, after an error, the older one as it was.
+
+        Args:
+            kwargs: `auto_mapping_dict`, PEFT's note on the base model's class, is kept where it is one of
+                transformers'; PEFT's other arguments are for uploads.
+        """
+        values = {key: sorted(v) if isinstance(getattr(self, key), set) else v for key, v in self.to_dict().items()}
+        mapping = kwargs.get("auto_mapping_dict")
+        if mapping is not None and _is_importable(mapping):
+            values["auto_mapping"] = mapping
+        write_json(Path(save_directory) / ADAPTER_CONFIG, dict(sorted(values.items())))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
+    ) -> LopsidedConfig:
+        """The configuration of a saved adapter, in a folder or on the hub.
+
+        In a folder, the configuration's own damage, a pickle in the place of the tensors, and tensors that are cut off
+        are seen here, before any model is touched.
+
+        Args:
+            allow_base_mismatch: see the class.
+
+        Raises:
+            LopsidedError: for what is damaged or not ours.
+        """
+        allow = kwargs.pop("allow_base_mismatch", False)
+        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        if folder.is_dir():
+            read_json(folder / ADAPTER_CONFIG)
+            with open_tensors(weights_in(folder)):
+                pass
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        if not isinstance(config, LopsidedConfig):
+            raise LopsidedError(
+                f"{folder} holds a {config.peft_type} adapter; expected one of lopsided; load it with PeftModel"
+            )
+        config.allow_base_mismatch = allow
+        return config
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Check a saved method's parts: registered names and numbers, nothing that could be code.
+
+    A sketch of a class that is not defined here is data: its name is not looked up anywhere.
+
+    Raises:
+        LopsidedError: naming the part.
+    """
+    sketch, chain = parts.get("sketch"), parts.get("chain")
+    check_plain({key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
+    check_fields(Method, {key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
+    for what, part in (("sketch", sketch), ("chain", chain)):
+        if part is not None and not isinstance(part, dict):
+            raise LopsidedError(f"method: {what} must be an object, got {part!r:.80}; correct the configuration")
+    if sketch is not None:
+        kind = sketch.get("kind")
+        if not isinstance(kind, str) or not kind.isidentifier() or SKETCHES.get(kind) in (Sketch, Selector, Stored):
+            raise LopsidedError(
+                f"method: a sketch's kind is a class's name, got {kind!r:.80}; correct the configuration"
+            )
+        check_plain(sketch, f"sketch {kind}")
+        # A user's own class may have annotations that only its own module can read.
+        if kind in SKETCHES and SKETCHES[kind].__module__.startswith("lopsided."):
+            check_fields(SKETCHES[kind], sketch, f"sketch {kind}")
+    if chain is not None:
+        known = {f.name for f in dataclasses.fields(Chain)}
+        if set(chain) != known:
+            raise LopsidedError(f"method: a chain has {sorted(known)}, got {sorted(chain)!r:.80}; upgrade lopsided")
+        check_fields(Chain, chain, "chain")
+
 
 def with_chain(method: Method, *, links: int | None, every: int | None) -> Method:
     """The method with another length of its links.
@@ -135,6 +283,12 @@ def with_chain(method: Method, *, links: int | None, every: int | None) -> Metho
         raise LopsidedError(f"method {method.name!r} has no chain, got {asked}; leave it out or choose a chained one")
     chain = dataclasses.replace(method.chain, links=links, every=every)
     return dataclasses.replace(method, chain=chain)
+
+
+def _is_importable(auto_mapping: Mapping[str, Any]) -> bool:
+    """Whether PEFT's AutoPeftModel would import nothing but transformers for it."""
+    library = auto_mapping.get("parent_library")
+    return isinstance(library, str) and (library == "transformers" or library.startswith("transformers."))
 
 
 def _one_of(name: str, value: Any, alias: str, aliased: Any, *, default: Any) -> Any:

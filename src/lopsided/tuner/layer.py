@@ -21,10 +21,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.fingerprint import fingerprint
 from lopsided.method import Side
-from lopsided.tuner.compute import Selected, Term, add_term, concatenate, delta_weight
+from lopsided.tuner.compute import Selected, Term, add_term, concatenate
+from lopsided.tuner.delta import Part, delta_weight
+from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.links import CPU, EXTRAS, Adapter
+from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import Undo, report_rounding
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
@@ -63,13 +67,18 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.adapters: dict[str, Adapter] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        # What the base weight holds now beside W0, as (adapter, revision, with its current factor).
-        self._written: tuple[tuple[str, int, bool], ...] = ()
+        # What the base weight holds now beside W0, as (adapter, revision, with its current factor). None while it is
+        # being changed, so that nothing is taken for done after a call that was interrupted.
+        self._written: tuple[tuple[str, int, bool], ...] | None = ()
         self._undo = Undo()
         # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
         self._sketch: dict[str, Tensor | Selected] = {}
         self._stacked: dict[str, list[Term]] = {}
         self._side: dict[str, Side] = {}
+        # The fingerprint of W0, which takes a whole undo to see while something is written over it.
+        self._seen: str | None = None
+        # Saved tensors that were checked, and the adapter that they make, until they are loaded.
+        self._expected: dict[str, tuple[Mapping[str, Tensor], Adapter]] = {}
         self._mixing = False
         self._lock = Lock()
 
@@ -95,14 +104,15 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.r[name] = adapter.r
         self.scaling[name] = adapter.scaling
         self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-        weight = self._base_weight()
+        # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
+        device = self._base_weight().device if self._base_weight().device.type != "meta" else CPU
         shapes = {
             "A": (adapter.r, self.in_features),
             "B": (self.out_features, adapter.r),
             "C": (adapter.r, max(self.out_features, self.in_features)),
         }
         for letter in "C" if adapter.method.train == "coin" else adapter.method.train:
-            factor = torch.zeros(shapes[letter], dtype=torch.float32, device=weight.device)
+            factor = torch.zeros(shapes[letter], dtype=torch.float32, device=device)
             self._parameters_of(letter)[name] = nn.Parameter(factor)
         if not adapter.pending:
             self._begin_link(name)
@@ -124,50 +134,70 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for letter, factor in self.trained(name).items():
             start = adapter.drawn[-1].matrix() if letter == "A" and adapter.method.train == "AB" else None
             with torch.no_grad():
-                factor.zero_() if start is None else factor.copy_(start)
+                factor.zero_() if start is None else overwrite(factor, start)
         self._place(name)
 
     def advance(self, name: str) -> None:
         """End the link in training: its term joins the past ones, and the next one starts at zero."""
         adapter = self.adapters[name]
-        trained = {letter: factor.detach() for letter, factor in self.trained(name).items()}
-        adapter.past.append({k: v.to(CPU, torch.float32, copy=True) for k, v in trained.items()})
+        trained = self._whole(name)
+        adapter.past.append({k: v.detach().to(CPU, torch.float32, copy=True) for k, v in trained.items()})
         adapter.revision += 1
         self._begin_link(name)
         self._settle()
         if self._written and self._base_weight().dtype in (torch.float16, torch.bfloat16):
-            assert self._undo.original is not None
-            report_rounding(adapter.module, self._undo.original, self._base_weight(), self._sum(self._written))
+            lost = self._undo.loss(self._view(), self._parts(self._written))
+            report_rounding(adapter.module, self._base_weight().dtype, lost)
 
     def check_can_advance(self, name: str) -> None:
         """Raise if the link in training can't be ended, before any layer is changed."""
         adapter = self.adapters[name]
+        self._check_loaded(name)
         adapter.draw(adapter.link + 1, self._original_numpy())
-        for letter, factor in self.trained(name).items():
-            if not torch.isfinite(factor).all():
-                raise LopsidedError(
-                    f"{adapter.module}: factor {letter} holds NaN or Inf, so its link is not merged; "
-                    "go back to the last good checkpoint"
-                )
+        trained = self._whole(name)
+        check_factors(adapter.module, trained)
+        merged, weight = self._links_are_merged(adapter), self._base_weight()
+        check_sum(
+            adapter.module,
+            [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])],
+            self.scaling[name],
+            dtype=weight.dtype if merged else torch.float32,
+            device=weight.device,
+            original=(lambda: self._undo.original(self._view())) if merged else None,
+        )
         if self.merged_adapters:
             raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
 
     def terms(self, name: str, device: torch.device) -> list[Term]:
         """Every link's B·A, the one in training last."""
-        return [term.to(device) for term in (*self.adapters[name].past_terms(), self._current(name))]
+        self._check_loaded(name)
+        adapter = self.adapters[name]
+        current = adapter.term(self._side[name], self._whole(name), self._sketch[name])
+        return [term.to(device) for term in (*adapter.past_terms(), current)]
 
     def _current(self, name: str) -> Term:
-        adapter = self.adapters[name]
-        if adapter.pending:
+        self._check_loaded(name)
+        return self.adapters[name].term(self._side[name], self.trained(name), self._sketch[name])
+
+    def _check_loaded(self, name: str) -> None:
+        if self.adapters[name].pending:
             raise LopsidedError(
-                f"{adapter.module}: adapter {name!r} was created from a saved configuration, but its tensors were "
-                "not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
+                f"{self.adapters[name].module}: adapter {name!r} was created from a saved configuration, but its "
+                "tensors were not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
             )
-        return adapter.term(self._side[name], self.trained(name), self._sketch[name])
+        # torch multiplies by a tensor without data and returns whatever was in memory.
+        if any(factor.is_meta for factor in self.trained(name).values()):
+            raise LopsidedError(
+                f"{self.adapters[name].module}: adapter {name!r} is on the meta device or offloaded; expected factors "
+                "in memory; load them, or take the offloading off"
+            )
 
     def trained(self, name: str) -> dict[str, Tensor]:
         """The adapter's trained factors by letter: "A", "B", or "C" for a coin's."""
         return {k: self._parameters_of(k)[name] for k in "ABC" if name in self._parameters_of(k)}
+
+    def _whole(self, name: str) -> dict[str, Tensor]:
+        return {letter: gathered(factor) for letter, factor in self.trained(name).items()}
 
     def _parameters_of(self, letter: str) -> nn.ParameterDict:
         return {"A": self.lopsided_A, "B": self.lopsided_B, "C": self.lopsided_C}[letter]
@@ -219,7 +249,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def restore(self) -> None:
         """Put W0 back, whatever is active; the layer must not be used afterwards."""
-        self._undo.restore(self.base_layer.weight)
+        self._undo.restore(self._view())
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
@@ -231,21 +261,19 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         # PEFT's own would round float32 factors to a 16-bit base's dtype.
         device = device or self._base_weight().device
         for factor in self.trained(adapter_name).values():
-            if factor.device.type != "meta":
+            if "meta" not in (factor.device.type, device.type):
                 factor.data = factor.data.to(device)
         self._place(adapter_name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> LopsidedLinear:
-        # Moves and casts act on W0: what was written over it is taken out first and written again after,
-        # and a weight that has become 16-bit gets its links stacked instead.
-        written = self._written
+        # Moves and casts act on W0: what was written over it is taken out first and written again after; a weight
+        # that has become 16-bit gets its links stacked instead, and one that is no longer 16-bit has them written.
         self.restore()
         self._written = ()
         super()._apply(fn, recurse)
         for name in self.adapters:
             self._place(name)
-        if written:
-            self._settle()
+        self._settle()
         return self
 
     def _check_writable(self, module: str, asked: str, fix: str) -> None:
@@ -254,7 +282,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         if not self.mergeable:
             reason = "it shares its weight with another module"
         elif not self._is_plain():
-            reason = f"its weight is a {type(weight).__name__} of {weight.dtype}, quantized, sharded or shared"
+            reason = (
+                f"its weight is a {type(weight).__name__} of {weight.dtype}, quantized, sharded, shared or offloaded"
+            )
         if reason:
             raise LopsidedError(f"{module} can't be written to, got {asked}: {reason}; {fix}")
 
@@ -265,14 +295,13 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _original_numpy(self) -> np.ndarray | None:
         """W0 as (d_out, d_in) in float32, for sketches that look at it; None for a meta or quantized weight."""
-        weight = self._undo.original if self._undo.original is not None else self._base_weight()
+        weight = self._base_weight()
         if weight.device.type == "meta" or not weight.is_floating_point():
             return None
         needs = any(a.method.sketch is not None and a.method.sketch.reads_weight for a in self.adapters.values())
         if not needs:
             return None
-        W0 = weight.detach().to(CPU, torch.float32).numpy()
-        return W0.T if self.transposed else W0
+        return self._undo.original(self._view()).to(torch.float32).numpy()
 
     def _links_are_merged(self, adapter: Adapter) -> bool:
         if self._mixing:
@@ -285,7 +314,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Whether the base weight can be written to: floating point, in one piece, of this process alone."""
         weight = self._base_weight()
         alone = weight.device.type != "cpu" or not weight.is_shared()
-        return type(weight) is nn.Parameter and weight.is_floating_point() and alone
+        return type(weight) is nn.Parameter and weight.is_floating_point() and alone and not weight.is_meta
 
     @property
     def _adds_past(self) -> bool:
@@ -305,21 +334,36 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         wanted = tuple(parts)
         if wanted == self._written and not any(whole for *_, whole in wanted):
             return
+        if self._base_weight().is_meta:
+            raise LopsidedError(
+                f"the base weight under adapters {sorted(self.adapters)} is offloaded, with something merged into it; "
+                "expected it in memory; take the offloading off before switching, merging or loading adapters"
+            )
+        self._written = None
         if wanted:
-            self._undo.write(self.base_layer.weight, self._sum(wanted))
+            self._undo.write(self._view(), self._parts(wanted), self.adapters[wanted[0][0]].module)
         else:
-            self._undo.restore(self.base_layer.weight)
+            self._undo.restore(self._view())
         self._written = wanted
 
-    def _sum(self, wanted: Sequence[tuple[str, int, bool]]) -> Tensor:
-        """ΔW of all that the base weight shall hold, laid out as the weight is."""
-        device, total = self._base_weight().device, None
+    def _view(self) -> Tensor:
+        """The base weight as (d_out, d_in), past autograd's version counter."""
+        weight = self._base_weight().data
+        return weight.T if self.transposed else weight
+
+    def _parts(self, wanted: Sequence[tuple[str, int, bool]]) -> list[Part]:
+        """All that the base weight shall hold, from tensors that nobody changes."""
+        parts = []
         for name, _, whole in wanted:
-            terms = self.terms(name, device) if whole else self.adapters[name].past_terms()
-            delta = delta_weight(terms, self.scaling[name], device)
-            total = delta if total is None else total.add_(delta)
-        assert total is not None
-        return total.T if self.transposed else total
+            adapter, copies = self.adapters[name], {}
+            terms = adapter.past_terms()
+            if whole:
+                self._check_loaded(name)
+                copies = {k: f.detach().to(CPU, torch.float32, copy=True) for k, f in self.trained(name).items()}
+                terms.append(adapter.term(adapter.side, copies, adapter.drawn[-1].factor))
+            copied = sum(copy.nbytes for copy in copies.values())
+            parts.append(Part(tuple(terms), self.scaling[name], copied))
+        return parts
 
     def _place(self, name: str) -> None:
         """Put the frozen tensors of the current link and of stacked ones on the layer's device, in float32."""
@@ -457,19 +501,43 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             tensors = {what: extras[key] for what, key in keys.items() if key in extras}
             if not tensors:
                 continue
-            if self.merged_adapters:
-                raise LopsidedError(
-                    f"{adapter.module}: adapters {self.merged_adapters} are merged; expected an unmerged layer to load "
-                    "into; call unmerge_adapter first"
-                )
-            adapter.unpack(tensors, self._original_numpy())
+            self.check_unmerged(name)
+            expected, fresh = self._expected.pop(name, ({}, adapter))
+            if not all(tensor is expected.get(what) for what, tensor in tensors.items()):
+                fresh = self.prepare(name, tensors)
+            adapter.become(fresh)
             self._place(name)
             self._settle()
+
+    def check_unmerged(self, name: str) -> None:
+        """Raise if merged adapters forbid a load."""
+        if self.merged_adapters:
+            raise LopsidedError(
+                f"{self.adapters[name].module}: adapters {self.merged_adapters} are merged; expected an unmerged layer "
+                "to load into; call unmerge_adapter first"
+            )
+
+    def prepare(self, name: str, tensors: Mapping[str, Tensor]) -> Adapter:
+        """What loading these tensors would make of an adapter; raises if they can't be loaded, and changes nothing."""
+        return self.adapters[name].unpacked(tensors, self._original_numpy())
+
+    def expect(self, name: str, tensors: Mapping[str, Tensor], prepared: Adapter) -> None:
+        """Keep what `prepare` made, for the load of these very tensors that follows."""
+        self._expected[name] = tensors, prepared
+
+    def fingerprint(self) -> str:
+        """The fingerprint of W0, as (d_out, d_in), whatever is written over it."""
+        if not self._undo.written:
+            self._seen = fingerprint(self._view())
+        elif self._seen is None:
+            self._seen = fingerprint(self._undo.original(self._view()))
+        return self._seen
 
     def extra_repr(self) -> str:
         lines = []
         for name, adapter in self.adapters.items():
-            way = "pending" if adapter.pending else self.way(name)
+            absent = adapter.pending or any(factor.is_meta for factor in self.trained(name).values())
+            way = "not loaded" if absent else self.way(name)
             links = f", link={adapter.link}" if adapter.method.chain else ""
             lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side}{links}, {way}")
         return "\n".join(lines)

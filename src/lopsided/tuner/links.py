@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,35 +123,77 @@ class Adapter:
             packed[f"past_{letter}"] = torch.stack([trained[letter] for trained in self.past])
         return packed
 
-    def unpack(self, tensors: Mapping[str, Tensor], weight: np.ndarray | None) -> None:
-        """Become the adapter that `pack` described, drawing again what it did not store.
+    def unpacked(self, tensors: Mapping[str, Tensor], weight: np.ndarray | None) -> Adapter:
+        """The adapter that `pack` described; what the tensors do not hold is drawn again.
 
         Raises:
-            LopsidedError: if the tensors contradict each other, or a redrawn sketch's checksum differs.
+            LopsidedError: if the tensors contradict each other or the layer, hold NaN or Inf, or a redrawn sketch's
+                checksum differs. This adapter has not changed then, nor otherwise.
         """
+        self._check_packed(tensors)
         sums = tensors["checksum"].tolist()
         trained = [name.removeprefix("past_") for name in tensors if name.startswith("past_")]
-        for letter in trained:
-            if len(tensors[f"past_{letter}"]) != len(sums) - 1:
-                raise LopsidedError(
-                    f"{self.module}: {len(sums)} checksums but {len(tensors[f'past_{letter}'])} past links in "
-                    f"lopsided_past_{letter}; expected one fewer; the file is damaged"
-                )
-        fresh = Adapter(**{**vars(self), "seed": int(tensors["seed"][0]), "pending": False, "past": [], "drawn": []})
-        fresh.drawn = [fresh._read_drawn(link, tensors, expected, weight) for link, expected in enumerate(sums)]
+        seed = int(tensors["seed"][0])
+        # What this one has drawn from the same seed need not be drawn again.
+        known = self.drawn if seed == self.seed else []
+        fresh = Adapter(**{**vars(self), "seed": seed, "pending": False, "past": [], "drawn": []})
+        fresh.drawn = [fresh._read_drawn(link, tensors, known, weight) for link in range(len(sums))]
         fresh.past = [
             {letter: tensors[f"past_{letter}"][link].to(CPU, torch.float32, copy=True) for letter in trained}
             for link in range(len(sums) - 1)
         ]
-        self.seed, self.past, self.drawn, self.pending = fresh.seed, fresh.past, fresh.drawn, False
+        return fresh
+
+    def become(self, other: Adapter) -> None:
+        """Take over another one's place in its chain."""
+        self.seed, self.past, self.drawn, self.pending = other.seed, other.past, other.drawn, False
         self.revision += 1
 
+    def _check_packed(self, tensors: Mapping[str, Tensor]) -> None:
+        widest = max(self.d_out, self.d_in)
+        # Methods that train A alone have a sketch of width d_out.
+        sketched = {"A": self.d_out, "coin": widest}.get(self.method.train, self.d_in)
+        factors = {"A": (self.r, self.d_in), "B": (self.d_out, self.r), "C": (self.r, widest)}
+        links = tensors["checksum"].numel()
+        shapes: dict[str, tuple[int, ...]] = {"seed": (1,), "checksum": (links,)}
+        shapes |= {"indices": (links, self.r), "sketch": (links, self.r, sketched)}
+        shapes |= factors | {f"past_{letter}": (links - 1, *shape) for letter, shape in factors.items()}
+        for what, tensor in tensors.items():
+            if what.startswith("past_") and len(tensor) != links - 1:
+                raise LopsidedError(
+                    f"{self.module}: {links} checksums but {len(tensor)} past links in lopsided_{what}; expected one "
+                    "fewer; the file is damaged"
+                )
+            whole = what in ("seed", "indices")
+            if tuple(tensor.shape) != shapes[what] or tensor.is_floating_point() == whole or tensor.is_complex():
+                raise LopsidedError(
+                    f"{self.module}: lopsided_{what} is {list(tensor.shape)} of {tensor.dtype}, expected "
+                    f"{list(shapes[what])} of {'whole' if whole else 'floating'} numbers; load the adapter on the "
+                    "model that it was trained on, with the same r"
+                )
+            if not whole and not torch.isfinite(tensor).all():
+                raise LopsidedError(
+                    f"{self.module}: lopsided_{what} holds NaN or Inf; expected finite numbers; go back to an earlier "
+                    "save"
+                )
+        if links == 0 or (self.links is not None and links > self.links):
+            raise LopsidedError(
+                f"{self.module}: the saved adapter stands at link {links - 1}, expected one of a chain of "
+                f"{self.links} links; load it with the configuration that it was saved with"
+            )
+
     def _read_drawn(
-        self, link: int, tensors: Mapping[str, Tensor], expected: float, weight: np.ndarray | None
+        self, link: int, tensors: Mapping[str, Tensor], known: Sequence[Drawn], weight: np.ndarray | None
     ) -> Drawn:
-        width = self.width(self.method.side(self.seed, link))
+        width, expected = self.width(self.method.side(self.seed, link)), float(tensors["checksum"][link])
         if "indices" in tensors:
-            drawn = select(tensors["indices"][link].to(CPU, torch.int64).numpy(), width)
+            indices = tensors["indices"][link].to(CPU, torch.int64).numpy()
+            if np.unique(indices).size != self.r or indices.min() < 0 or indices.max() >= width:
+                raise LopsidedError(
+                    f"{self.module}: link {link} selects {indices.tolist()!r:.80}, expected {self.r} different columns "
+                    f"below {width}; the file is damaged; get it again"
+                )
+            drawn = select(indices, width)
         elif "sketch" in tensors:
             S = tensors["sketch"][link][:, :width].to(CPU, torch.float32).contiguous()
             drawn = Drawn(S, checksum(S.numpy()))
@@ -159,7 +201,7 @@ class Adapter:
             # Both factors were trained, so A itself is in the file, and where it started no longer matters.
             return Drawn(torch.zeros(self.r, width), expected)
         else:
-            drawn = self.draw(link, weight)
+            drawn = known[link] if link < len(known) else self.draw(link, weight)
         if abs(drawn.checksum - expected) > CHECKSUM_TOLERANCE * max(1.0, abs(expected)):
             raise LopsidedError(
                 f"{self.module}: the sketch of link {link} has checksum {drawn.checksum:.6g}, the saved adapter "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -9,16 +10,19 @@ from typing import Any, ClassVar
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.patterns import check_patterns
 from lopsided.sketch import Stored, layer_seed
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
-from lopsided.tuner.links import EXTRAS, Adapter
+from lopsided.tuner.links import Adapter
 from lopsided.tuner.mixed import mixed_batch
+from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
+from lopsided.untrusted import check_adapter_name
 
 SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
 
@@ -33,6 +37,15 @@ class LopsidedModel(BaseTuner):
         "vit": ["q_proj", "v_proj"],
         "distilbert": ["q_lin", "v_lin"],
     }
+
+    def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # PEFT would put the new adapter in the place of the other one, under the model that trains it.
+        if layers_of(model, adapter_name):
+            raise LopsidedError(
+                f"the model has an adapter {adapter_name!r} already; expected a free name or a plain model; choose "
+                "another adapter_name, or unload the first"
+            )
+        super().__init__(model, peft_config, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: LopsidedConfig, model_config: dict[str, Any]) -> LopsidedConfig:
         known = self.target_module_mapping
@@ -57,7 +70,7 @@ class LopsidedModel(BaseTuner):
             layer = target
         else:
             self._check_supported(target, current_key)
-            layer = LopsidedLinear(target, mergeable=not self._is_shared(target))
+            layer = LopsidedLinear(target, mergeable=self._holders[id(target.weight)] <= 1)
             layer._active_adapter = adapter_name
         layer.add_adapter(
             adapter_name,
@@ -72,9 +85,7 @@ class LopsidedModel(BaseTuner):
 
     @staticmethod
     def _adapter(config: LopsidedConfig, key: str, layer: LopsidedLinear) -> Adapter:
-        r = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), key), config.r)
-        assert config.alpha is not None, "the configuration fills alpha in"
-        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), key), config.alpha)
+        r, scaling = config.rank_and_scale(key)
         method = config.as_method()
         return Adapter(
             module=key,
@@ -82,7 +93,7 @@ class LopsidedModel(BaseTuner):
             d_out=layer.out_features,
             d_in=layer.in_features,
             r=r,
-            scaling=config.scaling(r, alpha),
+            scaling=scaling,
             seed=layer_seed(config.seed, key),
             links=config.links,
             merge_links=config.merge_links,
@@ -103,28 +114,51 @@ class LopsidedModel(BaseTuner):
                 f"{key} is a {type(target).__name__}, which can't be adapted; supported: {SUPPORTED}; "
                 "narrow target_modules or add it to exclude_modules"
             )
-
-    def _is_shared(self, target: nn.Module) -> bool:
-        weight = target.weight
-        holders = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
-        return len(holders) > 1
+        # accelerate brings the weights of a module in for its own forward, and knows no layer around it.
+        if target.weight.is_meta and "_hf_hook" in vars(target):
+            raise LopsidedError(
+                f"{key} is offloaded by accelerate; expected its weight in memory; load the base without offloading"
+            )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        check_adapter_name(adapter_name)
+        config = self.peft_config[adapter_name]
+        check_patterns(config.patterns(), [name for name, _ in model.named_modules()])
+        # How many modules hold each weight: one that is shared is never written to.
+        self._holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+        trainable = {p: p.requires_grad for p in model.parameters()}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+            layers = layers_of(model, adapter_name)
+            if config.from_file:
+                meet_base(config, layers)
+            if not config.from_file or config.base is None or config.allow_base_mismatch:
+                config.base = None
+                note_base(config, layers)
         except BaseException:
             # A layer that is refused comes after others that were replaced: leave the model as it was found.
             self._remove_injected(model, adapter_name)
+            for parameter, requires_grad in trainable.items():
+                parameter.requires_grad_(requires_grad)
             raise
 
     @staticmethod
     def _remove_injected(model: nn.Module, adapter_name: str) -> None:
-        for name, layer in layers_of(model).items():
-            if adapter_name in layer.adapters:
-                layer.delete_adapter(adapter_name)
-            if not layer.adapters:
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, layer.base_layer)
+        replaced: dict[str, nn.Module] = {}
+        for name, module in list(model.named_modules()):
+            if isinstance(module, LopsidedLinear):
+                if adapter_name in module.adapters:
+                    module.delete_adapter(adapter_name)
+                if not module.adapters:
+                    replaced[name] = module.base_layer
+            elif isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters:
+                others = [other for other in module.active_adapters if other != adapter_name]
+                module.delete_adapter(adapter_name, new_active_adapters=others)
+                if not module._adapters:
+                    replaced[name] = module.original_module
+        for name, original in replaced.items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, original)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -156,43 +190,19 @@ class LopsidedModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         saved = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        for name, layer in layers_of(model, adapter_name).items():
+        layers = layers_of(model, adapter_name)
+        check_in_memory(saved)
+        for name, layer in layers.items():
             for key, tensor in layer.extra_tensors(adapter_name):
                 saved[f"{name}.{key}"] = tensor
-        return saved
+        note_base(config, layers)
+        return Sealed(saved, layers, adapter_name)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: LopsidedConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        layers = layers_of(model, adapter_name)
-        extras = {f"{name}.lopsided_{what}" for name in layers for what in EXTRAS}
-        known, loaded = model.state_dict().keys(), {}
-        for key, tensor in remapped.items():
-            name = key if key in known or key in extras else key.removeprefix("base_model.model.")
-            if name in extras:
-                loaded[f"{name}.{adapter_name}"] = tensor
-            elif name in known:
-                loaded[name] = tensor
-            else:
-                raise LopsidedError(
-                    f"the saved adapter holds {key!r}, which the model has no place for; expected an adapter of "
-                    f"method {config.method!r} on these modules; load it on the model it was trained on"
-                )
-        links = {len(t) for key, t in loaded.items() if ".lopsided_checksum." in key}
-        required = ["seed", "checksum", *next(iter(layers.values())).trained(adapter_name)]
-        required += [f"past_{letter}" for letter in required[2:] if max(links, default=1) > 1]
-        for what in required:
-            missing = [name for name in layers if f"{name}.lopsided_{what}.{adapter_name}" not in loaded]
-            if missing:
-                raise LopsidedError(
-                    f"the saved adapter lacks lopsided_{what} of {len(missing)} of {len(layers)} adapted layers, "
-                    f"{missing[0]} among them; expected all; load it with the target_modules it was trained with"
-                )
-        first = next(iter(layers))
-        config.link = len(loaded[f"{first}.lopsided_checksum.{adapter_name}"]) - 1
-        return loaded
+        return accept(model, config, adapter_name, state_dict)
 
 
 def single_active(model: nn.Module) -> str:

@@ -1,0 +1,146 @@
+"""What leads from a guess at some numbers back to their very bits, as a short string of bytes.
+
+Notation: W0 is a tile of the original weight, W1 what it was overwritten with, and `back` the guess at W0 that W1
+gives. A record holds digests of W0 and W1, and where `back` is not W0:
+
+    differences   of the integers that the bits are, in 8 bits
+    values        W0's own bits, where a difference is longer or `back` is not finite (no arithmetic promises the bits
+                  of a NaN)
+    a copy        of W0 in place of both, where that is shorter
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INTEGERS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+# The head of a tile's record, four int64: the digests of W0 and W1, and how many differences and values follow.
+HEAD = 32
+COPIED = -1
+# What a Python `bytes` object and its place in a list cost beside their content.
+OBJECT = 41
+# Fixed odd numbers, from a generator whose stream is frozen.
+_MULTIPLIERS = torch.from_numpy(np.random.RandomState(0).randint(-(2**63), 2**63, 2**15, dtype=np.int64) | 1)
+
+
+def record(W0: Tensor, W1: Tensor, back: Tensor | None) -> bytes:
+    """What leads from `back`, or from nothing, to W0.
+
+    Shapes:
+        W0, W1, back: equal, contiguous, of one dtype.
+    """
+    bits = W0.view(INTEGERS[W0.dtype]).flatten()
+    counts, content = (COPIED, COPIED), b""
+    if back is not None:
+        counts, content = _corrections(bits, back.flatten())
+    if back is None or len(content) >= W0.nbytes:
+        counts, content = (COPIED, COPIED), bits.cpu().numpy().tobytes()
+    return np.array([digest(W0), digest(W1), *counts], dtype=np.int64).tobytes() + content
+
+
+def mended(back: Tensor, record: bytes) -> Tensor:
+    """W0, from the `back` that the record was made with, which is overwritten, or from anything if it is a copy."""
+    kind, n = INTEGERS[back.dtype], back.numel()
+    numbers = np.dtype(f"i{back.itemsize}")
+    short, long = _counts(record)
+    if short == COPIED:
+        copy = torch.from_numpy(np.frombuffer(record, numbers, n, HEAD).copy())
+        return copy.to(back.device).view(back.dtype).view(back.shape)
+    bits, at = back.view(kind).flatten(), HEAD
+    if short:
+        positions, at = _unpacked(record, at, short, n)
+        differences = torch.from_numpy(np.frombuffer(record, np.int8, short, at).astype(numbers))
+        bits.index_add_(0, positions.to(bits.device), differences.to(bits.device))
+        at += short
+    if long:
+        positions, at = _unpacked(record, at, long, n)
+        values = torch.from_numpy(np.frombuffer(record, numbers, long, at).copy())
+        bits.index_copy_(0, positions.to(bits.device), values.to(bits.device))
+    return bits.view(back.dtype).view(back.shape)
+
+
+def digests(record: bytes) -> tuple[int, int]:
+    """Those of W0 and of W1."""
+    before, after = np.frombuffer(record, np.int64, 2).tolist()
+    return before, after
+
+
+def is_copy(record: bytes) -> bool:
+    return _counts(record)[0] == COPIED
+
+
+def digest(tile: Tensor) -> int:
+    """A 64-bit number that differs whenever a single entry does: Σ_i m_i·x_i mod 2⁶⁴, by Horner's rule over chunks.
+
+    x are the tile's bits as 32-bit integers and m are odd. An odd factor has an inverse mod 2⁶⁴, so no single change is
+    lost; sums that wrap around are the same in any order, so every device and number of threads agrees. (32-bit ones:
+    the topmost of 64 bits would look the same under every odd factor, and the signs of two float64 entries could change
+    unseen.)
+    """
+    bits = tile.view(INTEGERS[tile.dtype]).flatten()
+    if tile.itemsize == 2 and bits.numel() % 2:
+        bits = F.pad(bits, (0, 1))
+    multipliers = _MULTIPLIERS.to(tile.device)
+    total = torch.zeros((), dtype=torch.int64, device=tile.device)
+    for words in bits.view(torch.int32).split(len(multipliers)):
+        total = total * multipliers[0] + words.to(torch.int64).mul_(multipliers[: len(words)]).sum()
+    return int(total)
+
+
+def _corrections(bits: Tensor, back: Tensor) -> tuple[tuple[int, int], bytes]:
+    """How many differences and values there are, and both with their positions."""
+    guesses, n = back.view(bits.dtype), len(bits)
+    wrong = bits != guesses
+    finite = all(map(torch.isfinite, torch.aminmax(back)))
+    if not finite:
+        wrong |= ~back.isfinite()
+    positions = np.flatnonzero(wrong.cpu().numpy())
+    index = torch.from_numpy(positions).to(bits.device)
+    values = bits[index].cpu().numpy()
+    differences = values - guesses[index].cpu().numpy()
+    short = (differences >= -128) & (differences <= 127)
+    if not finite:
+        short &= back[index].isfinite().cpu().numpy()
+    content = _packed(positions[short], n) + differences[short].astype(np.int8).tobytes()
+    content += _packed(positions[~short], n) + values[~short].tobytes()
+    return (int(short.sum()), int((~short).sum())), content
+
+
+def _counts(record: bytes) -> tuple[int, int]:
+    short, long = np.frombuffer(record, np.int64, 2, 16).tolist()
+    return short, long
+
+
+def _packed(positions: np.ndarray, n: int) -> bytes:
+    """Ascending positions below n, as numbers or as a bitmap, whichever is shorter."""
+    if _as_bitmap(len(positions), n):
+        bits = np.zeros(n, dtype=bool)
+        bits[positions] = True
+        return np.packbits(bits).tobytes()
+    return positions.astype(_position_type(n)).tobytes()
+
+
+def _unpacked(record: bytes, at: int, count: int, n: int) -> tuple[Tensor, int]:
+    """The positions that are packed there, and where they end."""
+    if _as_bitmap(count, n):
+        length = (n + 7) // 8
+        bits = np.unpackbits(np.frombuffer(record, np.uint8, length, at), count=n)
+        return torch.from_numpy(np.flatnonzero(bits)), at + length
+    positions = np.frombuffer(record, _position_type(n), count, at)
+    return torch.from_numpy(positions.astype(np.int64)), at + positions.nbytes
+
+
+def _as_bitmap(count: int, n: int) -> bool:
+    return (n + 7) // 8 < count * _position_type(n).itemsize
+
+
+def _position_type(n: int) -> np.dtype:
+    return np.dtype(np.uint16 if n <= 2**16 else np.uint32)

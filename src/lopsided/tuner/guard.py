@@ -1,0 +1,119 @@
+"""Checks in front of two of PEFT's own methods, for models with Lopsided adapters; others never notice.
+
+PEFT opens an adapter's file before the tuner sees anything of it, in `PeftModel.load_adapter`: a pickle is
+unpickled, damage raises an error of another library, an option that PEFT does not know is dropped, and an adapter
+that is refused stays on the model half made. There is no seam between, so this method is wrapped. In
+`PeftModel.save_pretrained` it is the pickle that can't be seen from inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from peft import PeftModel
+
+from lopsided.errors import LopsidedError
+from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.layer import layers_of
+from lopsided.tuner.model import LopsidedModel
+from lopsided.tuner.saved import Loading, loading, meet_base
+from lopsided.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_tensors, weights_in
+
+
+def guard_peft() -> None:
+    """Put the checks in place."""
+    # setattr, since a type checker rightly refuses to let anybody replace another class's methods.
+    for name, guarded in (("load_adapter", _guarded_load), ("save_pretrained", _guarded_save)):
+        setattr(PeftModel, name, guarded(getattr(PeftModel, name)))
+
+
+def _guarded_load(load: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(load)
+    def load_adapter(
+        self: PeftModel, model_id: str | os.PathLike[str], adapter_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not isinstance(self.base_model, LopsidedModel):
+            return load(self, model_id, adapter_name, *args, **kwargs)
+        check_adapter_name(adapter_name)
+        allow_base_mismatch = kwargs.pop("allow_base_mismatch", False)
+        given = inspect.signature(load).bind(self, model_id, adapter_name, *args, **kwargs).arguments
+        options = Loading(
+            allow_base_mismatch=allow_base_mismatch,
+            ignore_mismatched_sizes=kwargs.get("ignore_mismatched_sizes", False),
+            low_cpu_mem_usage=given.get("low_cpu_mem_usage", False),
+        )
+        names = _check_file(model_id, kwargs)
+        config = self.peft_config.get(adapter_name)
+        with loading(options), _all_or_nothing(self, adapter_name):
+            if config is not None and not config.waiting:
+                saved = LopsidedConfig.from_pretrained(model_id, **PeftModel._split_kwargs(kwargs)[0])
+                meet_base(saved, layers_of(self, adapter_name))
+            try:
+                return load(self, model_id, adapter_name, *args, **kwargs)
+            except KeyError as error:
+                # PEFT looks up the tensors of trained heads by name.
+                if error.args[0] in names:
+                    raise
+                raise LopsidedError(
+                    f"the saved adapter lacks {error.args[0]}, a tensor of a trained head; expected all of them; load "
+                    "it on the model that it was trained on, or get the file again"
+                ) from error
+
+    return load_adapter
+
+
+def _check_file(model_id: str | os.PathLike[str], kwargs: dict[str, Any]) -> set[str]:
+    """The names in the file of the adapter's tensors, which is safetensors and whole."""
+    hub = PeftModel._split_kwargs(kwargs)[0]
+    folder = Path(model_id) / (hub.get("subfolder") or "")
+    if folder.is_dir():
+        path = weights_in(folder)
+    else:
+        try:
+            # PEFT finds it in the cache afterwards.
+            path = Path(hf_hub_download(str(model_id), ADAPTER_WEIGHTS, **hub))
+        except (EntryNotFoundError, LocalEntryNotFoundError) as error:
+            raise LopsidedError(
+                f"{model_id}: no {ADAPTER_WEIGHTS} there, or no network; expected safetensors, since a pickle can run "
+                "code when it is opened; check the name, or ask the author to save it again"
+            ) from error
+    with open_tensors(path) as file:
+        return set(file.keys())
+
+
+@contextmanager
+def _all_or_nothing(model: PeftModel, adapter_name: str) -> Iterator[None]:
+    """Take an adapter off the model again if it was not there before, and its tensors were refused."""
+    try:
+        yield
+    except BaseException:
+        config = model.peft_config.get(adapter_name)
+        if config is not None and config.waiting:
+            if len(model.peft_config) == 1:
+                model.base_model.unload()
+            else:
+                model.delete_adapter(adapter_name)
+        raise
+
+
+def _guarded_save(save: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(save)
+    def save_pretrained(
+        self: PeftModel, save_directory: str, safe_serialization: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        if isinstance(self.base_model, LopsidedModel) and not safe_serialization:
+            raise LopsidedError(
+                "safe_serialization=False would write a pickle, which lopsided does not load; expected True; leave it "
+                "out"
+            )
+        save(self, save_directory, safe_serialization, *args, **kwargs)
+
+    return save_pretrained

@@ -1,0 +1,219 @@
+"""Taking a saved adapter in: all of it is checked before any layer changes, so it loads whole or not at all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import _remove_adapter_name_from_state_dict_key
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.fingerprint import UNREAD, check_base
+from lopsided.manifest import KEY, PEFT_PREFIX, seal, unseal
+from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.links import EXTRAS
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a caller of PEFT asked for, where PEFT does not pass it on."""
+
+    allow_base_mismatch: bool = False
+    ignore_mismatched_sizes: bool = False
+    # Where PEFT's functions are called directly, nothing is known of it.
+    low_cpu_mem_usage: bool = True
+
+
+_LOADING: ContextVar[Loading] = ContextVar("lopsided_loading")
+
+
+@contextmanager
+def loading(options: Loading) -> Iterator[None]:
+    token = _LOADING.set(options)
+    try:
+        yield
+    finally:
+        _LOADING.reset(token)
+
+
+# -- saving --------------------------------------------------------------------------------------------------
+
+
+class Sealed(dict[str, Tensor]):
+    """An adapter's tensors, to which PEFT still adds heads and embeddings; `items` closes them with a manifest.
+
+    PEFT asks for the items once, when everything is in. A list of what it will add, made here, would have to follow
+    PEFT's rules for embeddings, which depend on an argument that does not reach the tuner.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], layers: Mapping[str, LopsidedLinear], name: str) -> None:
+        super().__init__(tensors)
+        self.layers, self.name = layers, name
+
+    def items(self) -> Any:
+        entries, name = list(super().items()), self.name
+        plain = {_remove_adapter_name_from_state_dict_key(key, name): tensor for key, tensor in entries}
+        manifest = seal(plain, next(iter(self.layers.values())).adapters[name].method, _scales(self.layers, name))
+        prefix = PEFT_PREFIX if next(iter(self.layers)).startswith(PEFT_PREFIX) else ""
+        return entries if manifest is None else [*entries, (f"{prefix}{KEY}.{name}", manifest)]
+
+
+def check_in_memory(tensors: Mapping[str, Tensor]) -> None:
+    """Raise for tensors without data, before a save leaves anything behind."""
+    on_meta = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if on_meta:
+        raise LopsidedError(
+            f"{on_meta[0]} is on the meta device or offloaded; expected tensors in memory to save; take the offloading "
+            "off"
+        )
+
+
+def _scales(layers: Mapping[str, LopsidedLinear], name: str) -> list[tuple[int, float]]:
+    return [(layer.r[name], layer.scaling[name]) for layer in layers.values()]
+
+
+def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> None:
+    """Write into the configuration what the layers' original weights look like.
+
+    A weight that can't be read now, because it is sharded or on the meta device, keeps what was noted before.
+    """
+    found = [layer.fingerprint() for layer in layers.values()]
+    known = config.base if config.base is not None and len(config.base) == len(found) else found
+    config.base = [old if new.endswith(UNREAD) else new for old, new in zip(known, found)]
+
+
+# -- loading -------------------------------------------------------------------------------------------------
+
+
+def meet_base(saved: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> None:
+    """Compare the base that an adapter was saved on with the one that it is put on.
+
+    Raises:
+        LopsidedError: if this is another base, unless the caller allows it.
+    """
+    if saved.base is None or saved.allow_base_mismatch or _LOADING.get(Loading()).allow_base_mismatch:
+        return
+    check_base(saved.base, {name: layer.fingerprint() for name, layer in layers.items()})
+
+
+def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a saved adapter under the model's names, after every check that can be made.
+
+    Raises:
+        LopsidedError: for tensors that are damaged, not finite, of another shape, method, rank or scale, or that do
+            not fit the model. Nothing has changed then.
+    """
+    layers = layers_of(model, name)
+    for layer in layers.values():
+        layer.check_unmerged(name)
+    on_meta = [module for module, layer in layers.items() if any(f.is_meta for f in layer.trained(name).values())]
+    if on_meta and not _LOADING.get(Loading()).low_cpu_mem_usage:
+        raise LopsidedError(
+            f"{on_meta[0]} is on the meta device, where a load would be lost; expected weights in memory; load the "
+            "base first, or pass low_cpu_mem_usage=True"
+        )
+    manifest, tensors = unseal(state_dict)
+    by_layer, others = _placed(model, config, layers, tensors)
+    _check_complete(by_layer, layers, name)
+    if manifest is None:
+        warnings.warn(
+            f"adapter {name!r} was saved without a manifest, so damage to it can't be seen; save it again to add one",
+            LopsidedWarning,
+            stacklevel=2,
+        )
+    else:
+        manifest.check_tensors(_by_file_name(model, name, tensors), translated=True)
+        manifest.check_owner(config.as_method(), _scales(layers, name), f"adapter {name!r}")
+    _check_heads(others)
+    prepared = {module: layer.prepare(name, by_layer[module]) for module, layer in layers.items()}
+    for module, layer in layers.items():
+        layer.expect(name, by_layer[module], prepared[module])
+    config.link, config.waiting = next(iter(prepared.values())).link, False
+    loaded = {key: tensor for key, (tensor, _) in others.items()}
+    for module, named in by_layer.items():
+        loaded |= {f"{module}.lopsided_{what}.{name}": tensor for what, tensor in named.items()}
+    return loaded
+
+
+def _placed(
+    model: nn.Module, config: LopsidedConfig, layers: Mapping[str, LopsidedLinear], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[Tensor, Tensor]]]:
+    """Each layer's tensors by what they are, and the others with the live tensor that each replaces."""
+    plain = {module.removeprefix(PEFT_PREFIX): module for module in layers}
+    by_layer: dict[str, dict[str, Tensor]] = {module: {} for module in layers}
+    others = {}
+    train = config.as_method().train
+    known = {*EXTRAS, *("C" if train == "coin" else train)}
+    prefixed = any(module.startswith(PEFT_PREFIX) for module in layers)
+    for key, tensor in tensors.items():
+        path, _, what = key.removeprefix(PEFT_PREFIX).rpartition(".lopsided_")
+        if path in plain and what in known:
+            by_layer[plain[path]][what] = tensor
+            continue
+        # A model without a PeftModel around it has no prefix.
+        name = key if prefixed else key.removeprefix(PEFT_PREFIX)
+        live = _live_tensor(model, name)
+        if live is None or ".lopsided_" in name:
+            raise LopsidedError(
+                f"the saved adapter holds {key!r}, which the model has no place for; expected an adapter of "
+                f"method {config.method!r} on these modules; load it on the model it was trained on"
+            )
+        others[name] = tensor, live
+    return by_layer, others
+
+
+def _live_tensor(model: nn.Module, name: str) -> Tensor | None:
+    """The parameter or saved buffer of that name, or None."""
+    path, _, last = name.rpartition(".")
+    try:
+        holder = model.get_submodule(path)
+    except AttributeError:
+        return None
+    if last in holder._non_persistent_buffers_set:
+        return None
+    parameter = holder._parameters.get(last)
+    return parameter if parameter is not None else holder._buffers.get(last)
+
+
+def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Any], name: str) -> None:
+    trained = list(next(iter(layers.values())).trained(name))
+    links = max((len(named["checksum"]) for named in by_layer.values() if "checksum" in named), default=1)
+    required = ["seed", "checksum", *trained, *(f"past_{letter}" for letter in trained if links > 1)]
+    for what in required:
+        missing = [module for module, named in by_layer.items() if what not in named]
+        if missing:
+            raise LopsidedError(
+                f"the saved adapter lacks lopsided_{what} of {len(missing)} of {len(layers)} adapted layers, "
+                f"{missing[0]} among them; expected all; load it with the target_modules it was trained with"
+            )
+
+
+def _by_file_name(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names that they have in the file: PEFT has renamed those of trained heads."""
+    saved = {
+        f"{path}.{live}": f"{path}.{file}"
+        for path, module in model.named_modules()
+        if isinstance(module, AuxiliaryTrainingWrapper)
+        for file, live in module.adapter_state_dict_load_map(name).items()
+    }
+    return {saved.get(key, key): tensor for key, tensor in tensors.items()}
+
+
+def _check_heads(others: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    for key, (tensor, live) in others.items():
+        if tensor.shape != live.shape and not _LOADING.get(Loading()).ignore_mismatched_sizes:
+            raise LopsidedError(
+                f"the saved adapter holds {key} of shape {list(tensor.shape)}, the model's is {list(live.shape)}; load "
+                "it on a model with the same head, or pass ignore_mismatched_sizes=True to keep the model's"
+            )
+        # A buffer may hold infinities, as a mask does.
+        if isinstance(live, nn.Parameter) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LopsidedError(f"{key} holds NaN or Inf; expected finite numbers; go back to an earlier save")

@@ -1,0 +1,192 @@
+"""What can be said of a saved adapter, run or model without trusting it: `lopsided verify`."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel, TaskType
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.fingerprint import check_line
+from lopsided.manifest import KEY, PEFT_PREFIX, unseal
+from lopsided.method import method_from_parts
+from lopsided.patterns import check_patterns
+from lopsided.tasks.models import model_source
+from lopsided.train.rundir import read_run
+from lopsided.tuner import LopsidedConfig, layers_of
+from lopsided.tuner.config import check_parts
+from lopsided.untrusted import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    check_shards,
+    first_line,
+    open_tensors,
+    read_json,
+)
+
+AUTO_CLASSES = {
+    TaskType.SEQ_CLS: "AutoModelForSequenceClassification",
+    TaskType.TOKEN_CLS: "AutoModelForTokenClassification",
+    TaskType.QUESTION_ANS: "AutoModelForQuestionAnswering",
+    TaskType.CAUSAL_LM: "AutoModelForCausalLM",
+    TaskType.SEQ_2_SEQ_LM: "AutoModelForSeq2SeqLM",
+    TaskType.FEATURE_EXTRACTION: "AutoModel",
+}
+# What was checked, and what was found.
+Checks = dict[str, str]
+
+
+def verify(folder: Path, base: str | None = None, *, allow_base_mismatch: bool = False) -> dict[str, Any]:
+    """Check an adapter's folder, a run directory, or a folder with a whole model's weights.
+
+    Args:
+        base: for an adapter, the base model: `embedded`, `smollm2`, a folder or a Hugging Face name. With it the
+            fingerprints are compared, the sketches drawn again, and the adapter is loaded.
+
+    Returns:
+        `folder`; `kind`: "adapter", "run" or "model"; `checks`: what was checked and found; `notes`: warnings.
+
+    Raises:
+        LopsidedError: for the first thing that is wrong.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", LopsidedWarning)
+        kind, checks = _verify(folder, base, allow_base_mismatch)
+    return {"folder": str(folder), "kind": kind, "checks": checks, "notes": [str(w.message) for w in caught]}
+
+
+def _verify(folder: Path, base: str | None, allow_base_mismatch: bool) -> tuple[str, Checks]:
+    if not folder.is_dir():
+        raise LopsidedError(f"{folder} is no folder; expected a saved adapter, a run or a model; check the path")
+    if (folder / ADAPTER_CONFIG).exists() or (folder / ADAPTER_WEIGHTS).exists():
+        return "adapter", _verify_adapter(folder, base, allow_base_mismatch)
+    record = read_run(folder)
+    if record is not None:
+        return "run", _verify_run(folder, record, base, allow_base_mismatch)
+    if not (folder / "config.json").exists():
+        raise LopsidedError(
+            f"{folder} holds no {ADAPTER_CONFIG}, no run.json and no config.json; expected a saved adapter, a run or a "
+            "model; check the path"
+        )
+    if base is not None:
+        raise LopsidedError(f"{folder} holds a whole model, got --base {base}; leave --base out")
+    return "model", _verify_model(folder)
+
+
+def _verify_run(folder: Path, record: dict[str, Any], base: str | None, allow_base_mismatch: bool) -> Checks:
+    parts, status = record.get("method"), record.get("status")
+    if not isinstance(parts, dict):
+        raise LopsidedError(f"{folder / 'run.json'} has no method; expected a run of lopsided; get it again")
+    check_parts(parts)
+    method = method_from_parts(parts)
+    if status != "finished":
+        raise LopsidedError(
+            f"{folder} holds a run that is {status!r:.40}; expected a finished one; go on with --resume"
+        )
+    if base is not None and not method.is_adapter:
+        raise LopsidedError(f"{folder} holds a run of method {method.name!r}, which has no adapter; leave --base out")
+    checks, saved = {"run": f"finished, method {method.name}"}, folder / "adapter"
+    if method.is_adapter:
+        return checks | _verify_adapter(saved, base, allow_base_mismatch)
+    if method.train == "head":
+        return checks | {"head": _finite(saved / "head.safetensors")}
+    return checks | _verify_model(saved)
+
+
+def _verify_model(folder: Path) -> Checks:
+    read_json(folder / "config.json")
+    files = check_shards(folder)
+    found = "; ".join(f"{path.name}: {_finite(path)}" for path in files)
+    return {"files": f"{len(files)}, safetensors", "tensors": found, "hashes": "none: a whole model's files hold none"}
+
+
+def _finite(path: Path) -> str:
+    numbers = 0
+    with open_tensors(path) as file:
+        names = list(file.keys())
+        for name in names:
+            tensor = file.get_tensor(name)
+            numbers += tensor.numel()
+            if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+                raise LopsidedError(f"{path}: {name} holds NaN or Inf; expected finite numbers; get the file again")
+    return f"{len(names)} tensors, {numbers} numbers, all finite"
+
+
+def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -> Checks:
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind != "LOPSIDED":
+        raise LopsidedError(f"{folder} holds an adapter of type {kind!r:.40}, expected 'LOPSIDED'; check the path")
+    config = LopsidedConfig.from_pretrained(str(folder))
+    with open_tensors(folder / ADAPTER_WEIGHTS):
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+    manifest, tensors = unseal(saved)
+    if manifest is None or f"{PEFT_PREFIX}{KEY}" not in saved:
+        raise LopsidedError(
+            f"{folder} holds no manifest, so damage to it can't be seen; expected an adapter saved by this version; "
+            "load it and save it again"
+        )
+    manifest.check_tensors(tensors)
+    modules = sorted({name.rpartition(".lopsided_")[0].removeprefix(PEFT_PREFIX) for name in tensors} - {""})
+    check_patterns(config.patterns(), modules)
+    manifest.check_owner(config.as_method(), map(config.rank_and_scale, modules), ADAPTER_CONFIG)
+    _check_finite(tensors)
+    for line in config.base or ():
+        check_line(line)
+    link = max(len(tensor) for name, tensor in tensors.items() if name.endswith(".lopsided_checksum")) - 1
+    checks = {
+        "configuration": f"schema {config.schema}, {config.method}, r={config.r}, link {link}",
+        "tensors": f"{len(tensors)} in {len(modules)} layers, safetensors, all finite",
+        "hashes": f"{len(manifest.tensors)}, all equal",
+        "written by": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+        "base": f"{len(config.base or ())} fingerprints; pass --base to compare them",
+    }
+    if base is not None:
+        checks["base"] = _verify_base(folder, config, base, allow_base_mismatch)
+    return checks
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LopsidedError(f"{name} holds NaN or Inf; expected finite numbers; go back to an earlier save")
+
+
+def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mismatch: bool) -> str:
+    # A head is not the base's: another number of labels is no other base.
+    adapted = PeftModel.from_pretrained(
+        _load_base(config, base), str(folder), allow_base_mismatch=allow_base_mismatch, ignore_mismatched_sizes=True
+    )
+    layers = layers_of(adapted)
+    dtypes = Counter(layer.fingerprint().split(" ")[1] for layer in layers.values())
+    found = ", ".join(f"{count} layers in {dtype}" for dtype, count in dtypes.items())
+    return f"{base}: {found}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
+
+
+def _load_base(config: LopsidedConfig, name: str) -> Any:
+    source = model_source(name)
+    kind = AUTO_CLASSES[config.task_type] if config.task_type else (config.auto_mapping or {}).get("base_model_class")
+    model_class = getattr(transformers, kind) if isinstance(kind, str) and kind in dir(transformers) else None
+    if not isinstance(model_class, type) or not issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)):
+        raise LopsidedError(
+            f"{ADAPTER_CONFIG} names no model class of transformers (got {kind!r:.80}), so the base can't be built; "
+            "leave --base out, and load the adapter with PeftModel.from_pretrained on your own model"
+        )
+    loader: Any = model_class
+    try:
+        return loader.from_pretrained(source.path, dtype="auto", **source.arguments)
+    # No such name, no network, a folder that holds no model of that class, or a package that is missing.
+    except (OSError, ValueError, ImportError) as error:
+        raise LopsidedError(
+            f"--base {name}: expected embedded, smollm2, a local folder or a Hugging Face name; received: "
+            f"{first_line(error)}; check the name and the network"
+        ) from error
