@@ -51,7 +51,6 @@ def test_a_new_adapter_does_not_change_the_function(arch, method):
 def test_the_function_is_that_of_the_dense_matrices(arch, method):
     model = trained(arch, method)
     assert_near(logits(model), oracle(arch, model, ["default"]))
-    assert_near(logits(model.train()), logits(model.eval()), share=10.0)
     for layer in layers_of(model).values():
         dense = sum(B @ A for A, B in (term.dense() for term in layer.terms("default", torch.device("cpu"))))
         delta = layer.get_delta_weight("default")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from behave_cases import (
@@ -45,8 +47,12 @@ def test_a_tied_head_leaves_the_embedding_alone(method, tmp_path):
     assert_base_is_original(model, "gpt2")
     head = model.base_model.model.lm_head
     assert head.base_layer.weight is model.base_model.model.transformer.wte.weight
-    with pytest.raises(LopsidedError, match="shares its weight"):
-        head.merge()
+    expected = logits(model)
+    for merge in (head.merge, model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(LopsidedError, match="shares its weight"):
+            merge()
+        assert not any(layer.merged for layer in layers_of(model).values()), "half a merge"
+        assert torch.equal(logits(model), expected)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base("gpt2"), str(tmp_path))
     assert torch.equal(logits(loaded), logits(model))
@@ -166,6 +172,28 @@ def test_a_weight_that_is_computed_is_refused(method, parametrization):
         lopsided.adapt(net, method, r=2, target_modules=["0", "1"])
     assert torch.equal(net(x), expected)
     assert type(net[0]) is nn.Linear
+
+
+class Doubled(nn.Linear):
+    """A user's own kind of layer: what it computes is not W·x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@METHODS_EACH
+def test_a_layer_of_another_kind_is_not_taken_for_its_product(method):
+    torch.manual_seed(0)
+    linear, x = Doubled(7, 5), torch.randn(6, 7)
+    model, layer = one_layer(copy.deepcopy(linear), method)
+    fill(model)
+    expected = linear(x) + layer.get_delta_weight("default").matmul(x.T).T
+    assert_near(model(x).detach(), expected.detach())
+    if METHODS[method].chain:
+        lopsided.advance_chain(model)
+        assert_near(model(x).detach(), expected.detach())
+    with model.disable_adapter():
+        assert torch.equal(model(x), linear(x))
 
 
 @METHODS_EACH

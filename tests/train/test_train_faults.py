@@ -20,6 +20,7 @@ import lopsided.checkpoint
 from lopsided import LopsidedError
 from lopsided.checkpoint import atomic_folder, naming_full_disk, write_json
 from lopsided.train import read_predictions, read_run, run, train
+from lopsided.train.disk import DiskErrors
 from lopsided.train.prepare import save_trained
 from lopsided.train.reload import reload
 from lopsided.train.rundir import first_line, in_use, write_predictions
@@ -260,3 +261,47 @@ def test_a_record_of_another_kind_is_refused(tmp_path, text, message):
 )
 def test_an_error_is_one_line_of_a_record(error, line):
     assert first_line(error) == line
+
+
+# -- errors of a disk ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (RUST_FULL, errno.ENOSPC),
+        (SafetensorError('I/O error: Read-only file system (os error 30) at path "/x"'), errno.EROFS),
+        # As tokenizers raises it.
+        (Exception("Permission denied (os error 13)"), errno.EACCES),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:747] . open file failed with strerror: No such device"),
+            19,
+        ),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), errno.ENOSPC),
+        (RuntimeError("basic_ios::clear: iostream error"), errno.ENOSPC),
+    ],
+)
+def test_a_runs_disk_errors_have_the_systems_number(tmp_path, monkeypatch, error, number):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, DiskErrors(tmp_path):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path))
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "as it came"),
+        LopsidedError("x (os error 28)"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        # With room on the disk, it failed for another reason.
+        RuntimeError("basic_ios::clear: iostream error"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_of_a_run_pass(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))
+    with pytest.raises(type(error)) as caught, DiskErrors(tmp_path):
+        raise error
+    assert caught.value is error

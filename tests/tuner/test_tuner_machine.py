@@ -202,7 +202,7 @@ class Machine(RuleBasedStateMachine):
                 self.model.merge_adapter(names, safe_merge=safe)
             self.unmerge()
             return
-        with under(setting):
+        with under(setting), settling():
             self.model.merge_adapter(names, safe_merge=safe)
         self.merged += wanted
         self.stale = self.stale and not wanted
@@ -251,7 +251,12 @@ class Machine(RuleBasedStateMachine):
                 self.model.delete_adapter(name)
             return
         with settling():
+            was_active = name in self.active
             self.model.delete_adapter(name)
+            if was_active:
+                # PEFT lets each layer choose the next one among its own adapters; a user says which one is meant.
+                self.model.set_adapter(self.active[0])
+                self.merged, self.stale = [], False
         del self.methods[name]
         self.saved.pop(name, None)
 

@@ -6,42 +6,43 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
-from safetensors import SafetensorError
-
-from lopsided.checkpoint import naming_full_disk
+from lopsided.errors import LopsidedError
 
 NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
-@contextmanager
-def naming_disk_errors(folder: Path) -> Iterator[None]:
-    """Raise `OSError` with the system's number when a write fails: no space, no permission, a read-only disk.
+class DiskErrors:
+    """A context that raises `OSError` with the system's number when a write fails: full, read-only, not permitted.
 
-    safetensors and torch.save have errors of their own for it, with the number or its meaning in the text.
+    safetensors (`SafetensorError`), tokenizers (a bare `Exception`) and torch.save (`RuntimeError`) have errors of
+    their own for it, with the number or its meaning in the text.
 
     Args:
-        folder: where was written, for the error.
+        folder: where is written, for the error.
     """
-    try:
-        with naming_full_disk(folder):
-            yield
-    except SafetensorError as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise _named(int(found[1]), folder) from error
-        raise
-    except RuntimeError as error:
-        found = re.search(r"inline_container.*strerror: ([^\n]+)", str(error))
-        if found and found[1] in NUMBERS:
-            raise _named(NUMBERS[found[1]], folder) from error
-        # Where the disk fills while torch.save flushes its buffer, its error names neither file nor reason.
-        if "iostream error" in str(error) and shutil.disk_usage(folder).free < 2**20:
-            raise _named(errno.ENOSPC, folder) from error
-        raise
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-def _named(number: int, folder: Path) -> OSError:
-    return OSError(number, os.strerror(number), str(folder))
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is None or isinstance(error, (OSError, LopsidedError)):
+            return
+        number = self._number(str(error))
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(self.folder)) from error
+
+    def _number(self, text: str) -> int | None:
+        if found := re.search(r"\(os error (\d+)\)", text):
+            return int(found[1])
+        if (found := re.search(r"inline_container.*strerror: ([^\n]+)", text)) and found[1] in NUMBERS:
+            return NUMBERS[found[1]]
+        # Where the disk fills while torch.save writes, its error leaves the reason out.
+        if ("inline_container" in text or "iostream error" in text) and shutil.disk_usage(self.folder).free < 2**20:
+            return errno.ENOSPC
+        return None

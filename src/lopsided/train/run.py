@@ -22,7 +22,7 @@ from lopsided.optim import param_groups
 from lopsided.resume import step_of
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load_task
 from lopsided.train.config import TrainConfig
-from lopsided.train.disk import naming_disk_errors
+from lopsided.train.disk import DiskErrors
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
 from lopsided.train.prepare import prepare, save_trained
 from lopsided.train.rundir import (
@@ -137,7 +137,7 @@ class _Run:
         clear_leftovers(config.out)
         write_run(config.out, record)
         try:
-            with naming_disk_errors(config.out):
+            with DiskErrors(config.out):
                 record |= self._train_and_measure(resume)
         except (LopsidedError, OSError, RuntimeError) as error:
             # A full disk may have no room for it.

@@ -231,13 +231,18 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.adapters]
         if not names:
             return
-        self._check_writable(self.adapters[names[0]].module, "a merge", "leave the adapter unmerged, or use to_lora")
-        if safe_merge:
-            for name in names:
-                if not torch.isfinite(self.get_delta_weight(name)).all():
-                    raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+        self.check_can_merge(names, safe_merge)
         self.merged_adapters.extend(names)
         self._settle()
+
+    def check_can_merge(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
+        """Raise what `merge` would raise, and change nothing."""
+        asked = self.active_adapters if adapter_names is None else adapter_names
+        names = [name for name in asked if name in self.adapters and name not in self.merged_adapters]
+        for name in names:
+            self._check_writable(self.adapters[name].module, "a merge", "leave the adapter unmerged, or use to_lora")
+            if safe_merge and not torch.isfinite(self.get_delta_weight(name)).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
 
     def unmerge(self) -> None:
         """Take every merged adapter out again: the original weight comes back bit for bit."""

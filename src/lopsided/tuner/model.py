@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
@@ -107,6 +108,11 @@ class LopsidedModel(BaseTuner):
                 f"{key} already has a {type(target).__module__}.{type(target).__name__} adapter; expected a plain "
                 "layer; unload the other tuner first"
             )
+        if parametrize.is_parametrized(target, "weight"):
+            raise LopsidedError(
+                f"{key} has a parametrized weight, which is computed anew at each look; expected a plain one; call "
+                "torch.nn.utils.parametrize.remove_parametrizations, or add the module to exclude_modules"
+            )
         # MultiheadAttention reads this layer's weight without calling it, so an adapter would do nothing.
         unread = isinstance(target, nn.modules.linear.NonDynamicallyQuantizableLinear)
         if unread or not isinstance(target, (nn.Linear, Conv1D)):
@@ -169,14 +175,33 @@ class LopsidedModel(BaseTuner):
         with mixed_batch(self.model, names, num_beams=kwargs.get("num_beams"), known=self.peft_config):
             yield
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        self._check_can_merge(adapter_names, safe_merge)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _check_can_merge(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
+        """Ask every layer before the first one is merged: a refusal must not leave half a merge."""
+        for layer in layers_of(self.model).values():
+            # PEFT brings an offloaded layer in for its own merge, which asks again.
+            if layer.weight.device.type != "meta":
+                layer.check_can_merge(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            self._check_can_merge(adapter_names, safe_merge)
         for layer in layers_of(self.model).values():
             if merge:
                 # A merge is asked for by name: that the adapters are switched off now does not undo it.
                 layer.enable_adapters(True)
             else:
                 layer.restore()
-        return super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     # -- saving and loading ----------------------------------------------------------------------------------
 
