@@ -73,7 +73,7 @@ def compare(saved: str, found: str) -> Verdict:
     "other" is certain for weights of one dtype that differ in a sampled entry, and for floating dtypes that differ
     by more than a cast. "unknown": one of them could not be read, or is quantized.
     """
-    if saved == found and not saved.endswith(UNREAD):
+    if saved == found and is_read(saved):
         return "same"
     ours, theirs = _parse(saved), _parse(found)
     if ours is None or theirs is None:
@@ -86,6 +86,14 @@ def compare(saved: str, found: str) -> Verdict:
         return "rounded" if near.all() else "other"
     # The same quantizer may round a tie another way on another device.
     return "unknown"
+
+
+def is_read(line: str) -> bool:
+    return not line.endswith(UNREAD)
+
+
+def is_floating(line: str) -> bool:
+    return line.split(" ")[1] in FLOATING
 
 
 def check_line(line: str) -> None:
@@ -129,7 +137,7 @@ def check_base(saved: Sequence[str], found: Mapping[str, str], *, hint: str = "a
             nothing could be compared.
     """
     # A library may have reordered the layers in between: the same weights are the same base.
-    if Counter(saved) == Counter(found.values()) and not any(line.endswith(UNREAD) for line in saved):
+    if Counter(saved) == Counter(found.values()) and all(map(is_read, saved)):
         return
     fix = f"load it on the base that it was trained on, or pass {hint}"
     if len(saved) != len(found):

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner import SPLIT_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner.sharded import gathered, overwrite
 
 
 def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -209,9 +210,13 @@ def _prune(moments: list[Tensor], share: float) -> None:
     # One mask for all moments, by the size of the first: a first moment that outlives its second one would
     # divide by almost nothing at the next step.
     if moments:
-        smallest = moments[0].abs().flatten().topk(int(share * moments[0].numel()), largest=False).indices
+        first = gathered(moments[0])
+        smallest = first.abs().flatten().topk(int(share * first.numel()), largest=False).indices
         for moment in moments:
-            moment.view(-1)[smallest] = 0.0
+            pruned = gathered(moment)
+            pruned.view(-1)[smallest] = 0.0
+            if pruned is not moment:
+                overwrite(moment, pruned)
 
 
 # A Trainer that was not told about factors builds one group for both. The first step of such an optimizer is

@@ -302,3 +302,24 @@ def test_a_file_may_not_allow_it(reader, tmp_path):
         reader.from_pretrained(str(tmp_path))
     with pytest.raises(LopsidedError, match="only the caller may"):
         PeftModel.from_pretrained(tiny.bert(seed=1), str(tmp_path))
+
+
+def test_a_quantizers_bytes_are_noted_once(tmp_path):
+    """A quantizer may arrange its bytes anew at the first forward; the next load finds them as they were at first."""
+
+    def packed(seed=0):
+        net = nn.Sequential(nn.Linear(8, 4, bias=False))
+        integers = torch.randint(-100, 100, (4, 8), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+        net[0].weight = nn.Parameter(integers, requires_grad=False)
+        return net
+
+    model = lopsided.adapt(packed(), "cla", r=2, target_modules=["0"])
+    noted = model.peft_config["default"].base
+    assert [line.split(" ")[:2] for line in noted] == [["4x8", "I8"]]
+    weight = next(iter(layers_of(model).values())).base_layer.weight
+    weight.data.copy_(weight.flip(0))
+    model.save_pretrained(tmp_path)
+    assert lines(tmp_path) == noted
+    PeftModel.from_pretrained(packed(), str(tmp_path))
+    with pytest.warns(LopsidedWarning, match="1 of 1 base weights, 0 among them, are quantized"):
+        PeftModel.from_pretrained(packed(seed=1), str(tmp_path))

@@ -145,13 +145,14 @@ def test_merge_and_unload_gives_a_plain_model(name):
     torch.testing.assert_close(merged(x), expected, atol=1e-5, rtol=0)
 
 
-def test_safe_merge_refuses_nan_and_leaves_the_weight():
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_merge_refuses_nan_and_leaves_the_weight(safe):
     base, _ = network()
     weight = base.first.weight.detach().clone()
     model = adapted(METHODS["cla"], base)
     layers_of(model)["base_model.model.first"].lopsided_B["default"].data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="NaNs detected"):
-        model.merge_adapter(safe_merge=True)
+    with pytest.raises(ValueError, match="first: NaNs detected"):
+        model.merge_adapter(safe_merge=safe)
     assert torch.equal(layers_of(model)["base_model.model.first"].base_layer.weight, weight)
 
 

@@ -101,7 +101,17 @@ def sum_of(parts: list[Part], weight: torch.Tensor) -> torch.Tensor:
 @given(writes())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_write_comes_out_bit_for_bit(case):
-    weight, parts, entries = case
+    comes_out(*case)
+
+
+@pytest.mark.soak
+@given(writes())
+@settings(max_examples=10000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_very_many_writes_come_out_bit_for_bit(case):
+    comes_out(*case)
+
+
+def comes_out(weight: torch.Tensor, parts: list[Part], entries: int) -> None:
     original = weight.clone()
     way_back = Undo()
     with tiles_of(entries):
@@ -149,7 +159,7 @@ def test_tiles_of_the_real_size_come_out_too(dtype, scaling):
     terms = tuple(term("dense", 16, 300, 700, generator) for _ in range(3))
     way_back.write(weight, [Part(terms, scaling)], "layer")
     assert not same(weight, original)
-    assert len(way_back._records) > 2
+    assert len(way_back._records) == 2
     way_back.restore(weight)
     assert same(weight, original)
 
@@ -158,19 +168,16 @@ def test_tiles_of_the_real_size_come_out_too(dtype, scaling):
 
 
 def test_the_inner_order_of_a_sum_changes_no_bit():
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        A = torch.randn(32, 40, generator=generator) * torch.logspace(-3, 2, 32)[:, None]
-        B = torch.randn(30, 32, generator=generator) * torch.logspace(1, -2, 30)[:, None]
-        order = torch.randperm(32, generator=generator)
+    generator, plain = torch.Generator().manual_seed(0), []
+    for r in (32, 128) * 10:
+        A = torch.randn(r, 40, generator=generator) * torch.logspace(-3, 2, r)[:, None]
+        B = torch.randn(30, r, generator=generator) * torch.logspace(1, -2, 30)[:, None]
+        order = torch.randperm(r, generator=generator)
         tile = (slice(0, 30), slice(0, 40))
         first, second = (Delta([Part((Term(*p),), 0.7)], CPU).tile(*tile) for p in ((A, B), (A[order], B[:, order])))
         assert torch.equal(first, second)
-        # Without fixed point it would.
-        plain = [0.7 * (b.double() @ a.double()) for a, b in ((A, B), (A[order], B[:, order]))]
-        if not torch.equal(*plain):
-            return
-    raise AssertionError("no order changed a plain product either, so this shows nothing")
+        plain.append(torch.equal(B.double() @ A.double(), B[:, order].double() @ A[order].double()))
+    assert not all(plain), "no order changed a plain product either, so this shows nothing"
 
 
 @pytest.mark.parametrize("kind", ["dense", "reads", "writes"])
@@ -466,7 +473,7 @@ def test_no_call_needs_more_than_a_tile_at_once(layout):
         way_back.write(weight, [Part(terms, 0.01)], "layer")
         way_back.loss(weight, [Part(terms, 0.01)])
         way_back.restore(weight)
-    assert 8 * 2**15 <= largest.nbytes <= 8 * 2**16
+    assert 8 * 2**16 <= largest.nbytes <= 8 * 2**17
 
 
 def test_the_share_that_rounding_took():
@@ -508,11 +515,13 @@ def test_numbers_that_are_not_finite_are_kept_whole():
 
 
 def test_positions_are_packed_the_shorter_way():
-    for n in (5, 64, 2**16, 2**16 + 3):
-        for count in (0, 1, n // 20, n // 10, n):
+    for n in (5, 64, 2**16, 2**17 + 3):
+        for count in (0, 1, 2, n // 1000, n // 20, n // 10, n):
             positions = torch.randperm(n, generator=torch.Generator().manual_seed(count))[:count].sort().values
             packed = corrections._packed(positions.numpy(), n)
             found, end = corrections._unpacked(b"head" + packed, 4, count, n)
             assert end == 4 + len(packed)
             assert torch.equal(found, positions)
-            assert len(packed) <= min((n + 7) // 8, count * (2 if n <= 2**16 else 4))
+            assert len(packed) <= 1 + min((n + 7) // 8, count * (2 if n <= 2**16 else 4))
+    # Where they lie close, a byte each will do.
+    assert len(corrections._packed(torch.arange(0, 2**16, 200).numpy(), 2**16)) == 1 + 328

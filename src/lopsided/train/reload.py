@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel
-from safetensors.torch import load_file
 from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.method import method_from_parts
 from lopsided.tasks import Task, load_model, load_task
 from lopsided.train.rundir import read_run
+from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 
 
 def reload(folder: Path) -> nn.Module:
@@ -35,8 +35,11 @@ def reload(folder: Path) -> nn.Module:
     model, _ = load_model(config["model"], task, seed=config["seed"])
     adapter = folder / "adapter"
     if method.train == "all":
+        check_shards(adapter)
         return type(model).from_pretrained(adapter)
     if method.train == "head":
-        model.load_state_dict(load_file(adapter / "head.safetensors"), strict=False)
+        with open_tensors(weights_in(adapter, "head.safetensors")) as file:
+            model.load_state_dict(file.get_tensors(), strict=False)
         return model
+    read_json(adapter / ADAPTER_CONFIG)
     return PeftModel.from_pretrained(model, str(adapter))

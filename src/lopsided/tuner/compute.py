@@ -88,7 +88,8 @@ def reads(x: Tensor, A: Tensor | Selected) -> Tensor:
     """x·Aᵀ: (..., d_in) -> (..., r)."""
     if not isinstance(A, Selected):
         return _linear(x, A)
-    if A.start is not None:
+    # Compiled code would be compiled anew for every start, and given up after eight links.
+    if not torch.compiler.is_compiling() and A.start is not None:
         # A copy, since a view would keep all of x for backward.
         return x.narrow(-1, A.start, len(A.indices)).contiguous()
     # torch selects from rows of a matrix several times as fast as from those of a stack of matrices.

@@ -55,15 +55,12 @@ def mended(back: Tensor, record: bytes) -> Tensor:
         copy = torch.from_numpy(np.frombuffer(record, numbers, n, HEAD).copy())
         return copy.to(back.device).view(back.dtype).view(back.shape)
     bits, at = back.view(kind).flatten(), HEAD
-    if short:
-        positions, at = _unpacked(record, at, short, n)
-        differences = torch.from_numpy(np.frombuffer(record, np.int8, short, at).astype(numbers))
-        bits.index_add_(0, positions.to(bits.device), differences.to(bits.device))
-        at += short
-    if long:
-        positions, at = _unpacked(record, at, long, n)
-        values = torch.from_numpy(np.frombuffer(record, numbers, long, at).copy())
-        bits.index_copy_(0, positions.to(bits.device), values.to(bits.device))
+    positions, at = _unpacked(record, at, short, n)
+    differences = torch.from_numpy(np.frombuffer(record, np.int8, short, at).astype(numbers))
+    bits.index_add_(0, positions.to(bits.device), differences.to(bits.device))
+    positions, at = _unpacked(record, at + short, long, n)
+    values = torch.from_numpy(np.frombuffer(record, numbers, long, at).copy())
+    bits.index_copy_(0, positions.to(bits.device), values.to(bits.device))
     return bits.view(back.dtype).view(back.shape)
 
 
@@ -120,27 +117,22 @@ def _counts(record: bytes) -> tuple[int, int]:
 
 
 def _packed(positions: np.ndarray, n: int) -> bytes:
-    """Ascending positions below n, as numbers or as a bitmap, whichever is shorter."""
-    if _as_bitmap(len(positions), n):
+    """Ascending positions below n: how many bytes each takes, and then the steps between them; or 0 and a bitmap."""
+    steps = np.diff(positions, prepend=-1) - 1
+    width = 1 if not len(steps) else np.min_scalar_type(steps.max()).itemsize
+    if (n + 7) // 8 < width * len(positions):
         bits = np.zeros(n, dtype=bool)
         bits[positions] = True
-        return np.packbits(bits).tobytes()
-    return positions.astype(_position_type(n)).tobytes()
+        return b"\0" + np.packbits(bits).tobytes()
+    return bytes([width]) + steps.astype(f"u{width}").tobytes()
 
 
 def _unpacked(record: bytes, at: int, count: int, n: int) -> tuple[Tensor, int]:
     """The positions that are packed there, and where they end."""
-    if _as_bitmap(count, n):
+    width, at = record[at], at + 1
+    if width == 0:
         length = (n + 7) // 8
         bits = np.unpackbits(np.frombuffer(record, np.uint8, length, at), count=n)
         return torch.from_numpy(np.flatnonzero(bits)), at + length
-    positions = np.frombuffer(record, _position_type(n), count, at)
-    return torch.from_numpy(positions.astype(np.int64)), at + positions.nbytes
-
-
-def _as_bitmap(count: int, n: int) -> bool:
-    return (n + 7) // 8 < count * _position_type(n).itemsize
-
-
-def _position_type(n: int) -> np.dtype:
-    return np.dtype(np.uint16 if n <= 2**16 else np.uint32)
+    steps = np.frombuffer(record, f"u{width}", count, at).astype(np.int64)
+    return torch.from_numpy(np.cumsum(steps + 1) - 1), at + steps.size * width

@@ -8,11 +8,11 @@ another device or under another matmul precision, all of which change the order 
 order:
 
     dense factors   are rounded to fixed point: each row of B and each column of A to 24 bits below its own largest
-                    entry. A product of two of them is then a multiple of one unit per entry of ΔW, and a sum of 32 such
-                    products stays below 2⁵³ units: float64 holds every partial sum exactly.
+                    entry, 23 if K > 32. A product of two of them is then a multiple of one unit per entry of ΔW, and a
+                    sum of 32 (128) such products stays below 2⁵³ units: float64 holds every partial sum exactly.
     selectors       need no product; their columns (or rows) are added in float64, one link at a time.
 
-Groups of 32 of the K inner indices, selected links and parts are added in float64, elementwise and in a fixed order.
+Groups of so many inner indices, selected links and parts are added in float64, elementwise and in a fixed order.
 Source: the splitting of Ozaki, Ogita, Oishi and Rump 2012, doi:10.1007/s11075-011-9478-1, with one piece a factor,
 since a float32 factor has 24 bits itself.
 """
@@ -28,8 +28,9 @@ from torch import Tensor
 
 from lopsided.tuner.compute import Selected, Term
 
-BITS, DEPTH, DOUBLE = 24, 32, 53
-assert 2 * BITS + DEPTH.bit_length() - 1 <= DOUBLE
+# (inner indices of a group, bits of a factor): few get the most bits, many need fewer groups. Float64 has 53.
+FEW, MANY, DOUBLE = (32, 24), (128, 23), 53
+assert all(2 * bits + depth.bit_length() - 1 <= DOUBLE for depth, bits in (FEW, MANY))
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ def delta_weight(terms: Sequence[Term], scaling: float, device: torch.device) ->
 
 
 def tile_entries(device: torch.device) -> int:
-    """How many entries are worked on at once: what stays in a cache, and has 16-bit positions; or what fills a GPU."""
-    return 2**16 if device.type == "cpu" else 2**20
+    """How many entries are worked on at once: what stays in a core's cache, or what fills an accelerator."""
+    return 2**17 if device.type == "cpu" else 2**20
 
 
 @contextmanager
@@ -181,12 +182,16 @@ class _Sum:
                 self._selected.append((A, _positions(B, region.rows), 0))
             else:
                 dense.append((B, A))
-        self._groups = [_Group(pairs) for pairs in _grouped(dense)]
+        depth, bits = FEW if sum(len(A) for _, A in dense) <= FEW[0] else MANY
+        # In fixed point they are twice as large as they are; made anew for each tile they cost a quarter more time.
+        kept = sum(B.numel() + A.numel() for B, A in dense) <= 2 * tile_entries(device)
+        self._groups = [_Group(pairs, bits, kept) for pairs in _grouped(dense, depth)]
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
+        products = [group.product(rows, columns) for group in self._groups[:1]]
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        total = torch.zeros(shape, dtype=torch.float64, device=self._device)
-        for group in self._groups:
+        total = products[0] if products else torch.zeros(shape, dtype=torch.float64, device=self._device)
+        for group in self._groups[1:]:
             total.add_(group.product(rows, columns))
         for values, positions, dim in self._selected:
             here = (rows, columns)[dim]
@@ -203,10 +208,10 @@ def _positions(selected: Selected, chosen: Tensor | None) -> Tensor:
     return indices if chosen is None else torch.searchsorted(chosen, indices)
 
 
-def _grouped(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The pairs (B, A) in their order, cut so that each list has at most 32 inner indices."""
+def _grouped(pairs: Sequence[tuple[Tensor, Tensor]], depth: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The pairs (B, A) in their order, cut so that each list has at most so many inner indices."""
     group: list[tuple[Tensor, Tensor]] = []
-    room = DEPTH
+    room = depth
     for B, A in pairs:
         start = 0
         while start < len(A):
@@ -216,40 +221,52 @@ def _grouped(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tens
             start = stop
             if room == 0:
                 yield group
-                group, room = [], DEPTH
+                group, room = [], depth
     if group:
         yield group
 
 
 class _Group:
-    """At most 32 inner indices, whose product is exact.
+    """So few inner indices that their product is exact.
 
     Column k of B and row k of A are first brought to one size by powers of two c_k⁻¹ and c_k, which leave B·A as it is.
     Without them, a large row of A beside a large column of B, of two links, would take the small ones' last bits.
+
+    Args:
+        pairs: (B, A) of each link.
+        bits: of a factor in fixed point.
+        kept: whether to make the factors in fixed point once, or for each tile.
     """
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        self.pairs = pairs
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]], bits: int, kept: bool) -> None:
+        self._pairs, everything = pairs, slice(None)
         sizes_B = torch.cat([_exponent(B, 0) for B, _ in pairs])
         sizes_A = torch.cat([_exponent(A, 1) for _, A in pairs])
         shift = (sizes_B - sizes_A) >> 1
         self._less, self._more = _power_of_two(-shift), _power_of_two(shift)[:, None]
-        everything = slice(None)
-        self._anchors_B = _anchors(self._columns_of_B(everything), 1)
-        self._anchors_A = _anchors(self._rows_of_A(everything), 0)
-
-    def _columns_of_B(self, rows: slice) -> Tensor:
-        return torch.cat([B[rows] for B, _ in self.pairs], dim=1).double().mul_(self._less)
-
-    def _rows_of_A(self, columns: slice) -> Tensor:
-        return torch.cat([A[:, columns] for _, A in self.pairs]).double().mul_(self._more)
+        self._anchors_B = _anchors(self._balanced_B(everything), 1, bits)
+        self._anchors_A = _anchors(self._balanced_A(everything), 0, bits)
+        self._kept = (self._fixed_B(everything), self._fixed_A(everything)) if kept else None
 
     def product(self, rows: slice, columns: slice) -> Tensor:
         """B·A in fixed point: exact, whatever the order of the sums in it."""
-        anchors_B, anchors_A = self._anchors_B[rows], self._anchors_A[:, columns]
-        B = self._columns_of_B(rows).add_(anchors_B).sub_(anchors_B)
-        A = self._rows_of_A(columns).add_(anchors_A).sub_(anchors_A)
-        return B @ A
+        if self._kept is not None:
+            return self._kept[0][rows] @ self._kept[1][:, columns]
+        return self._fixed_B(rows) @ self._fixed_A(columns)
+
+    def _balanced_B(self, rows: slice) -> Tensor:
+        return torch.cat([B[rows] for B, _ in self._pairs], dim=1).double().mul_(self._less)
+
+    def _balanced_A(self, columns: slice) -> Tensor:
+        return torch.cat([A[:, columns] for _, A in self._pairs]).double().mul_(self._more)
+
+    def _fixed_B(self, rows: slice) -> Tensor:
+        anchors = self._anchors_B[rows]
+        return self._balanced_B(rows).add_(anchors).sub_(anchors)
+
+    def _fixed_A(self, columns: slice) -> Tensor:
+        anchors = self._anchors_A[:, columns]
+        return self._balanced_A(columns).add_(anchors).sub_(anchors)
 
 
 def _exponent(x: Tensor, dim: int) -> Tensor:
@@ -263,9 +280,9 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
-def _anchors(x: Tensor, dim: int) -> Tensor:
-    """What rounds x to multiples of 2⁻²⁴ times the power of two above max|x| along a dimension, added and taken away.
+def _anchors(x: Tensor, dim: int, bits: int) -> Tensor:
+    """What rounds x, added and taken away, to so many bits below the power of two above max|x| along a dimension.
 
     The sum with 1.5·2⁵² units has no bits below the unit, and the difference is exact.
     """
-    return _power_of_two(_exponent(x, dim) - BITS + DOUBLE - 1).mul_(1.5).unsqueeze(dim)
+    return _power_of_two(_exponent(x, dim) - bits + DOUBLE - 1).mul_(1.5).unsqueeze(dim)

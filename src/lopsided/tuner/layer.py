@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,6 +157,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         trained = self._whole(name)
         check_factors(adapter.module, trained)
         merged, weight = self._links_are_merged(adapter), self._base_weight()
+        if merged:
+            self._check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         check_sum(
             adapter.module,
             [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])],
@@ -222,11 +224,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Add the adapters' ΔW, all links of it, to the base weight.
 
         Args:
-            safe_merge: refuse, and leave the weight as it was, if the sum is not finite.
+            safe_merge: refuse as well if ΔW is not finite although its factors are.
 
         Raises:
-            LopsidedError: if the base weight is shared with another module, or not floating point.
-            ValueError: from `safe_merge`.
+            LopsidedError: if the base weight is shared with another module, or not floating point; if a factor holds
+                NaN or Inf. The weight is as it was then.
         """
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.adapters]
         if not names:
@@ -241,8 +243,12 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         names = [name for name in asked if name in self.adapters and name not in self.merged_adapters]
         for name in names:
             self._check_writable(self.adapters[name].module, "a merge", "leave the adapter unmerged, or use to_lora")
-            if safe_merge and not torch.isfinite(self.get_delta_weight(name)).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+            finite = all(torch.isfinite(factor).all() for factor in self.trained(name).values())
+            if not finite or (safe_merge and not torch.isfinite(self.get_delta_weight(name)).all()):
+                raise LopsidedError(
+                    f"{self.adapters[name].module}: NaNs detected, so nothing is merged. The adapter {name} seems to "
+                    "be broken; go back to its last good checkpoint"
+                )
 
     def unmerge(self) -> None:
         """Take every merged adapter out again: the original weight comes back bit for bit."""
@@ -254,7 +260,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def restore(self) -> None:
         """Put W0 back, whatever is active; the layer must not be used afterwards."""
-        self._undo.restore(self._view())
+        if self._undo.written:
+            self._change(self._undo.restore)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
@@ -313,18 +320,16 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             return False
         if adapter.merge_links is not None:
             return adapter.merge_links
-        return self.mergeable and self._is_plain() and self._base_weight().dtype in (torch.float32, torch.float64)
+        # A subclass may compute something else with its weight than a product.
+        is_product = type(self.base_layer) in (nn.Linear, Conv1D)
+        wide = self._base_weight().dtype in (torch.float32, torch.float64)
+        return self.mergeable and is_product and wide and self._is_plain()
 
     def _is_plain(self) -> bool:
         """Whether the base weight can be written to: floating point, in one piece, of this process alone."""
         weight = self._base_weight()
         alone = weight.device.type != "cpu" or not weight.is_shared()
         return type(weight) is nn.Parameter and weight.is_floating_point() and alone and not weight.is_meta
-
-    @property
-    def _adds_past(self) -> bool:
-        """Whether switching adapters on and off writes to the base weight."""
-        return any(adapter.link and self._links_are_merged(adapter) for adapter in self.adapters.values())
 
     def _settle(self) -> None:
         """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
@@ -346,10 +351,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             )
         self._written = None
         if wanted:
-            self._undo.write(self._view(), self._parts(wanted), self.adapters[wanted[0][0]].module)
+            self._change(lambda W: self._undo.write(W, self._parts(wanted), self.adapters[wanted[0][0]].module))
         else:
-            self._undo.restore(self._view())
+            self.restore()
         self._written = wanted
+
+    def _change(self, change: Callable[[Tensor], None]) -> None:
+        """Change the base weight as (d_out, d_in).
+
+        A weight that was sharded with links in it is gathered for that and cut again, by all processes at once; from
+        then on its links stand beside it.
+        """
+        view = self._view()
+        weight = gathered(view)
+        change(weight)
+        if weight is not view:
+            overwrite(view, weight)
+            for name in self.adapters:
+                self._place(name)
 
     def _view(self) -> Tensor:
         """The base weight as (d_out, d_in), past autograd's version counter."""
@@ -401,7 +420,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             out = self.base_layer(x, *args, **kwargs)
             for name in names:
                 out = self._add(out, x, name)
-        if not torch.compiler.is_compiling() and out.requires_grad and self._adds_past:
+        if not torch.compiler.is_compiling() and out.requires_grad:
             out.register_hook(_Unchanged(self))
         return out
 

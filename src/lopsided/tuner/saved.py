@@ -15,11 +15,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.fingerprint import UNREAD, check_base
+from lopsided.fingerprint import check_base, is_floating, is_read
 from lopsided.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import EXTRAS
+from lopsided.tuner.sharded import gathered
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Sealed(dict[str, Tensor]):
         self.layers, self.name = layers, name
 
     def items(self) -> Any:
-        entries, name = list(super().items()), self.name
+        # Every process asks for the items, so that what is sharded can be gathered.
+        entries, name = [(key, gathered(tensor)) for key, tensor in super().items()], self.name
         plain = {_remove_adapter_name_from_state_dict_key(key, name): tensor for key, tensor in entries}
         manifest = seal(plain, next(iter(self.layers.values())).adapters[name].method, _scales(self.layers, name))
         prefix = PEFT_PREFIX if next(iter(self.layers)).startswith(PEFT_PREFIX) else ""
@@ -83,11 +85,12 @@ def _scales(layers: Mapping[str, LopsidedLinear], name: str) -> list[tuple[int, 
 def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> None:
     """Write into the configuration what the layers' original weights look like.
 
-    A weight that can't be read now, because it is sharded or on the meta device, keeps what was noted before.
+    A weight that can't be read now, because it is sharded or on the meta device, keeps what was noted before; so does
+    a quantized one, whose bytes a quantizer may arrange anew for its kernels.
     """
     found = [layer.fingerprint() for layer in layers.values()]
     known = config.base if config.base is not None and len(config.base) == len(found) else found
-    config.base = [old if new.endswith(UNREAD) else new for old, new in zip(known, found)]
+    config.base = [new if is_floating(new) or not is_read(old) else old for old, new in zip(known, found)]
 
 
 # -- loading -------------------------------------------------------------------------------------------------
