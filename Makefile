@@ -21,14 +21,15 @@ setup: .venv/.complete
 demo: setup
 	$(BIN)/lopsided compare
 
+# One process a core; most tests are too small to use two threads.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 soak: setup
 	$(BIN)/python -m pytest -m soak

@@ -3,9 +3,10 @@
     python benchmarks/undo.py [--hidden 768] [--r 16] [--out DIR]
 
 W0 is normal with a standard deviation of 0.02; the update is one link's s·B·A, scaled so that the norm of ΔW is the
-given share of W0's over the entries that ΔW can reach. Bytes count everything that is kept while the update is written
-in: corrections, digests, and the factors' copies. A weight is one of all d_out·d_in, so a selector, which reaches r
-columns only, costs little whatever its update. These are counts, not times: one run says it all.
+given share of W0's over the entries that ΔW can reach. Bytes count what is kept while a chain's ended link is written
+in: corrections, digests, and which columns a selector reaches. A merged adapter keeps a copy of its trained factor as
+well. A weight is one of all d_out·d_in, so a selector, which reaches r columns only, costs little whatever its update.
+These are counts, not times: one run says it all.
 """
 
 from __future__ import annotations
@@ -79,13 +80,18 @@ def takeover(setting: Setting, kind: str, dtype: torch.dtype) -> float | None:
 def table(result: Mapping[str, Any]) -> str:
     rows = []
     for name, found in result["figures"].items():
-        costs = [f"{found['bytes_a_weight'][str(share)]:.3f}" for share in SHARES]
+        costs = [f"{found['bytes_a_weight'][str(share)]:.2g}" for share in SHARES]
         start = "never, up to 2³⁰ times ‖W0‖" if found["copy_from"] is None else f"{found['copy_from']:,.0f} times ‖W0‖"
         rows.append([name, *costs, str(found["copy"]), start])
     header = ["factor, weight", *(f"{100 * share:g} %" for share in SHARES), "a copy", "a copy is kept from"]
     setting = result["setting"]
     runs = f"weight of {4 * setting['hidden']} x {setting['hidden']}, rank {setting['r']}, one update each"
-    return "\n\n".join(["Bytes a weight, by ‖ΔW‖/‖W0‖.", markdown(header, rows), provenance(result, runs)])
+    factor = 4 * setting["r"] / setting["hidden"]
+    said = (
+        "Bytes a weight, by ‖ΔW‖/‖W0‖, while an ended link is written in. A merged adapter that trains B adds the copy "
+        f"of B: {factor:.2g} here."
+    )
+    return "\n\n".join([said, markdown(header, rows), provenance(result, runs)])
 
 
 BENCHMARK = Benchmark(name="undo", measure=measure, table=table, default=Setting())

@@ -11,5 +11,6 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    torch.set_num_threads(2)
+def _threads():
+    # Where two processes share the tests, each has a core of its own.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

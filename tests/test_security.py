@@ -249,7 +249,7 @@ def test_json(adapter, text):
     ],
 )
 def test_patterns(adapter, fields, monkeypatch):
-    monkeypatch.setattr(lopsided.patterns, "SECONDS", 1.0)
+    monkeypatch.setattr(lopsided.patterns, "SECONDS", 0.4)
     configure(adapter, **fields)
     started = time.monotonic()
     for entrance in (lambda: PeftModel.from_pretrained(tiny.bert(), str(adapter)), lambda: verify(adapter)):

@@ -118,7 +118,7 @@ def seal(tensors: Mapping[str, Tensor], method: Method, scales: Iterable[tuple[i
         versions=_versions(),
     )
     text = json.dumps(dataclasses.asdict(manifest), separators=(",", ":")).encode()
-    return torch.frombuffer(bytearray(_hash(text).encode() + text), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(hash_of_bytes(text).encode() + text), dtype=torch.uint8)
 
 
 def unseal(tensors: Mapping[str, Tensor]) -> tuple[Manifest | None, dict[str, Tensor]]:
@@ -135,7 +135,7 @@ def unseal(tensors: Mapping[str, Tensor]) -> tuple[Manifest | None, dict[str, Te
         raise _damaged(f"{len(sealed)} manifests, of dtype {sealed[0].dtype}; expected one of bytes")
     data = sealed[0].cpu().numpy().tobytes()
     text = data[HASH_LENGTH:]
-    if _hash(text).encode() != data[:HASH_LENGTH]:
+    if hash_of_bytes(text).encode() != data[:HASH_LENGTH]:
         raise _damaged("a manifest that differs from its own hash")
     fields = parse_json(text, "the manifest of the saved adapter")
     if fields.get("schema") != SCHEMA:
@@ -170,14 +170,14 @@ def computing_parts(method: Method) -> dict[str, Any]:
 def hash_of(tensor: Tensor) -> str:
     """96 bits of SHA-256 over a tensor's dtype, shape and bytes, as 24 hexadecimal digits."""
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return _hash(f"{tensor.dtype} {list(tensor.shape)} ".encode(), data.data)
+    return hash_of_bytes(f"{tensor.dtype} {list(tensor.shape)} ".encode(), data.data)
 
 
 def hash_of_names(names: Iterable[str]) -> str:
-    return _hash("\n".join(sorted(names)).encode())
+    return hash_of_bytes("\n".join(sorted(names)).encode())
 
 
-def _hash(*parts: bytes | memoryview) -> str:
+def hash_of_bytes(*parts: bytes | memoryview) -> str:
     hashed = hashlib.sha256()
     for part in parts:
         hashed.update(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import bitsandbytes as bnb
 import pytest
@@ -101,9 +102,13 @@ def test_a_method_on_a_quantized_base(kind, method, tmp_path):
     with model.disable_adapter():
         assert torch.equal(model(x), fresh(x))
     model.save_pretrained(tmp_path)
-    with pytest.warns(lopsided.LopsidedWarning, match="quantized"):
+    # bitsandbytes keeps its bits in a plain tensor, which can be compared; torchao's are its own affair.
+    warned = pytest.warns(lopsided.LopsidedWarning, match="quantized") if kind == "torchao8" else nullcontext()
+    with warned:
         loaded = PeftModel.from_pretrained(fresh, str(tmp_path))
-    assert torch.allclose(loaded(x), expected, atol=TOLERANCE[kind])
+    with torch.no_grad():
+        # In evaluation, as a loaded model is: bitsandbytes has other kernels there.
+        assert torch.allclose(loaded(x), model.eval()(x), atol=TOLERANCE[kind])
     with pytest.raises(lopsided.LopsidedError, match="can't be written to"):
         model.merge_adapter()
 

@@ -14,6 +14,7 @@ import tiny
 from lopsided import METHODS, LopsidedError
 from lopsided.manifest import KEY, seal, unseal
 from lopsided.tuner import layers_of
+from lopsided.tuner.links import Adapter
 
 FILE = "adapter_model.safetensors"
 MANIFEST = f"base_model.model.{KEY}"
@@ -115,11 +116,36 @@ def _query(tensors, what: str) -> str:
     return name.replace("lopsided_B", what)
 
 
-def test_a_redrawn_sketch_is_checked(tmp_path):
-    saved(tmp_path, "rac_b")
+@pytest.mark.parametrize("name", ["rac_b", "asym_b", "lora"])
+def test_a_redrawn_sketch_is_checked(name, tmp_path):
+    saved(tmp_path, name)
     rewrite(tmp_path, lambda t: t.update({_query(t, "lopsided_seed"): torch.tensor([7])}))
     with pytest.raises(LopsidedError, match="checksum"):
         PeftModel.from_pretrained(tiny.bert(), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["asym_b", "rac_a"])
+def test_a_live_adapter_of_another_seed_draws_the_files_sketches(name, tmp_path):
+    model = saved(tmp_path, name, seed=5)
+    live = saved(tmp_path / "live", name, seed=1)
+    live.load_adapter(str(tmp_path), "default")
+    assert torch.equal(tiny.logits(live), tiny.logits(model))
+
+
+@pytest.mark.parametrize(("name", "links"), [("asym_b", 1), ("rac_b", 3)])
+def test_each_sketch_is_drawn_once_in_a_load(name, links, tmp_path, monkeypatch):
+    saved(tmp_path, name)
+    drawn, draw = [], Adapter.draw
+    monkeypatch.setattr(
+        Adapter, "draw", lambda self, link, W0: drawn.append((self.module, link)) or draw(self, link, W0)
+    )
+    model = PeftModel.from_pretrained(tiny.bert(), str(tmp_path))
+    modules = [name.removeprefix("base_model.model.") for name in layers_of(model)]
+    assert sorted(drawn) == sorted((module, link) for module in modules for link in range(links))
+    # Nor is it drawn again where it is known already.
+    drawn.clear()
+    model.load_adapter(str(tmp_path), "default")
+    assert drawn == []
 
 
 def test_another_methods_file_over_a_live_adapter_is_refused(tmp_path):

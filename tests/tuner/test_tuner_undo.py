@@ -293,9 +293,9 @@ def test_the_digest_sees_every_single_bit(dtype, shape):
 def test_the_digest_sees_signs_swaps_and_shifts(dtype):
     tile = torch.randn(64, 1100, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
     changed = [tile, -tile, tile.flip(0), tile.flip(1), tile.roll(1, 0), tile.roll(1, 1), torch.zeros_like(tile)]
-    # The last two lie at one place of two chunks.
-    chunk = len(corrections._MULTIPLIERS) * 4 // tile.itemsize
-    for a, b in ((0, 1), (5, 40000), (70000, 70399), (3, 3 + chunk)):
+    # The last two lie at one place of two rows.
+    row = len(corrections._ACROSS) * min(4, tile.itemsize) // tile.itemsize
+    for a, b in ((0, 1), (5, 40000), (70000, 70399), (3, 3 + row)):
         for how in ("sign", "swap", "ulp"):
             other = tile.clone()
             flat, integers = other.view(-1), other.view(INTEGERS[dtype]).view(-1)
@@ -308,7 +308,25 @@ def test_the_digest_sees_signs_swaps_and_shifts(dtype):
                 integers[b] -= 1
             changed.append(other)
     assert len({digest(one) for one in changed}) == len(changed)
-    assert (corrections._MULTIPLIERS % 2 != 0).all()
+    # Only odd factors lose nothing.
+    assert (corrections._ACROSS % 2 == 1).all()
+    assert (corrections._DOWN % 2 != 0).all()
+
+
+def test_the_digest_is_one_whatever_the_threads():
+    """Also where the sums are as large as they can be."""
+    tile = torch.full((300, 1024), -1, dtype=torch.int32).view(torch.float32)
+    tile.view(torch.int32)[::2] = -(2**31)
+    words = tile.view(torch.int32).view(-1, 1024).numpy().astype(object)
+    across, down = (table.numpy().astype(int).astype(object) for table in (corrections._ACROSS, corrections._DOWN))
+    exact = sum(int(word) for word in ((words @ across) * down[:300]).flatten())
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert (digest(tile) - exact) % 2**64 == 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 # -- when something is in the way ----------------------------------------------------------------------------

@@ -27,8 +27,10 @@ HEAD = 32
 COPIED = -1
 # What a Python `bytes` object and its place in a list cost beside their content.
 OBJECT = 41
-# Fixed odd numbers, from a generator whose stream is frozen.
-_MULTIPLIERS = torch.from_numpy(np.random.RandomState(0).randint(-(2**63), 2**63, 2**15, dtype=np.int64) | 1)
+# Fixed odd numbers for `digest`, from a generator whose stream is frozen.
+_STREAM = np.random.RandomState(0)
+_ACROSS = torch.from_numpy(_STREAM.randint(0, 2**11, (1024, 3)) * 2.0 + 1.0)
+_DOWN = torch.from_numpy(_STREAM.randint(-(2**63), 2**63, (2**12, 3), dtype=np.int64) | 1)
 
 
 def record(W0: Tensor, W1: Tensor, back: Tensor | None) -> bytes:
@@ -75,21 +77,20 @@ def is_copy(record: bytes) -> bool:
 
 
 def digest(tile: Tensor) -> int:
-    """A 64-bit number that differs whenever a single entry does: Σ_i m_i·x_i mod 2⁶⁴, by Horner's rule over chunks.
+    """A 64-bit number that differs whenever a single entry does: Σ_pqc d_pc·a_qc·x_pq mod 2⁶⁴.
 
-    x are the tile's bits as 32-bit integers and m are odd. An odd factor has an inverse mod 2⁶⁴, so no single change is
-    lost; sums that wrap around are the same in any order, so every device and number of threads agrees. (32-bit ones:
-    the topmost of 64 bits would look the same under every odd factor, and the signs of two float64 entries could change
-    unseen.)
+    x are the tile's bits as integers of at most 32 bits, 1024 a row, a are odd numbers of 12 bits and d of 64. Each sum
+    over q stays below 2⁵³, so float64 holds it exactly, and those over p and c wrap around: both are the same in any
+    order, on every device and number of threads. Σ_c d_pc·a_qc is odd, since c takes three values, and an odd factor
+    has an inverse mod 2⁶⁴: no single change is lost.
     """
-    bits = tile.view(INTEGERS[tile.dtype]).flatten()
-    if tile.itemsize == 2 and bits.numel() % 2:
-        bits = F.pad(bits, (0, 1))
-    multipliers = _MULTIPLIERS.to(tile.device)
-    total = torch.zeros((), dtype=torch.int64, device=tile.device)
-    for words in bits.view(torch.int32).split(len(multipliers)):
-        total = total * multipliers[0] + words.to(torch.int64).mul_(multipliers[: len(words)]).sum()
-    return int(total)
+    # Not 64 bits: the topmost of them would look the same under every odd factor, and the signs of two float64
+    # entries could change unseen.
+    bits = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().double()
+    if len(bits) % len(_ACROSS):
+        bits = F.pad(bits, (0, -len(bits) % len(_ACROSS)))
+    rows = (bits.view(-1, len(_ACROSS)) @ _ACROSS.to(tile.device)).to(torch.int64)
+    return int((rows * _DOWN[: len(rows)].to(tile.device)).sum())
 
 
 def _corrections(bits: Tensor, back: Tensor) -> tuple[tuple[int, int], bytes]:

@@ -89,12 +89,12 @@ class Region:
                 yield slice(top, min(top + rows, self.height)), slice(left, min(left + columns, self.width))
 
     def read(self, matrix: Tensor, rows: slice, columns: slice) -> Tensor:
-        """A contiguous copy of one tile of the matrix."""
+        """One tile of the matrix, contiguous: a copy, or the matrix's own numbers where they lie so."""
         if self.columns is not None:
             return matrix[rows].index_select(1, self.columns[columns].to(matrix.device))
         if self.rows is not None:
             return matrix[:, columns].index_select(0, self.rows[rows].to(matrix.device))
-        return matrix[rows, columns].clone(memory_format=torch.contiguous_format)
+        return matrix[rows, columns].contiguous()
 
     def write(self, matrix: Tensor, rows: slice, columns: slice, tile: Tensor) -> None:
         if self.columns is not None:
