@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 from peft import AutoPeftModel, PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -85,12 +84,11 @@ def test_every_promise_has_its_test():
     assert len(promised) == len(set(promised)) == 16
 
 
-def test_pickle(adapter, tmp_path, monkeypatch):
+def test_pickle(adapter, tmp_path):
     (adapter / FILE).unlink()
     (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
     refused(adapter, r"adapter_model\.bin, a pickle, which can run code")
     # From the hub, too: here, what the hub's cache holds.
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     snapshot = tmp_path / "hub" / "models--stranger--adapter" / "snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()

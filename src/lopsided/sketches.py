@@ -33,7 +33,7 @@ class Orthonormal(Sketch):
         X = generator(seed, link).standard_normal((d, r))
         if 4 * r <= d:
             # R is the Cholesky factor of XᵀX. X has a condition number below 10 here, so that Q is orthonormal to the
-            # last bits, and loading an adapter, which draws every sketch again, takes a fifth less time.
+            # last bits, and loading an adapter, which draws every sketch again, takes a tenth less time.
             return np.linalg.inv(np.linalg.cholesky(X.T @ X)) @ X.T
         Q, R = np.linalg.qr(X)
         return (Q * np.where(np.diag(R) < 0, -1.0, 1.0)).T

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(not QUANTIZERS.exists(), reason="bitsandbytes and torchao are not installed; run `make setup`")
 def test_quantized_bases():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "quantized_cases.py")],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "quantized_cases.py")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(QUANTIZERS), str(HERE.parent)])},
         cwd=HERE.parent.parent,
         capture_output=True,

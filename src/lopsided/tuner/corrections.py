@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 INTEGERS = {
@@ -87,10 +86,11 @@ def digest(tile: Tensor) -> int:
     # Not 64 bits: the topmost of them would look the same under every odd factor, and the signs of two float64
     # entries could change unseen.
     bits = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().double()
-    if len(bits) % len(_ACROSS):
-        bits = F.pad(bits, (0, -len(bits) % len(_ACROSS)))
-    rows = (bits.view(-1, len(_ACROSS)) @ _ACROSS.to(tile.device)).to(torch.int64)
-    return int((rows * _DOWN[: len(rows)].to(tile.device)).sum())
+    across, width = _ACROSS.to(tile.device), len(_ACROSS)
+    whole = len(bits) // width * width
+    rest = bits[None, whole:] @ across[: len(bits) - whole]
+    rows = torch.cat([bits[:whole].view(-1, width) @ across, rest]).to(torch.int64)
+    return int(rows.mul_(_DOWN[: len(rows)].to(tile.device)).sum())
 
 
 def _corrections(bits: Tensor, back: Tensor) -> tuple[tuple[int, int], bytes]:

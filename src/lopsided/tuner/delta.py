@@ -94,7 +94,9 @@ class Region:
             return matrix[rows].index_select(1, self.columns[columns].to(matrix.device))
         if self.rows is not None:
             return matrix[:, columns].index_select(0, self.rows[rows].to(matrix.device))
-        return matrix[rows, columns].contiguous()
+        tile = matrix[rows, columns]
+        # A tile of one column counts as contiguous whatever its stride is.
+        return tile.contiguous() if tile.stride(1) == 1 else tile.clone(memory_format=torch.contiguous_format)
 
     def write(self, matrix: Tensor, rows: slice, columns: slice, tile: Tensor) -> None:
         if self.columns is not None:
