@@ -28,8 +28,7 @@ COPIED = -1
 OBJECT = 41
 # Fixed odd numbers for `digest`, from a generator whose stream is frozen.
 _STREAM = np.random.RandomState(0)
-_ACROSS = torch.from_numpy(_STREAM.randint(0, 2**11, (1024, 3)) * 2.0 + 1.0)
-_DOWN = torch.from_numpy(_STREAM.randint(-(2**63), 2**63, (2**12, 3), dtype=np.int64) | 1)
+_ACROSS, _DOWN = (torch.from_numpy(_STREAM.randint(-(2**63), 2**63, 2**12, dtype=np.int64) | 1) for _ in range(2))
 
 
 def record(W0: Tensor, W1: Tensor, back: Tensor | None) -> bytes:
@@ -76,21 +75,20 @@ def is_copy(record: bytes) -> bool:
 
 
 def digest(tile: Tensor) -> int:
-    """A 64-bit number that differs whenever a single entry does: Σ_pqc d_pc·a_qc·x_pq mod 2⁶⁴.
+    """A 64-bit number that differs whenever a single entry does: Σ_pq d_p·a_q·x_pq mod 2⁶⁴.
 
-    x are the tile's bits as integers of at most 32 bits, 1024 a row, a are odd numbers of 12 bits and d of 64. Each sum
-    over q stays below 2⁵³, so float64 holds it exactly, and those over p and c wrap around: both are the same in any
-    order, on every device and number of threads. Σ_c d_pc·a_qc is odd, since c takes three values, and an odd factor
-    has an inverse mod 2⁶⁴: no single change is lost.
+    x are the tile's bits as integers of at most 32 bits, 4096 a row, and d and a are odd. An odd factor has an inverse
+    mod 2⁶⁴, so no single change is lost; sums that wrap around are the same in any order, on every device. (Not 64
+    bits: the topmost of them would look the same under every odd factor, and the signs of two float64 entries could
+    change unseen.)
     """
-    # Not 64 bits: the topmost of them would look the same under every odd factor, and the signs of two float64
-    # entries could change unseen.
-    bits = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().double()
-    across, width = _ACROSS.to(tile.device), len(_ACROSS)
-    whole = len(bits) // width * width
-    rest = bits[None, whole:] @ across[: len(bits) - whole]
-    rows = torch.cat([bits[:whole].view(-1, width) @ across, rest]).to(torch.int64)
-    return int(rows.mul_(_DOWN[: len(rows)].to(tile.device)).sum())
+    words = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().to(torch.int64)
+    across, down, width = _ACROSS.to(tile.device), _DOWN.to(tile.device), len(_ACROSS)
+    whole = len(words) // width
+    rows, rest = words[: whole * width].view(whole, width), words[whole * width :]
+    # The product of integers is several times faster where it exists, which is on CPUs.
+    sums = torch.mv(rows, across) if tile.device.type == "cpu" else (rows * across).sum(1)
+    return int((sums * down[:whole]).sum() + (rest * across[: len(rest)]).sum() * down[whole])
 
 
 def _corrections(bits: Tensor, back: Tensor) -> tuple[tuple[int, int], bytes]:

@@ -148,15 +148,19 @@ def tile_entries(device: torch.device) -> int:
 def undisturbed(device: torch.device) -> Iterator[None]:
     """While it is entered, sums are computed as they are written, whatever autocast and flushing of denormals say.
 
-    The latter reaches the calling thread only, so with it on a result would depend on the number of threads.
+    The latter reaches the calling thread only, so with it on a result would depend on the number of threads. One thread
+    computes: tiles are so small that waking a second one can take longer than its half of the work.
     """
     flushing = bool(torch.full((), 5e-324, dtype=torch.float64).mul(1.0) == 0)
+    threads = torch.get_num_threads()
     torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.set_flush_denormal(flushing)
+        torch.set_num_threads(threads)
 
 
 def _shape(term: Term) -> tuple[int, int]:
