@@ -40,7 +40,9 @@ WEIGHTS = ("first", "second", "out")
 LINKS = 4
 # -0.0, a denormal, the largest number, Inf, and NaN with a payload: float32's bits, whose halves bfloat16 takes.
 ODD = (-0x80000000, 0x00010001, 0x7F7F7F7F, 0x7F800000, 0x7F8A2345)
-SETTINGS = ("plain", "autocast", "medium", "one thread", "two threads", "inference")
+SETTINGS = ("plain", "autocast", "medium", "one thread", "two threads")
+# What is made in inference mode can't be trained with afterwards, so it is only for calls that make nothing.
+PASSING = (*SETTINGS, "inference")
 
 
 class Net(nn.Module):
@@ -68,7 +70,7 @@ def under(setting: str):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 yield
         elif setting == "inference":
-            with torch.no_grad():
+            with torch.inference_mode():
                 yield
         else:
             if setting == "medium":
@@ -169,7 +171,7 @@ class Machine(RuleBasedStateMachine):
         self.change_factors(name)
 
     @precondition(lambda self: self.plain and self.enabled and not self.merged and self.active)
-    @rule(setting=st.sampled_from(SETTINGS[:5]), steps=st.integers(1, 2))
+    @rule(setting=st.sampled_from(SETTINGS), steps=st.integers(1, 2))
     def train(self, setting, steps):
         with under(setting):
             self.model.set_adapter(self.active[0])
@@ -193,7 +195,7 @@ class Machine(RuleBasedStateMachine):
 
     # -- merge, enable, switch, delete -----------------------------------------------------------------------
 
-    @rule(data=st.data(), safe=st.booleans(), setting=st.sampled_from(SETTINGS))
+    @rule(data=st.data(), safe=st.booleans(), setting=st.sampled_from(PASSING))
     def merge(self, data, safe, setting):
         names = data.draw(st.lists(st.sampled_from(sorted(self.methods)), unique=True, min_size=1))
         wanted = [name for name in names if name not in self.merged]
@@ -213,7 +215,7 @@ class Machine(RuleBasedStateMachine):
             self.model.unmerge_adapter()
         self.merged, self.stale = [], False
 
-    @rule(on=st.booleans(), setting=st.sampled_from(SETTINGS))
+    @rule(on=st.booleans(), setting=st.sampled_from(PASSING))
     def switch_on_or_off(self, on, setting):
         with under(setting):
             if on:
@@ -222,13 +224,13 @@ class Machine(RuleBasedStateMachine):
                 self.model.base_model.disable_adapter_layers()
         self.enabled = on
 
-    @rule(setting=st.sampled_from(SETTINGS))
+    @rule(setting=st.sampled_from(PASSING))
     def disable_for_a_while(self, setting):
         with under(setting), self.model.disable_adapter():
             for name, weight in self.W0.items():
                 assert torch.equal(bits(self.weight(name)), bits(weight)), f"{name}: not W0 while disabled"
 
-    @rule(data=st.data(), setting=st.sampled_from(SETTINGS))
+    @rule(data=st.data(), setting=st.sampled_from(PASSING))
     def switch(self, data, setting):
         names = data.draw(st.lists(st.sampled_from(sorted(self.methods)), unique=True, min_size=1, max_size=2))
         with under(setting), settling():
@@ -271,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         return str(Path(self.folder.name) / name if name != "default" else self.folder.name)
 
     @precondition(lambda self: self.saved)
-    @rule(data=st.data(), setting=st.sampled_from(SETTINGS[:5]))
+    @rule(data=st.data(), setting=st.sampled_from(SETTINGS))
     def load(self, data, setting):
         name = data.draw(st.sampled_from(sorted(self.saved)))
         if self.merged:
@@ -302,7 +304,7 @@ class Machine(RuleBasedStateMachine):
             self.dtype = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32}[move]
             before, self.W0 = self.W0, {name: weight.to(self.dtype) for name, weight in self.W0.items()}
             lossless = all(torch.equal(bits(self.W0[name].to(old.dtype)), bits(old)) for name, old in before.items())
-            if not lossless or not self.plain:
+            if not lossless:
                 # What was saved on the numbers before is rightly refused on these.
                 self.saved.clear()
         self.stale = False
@@ -411,4 +413,4 @@ def test_any_sequence_of_calls_keeps_the_base(method, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", tiny.ADAPTERS)
 def test_any_long_sequence_of_calls_keeps_the_base(method, dtype):
-    walk(method, dtype, examples=60, steps=40)
+    walk(method, dtype, examples=120, steps=40)
