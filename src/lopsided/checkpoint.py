@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, on disks that fail with one kind of error."""
 
 from __future__ import annotations
 
@@ -6,36 +6,53 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
-
-from safetensors import SafetensorError
 
 from lopsided.errors import LopsidedError
 
+NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
-@contextmanager
-def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Raise `OSError(ENOSPC)` when the disk of `folder` is full, whichever library was writing.
 
-    safetensors has an error of its own for it, and torch.save one that leaves the reason out.
+class DiskErrors:
+    """A context that raises `OSError` with the system's number when a write fails: full, read-only, not permitted.
+
+    safetensors (`SafetensorError`), tokenizers (a bare `Exception`) and torch.save (`RuntimeError`) have errors of
+    their own for it, with the number or its meaning in the text.
+
+    Args:
+        folder: where is written, for the error.
     """
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    try:
-        yield
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        raise full from error
-    except RuntimeError as error:
-        if "inline_container" not in str(error) or shutil.disk_usage(folder).free > 2**20:
-            raise
-        raise full from error
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is None or isinstance(error, (OSError, LopsidedError)):
+            return
+        number = self._number(str(error))
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(self.folder)) from error
+
+    def _number(self, text: str) -> int | None:
+        if found := re.search(r"\(os error (\d+)\)", text):
+            return int(found[1])
+        if (found := re.search(r"inline_container.*strerror: ([^\n]+)", text)) and found[1] in NUMBERS:
+            return NUMBERS[found[1]]
+        # Where the disk fills while torch.save writes, its error leaves the reason out.
+        if ("inline_container" in text or "iostream error" in text) and shutil.disk_usage(self.folder).free < 2**20:
+            return errno.ENOSPC
+        return None
 
 
 @contextmanager
@@ -47,7 +64,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         LopsidedError: if `path` is a file, or a folder with something that the new one does not replace.
-        OSError: if the disk is full.
+        OSError: if the disk is full, read-only or not permitted.
     """
     if path.is_file():
         raise LopsidedError(f"{path} is a file; expected a folder or a free name; choose another one")
@@ -56,7 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     old = new.with_name(new.name + "-old")
     try:
         new.chmod(0o777 & ~_umask())
-        with naming_full_disk(path.parent):
+        with DiskErrors(path.parent):
             yield new
         if path.exists():
             _check_replaceable(path, new)

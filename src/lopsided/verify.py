@@ -167,7 +167,7 @@ def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mis
         _load_base(config, base), str(folder), allow_base_mismatch=allow_base_mismatch, ignore_mismatched_sizes=True
     )
     layers = layers_of(adapted)
-    dtypes = Counter(layer.fingerprint().split(" ")[1] for layer in layers.values())
+    dtypes = Counter(layer.base_weight.fingerprint().split(" ")[1] for layer in layers.values())
     found = ", ".join(f"{count} layers in {dtype}" for dtype, count in dtypes.items())
     return f"{base}: {found}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
 

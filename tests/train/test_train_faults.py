@@ -18,9 +18,8 @@ from transformers import TrainerCallback
 
 import lopsided.checkpoint
 from lopsided import LopsidedError
-from lopsided.checkpoint import atomic_folder, naming_full_disk, write_json
+from lopsided.checkpoint import DiskErrors, atomic_folder, write_json
 from lopsided.train import read_predictions, read_run, run, train
-from lopsided.train.disk import DiskErrors
 from lopsided.train.prepare import save_trained
 from lopsided.train.reload import reload
 from lopsided.train.rundir import first_line, in_use, write_predictions
@@ -131,7 +130,7 @@ def test_a_disk_that_fills_at_the_end_costs_nothing(tmp_path, monkeypatch, bert,
 @pytest.mark.parametrize("error", [RUST_FULL, RuntimeError("[enforce fail at inline_container.cc:672] . unexpected")])
 def test_every_librarys_full_disk_is_pythons(tmp_path, monkeypatch, error):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
-    with pytest.raises(OSError, match="No space left on device") as caught, naming_full_disk(tmp_path):
+    with pytest.raises(OSError, match="No space left on device") as caught, DiskErrors(tmp_path):
         raise error
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
 
@@ -148,7 +147,7 @@ def test_every_librarys_full_disk_is_pythons(tmp_path, monkeypatch, error):
 )
 def test_other_errors_keep_their_names(tmp_path, monkeypatch, error):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))
-    with pytest.raises(type(error)) as caught, naming_full_disk(tmp_path):
+    with pytest.raises(type(error)) as caught, DiskErrors(tmp_path):
         raise error
     assert caught.value is error
 

@@ -14,7 +14,8 @@ import tiny
 from lopsided import METHODS, LopsidedConfig, LopsidedError
 from lopsided.testing import adapted, network
 from lopsided.tuner import layers_of
-from lopsided.tuner.compute import Selected, Term, add_term, concatenate, delta_weight
+from lopsided.tuner.compute import Selected, Term, add_term, concatenate
+from lopsided.tuner.delta import delta_weight
 
 
 def factors(kind: str, r: int = 3, d_out: int = 5, d_in: int = 7) -> Term:

@@ -351,9 +351,8 @@ class Machine(RuleBasedStateMachine):
             assert found.dtype == weight.dtype
             if name in self.layers:
                 layer = self.layers[name]
-                if self.enabled and layer._undo.written:
-                    view = found.data.T if layer.transposed else found.data
-                    found = layer._undo.original(view)
+                if self.enabled and layer.base_weight.written:
+                    found = layer.base_weight.original()
                     weight = weight.T if layer.transposed else weight
             assert torch.equal(bits(found), bits(weight)), f"{name}: W0 has changed"
         shared = self.model.get_submodule("base_model.model.embed").weight

@@ -16,13 +16,13 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.chain import ChainCallback, ChainEvent
+from lopsided.checkpoint import DiskErrors
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.optim import param_groups
 from lopsided.resume import step_of
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load_task
 from lopsided.train.config import TrainConfig
-from lopsided.train.disk import DiskErrors
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
 from lopsided.train.prepare import prepare, save_trained
 from lopsided.train.rundir import (

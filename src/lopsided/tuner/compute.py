@@ -1,4 +1,4 @@
-"""How an adapter's low-rank terms act on activations, and what they add to a weight.
+"""How an adapter's low-rank terms act on activations.
 
 Notation: x is (..., d_in), a term is s·B·A with A of (r, d_in) and B of (d_out, r). Either factor may be a
 selector, kept as indices: A = selector reads r entries of x, B = its transpose writes r entries of the output.
@@ -115,32 +115,3 @@ def _stack(factors: Sequence[Tensor | Selected], dim: int) -> Tensor | Selected:
     if selected:
         return Selected(torch.cat([factor.indices for factor in selected]), selected[0].width)
     return torch.cat([factor for factor in factors if isinstance(factor, Tensor)], dim=dim)
-
-
-@torch.no_grad()
-def delta_weight(terms: Sequence[Term], scaling: float, device: torch.device) -> Tensor:
-    """ΔW = s·Σ B_t·A_t in float32, autocast off, in the order of the links.
-
-    One sum over all links, so that a weight is rounded once however long its chain is.
-
-    Shapes:
-        -> (d_out, d_in)
-    """
-    with torch.autocast(device.type, enabled=False):
-        total: Tensor | None = None
-        for term in concatenate([term.to(device) for term in terms]):
-            A, B = (f.detach().float() if isinstance(f, Tensor) else f for f in (term.A, term.B))
-            total = _add_product(total, A, B)
-    assert total is not None, "delta_weight needs at least one term"
-    return total.mul_(scaling)
-
-
-def _add_product(total: Tensor | None, A: Tensor | Selected, B: Tensor | Selected) -> Tensor:
-    if isinstance(A, Selected) and isinstance(B, Tensor):
-        product = B.new_zeros(B.shape[0], A.width).index_add_(1, A.indices, B)
-    elif isinstance(B, Selected) and isinstance(A, Tensor):
-        product = A.new_zeros(B.width, A.shape[1]).index_add_(0, B.indices, A)
-    else:
-        dense_A, dense_B = Term(A, B).dense()
-        product = dense_B @ dense_A
-    return product if total is None else total.add_(product)

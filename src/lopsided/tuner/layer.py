@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
-from lopsided.fingerprint import fingerprint
 from lopsided.method import Side
+from lopsided.tuner.base_weight import BaseWeight, Held
 from lopsided.tuner.compute import Selected, Term, add_term, concatenate
 from lopsided.tuner.delta import Part, delta_weight
 from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.links import CPU, EXTRAS, Adapter
 from lopsided.tuner.sharded import gathered, overwrite
-from lopsided.tuner.undo import Undo, report_rounding
+from lopsided.tuner.undo import report_rounding
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
 SPLIT_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
@@ -49,15 +49,14 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     active_adapters: list[str]
     _active_adapter: str | list[str]
 
-    def __init__(self, base_layer: nn.Module, *, mergeable: bool) -> None:
+    def __init__(self, base_layer: nn.Module, *, shared: bool) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.base_weight = BaseWeight(base_layer, shared=shared)
         self.transposed = isinstance(base_layer, Conv1D)
         shape = self.base_layer.weight.shape
         self.in_features: int = shape[0] if self.transposed else self.base_layer.in_features
         self.out_features: int = shape[1] if self.transposed else self.base_layer.out_features
-        # False where another module holds the same weight: writing into it would change that one, too.
-        self.mergeable = mergeable
         self.lopsided_A = nn.ParameterDict()
         self.lopsided_B = nn.ParameterDict()
         self.lopsided_C = nn.ParameterDict()
@@ -67,16 +66,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.adapters: dict[str, Adapter] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        # What the base weight holds now beside W0, as (adapter, revision, with its current factor). None while it is
-        # being changed, so that nothing is taken for done after a call that was interrupted.
-        self._written: tuple[tuple[str, int, bool], ...] | None = ()
-        self._undo = Undo()
         # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
         self._sketch: dict[str, Tensor | Selected] = {}
         self._stacked: dict[str, list[Term]] = {}
         self._side: dict[str, Side] = {}
-        # The fingerprint of W0, which takes a whole undo to see while something is written over it.
-        self._seen: str | None = None
         # Saved tensors that were checked, and the adapter that they make, until they are loaded.
         self._expected: dict[str, tuple[Mapping[str, Tensor], Adapter]] = {}
         self._mixing = False
@@ -98,14 +91,14 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
                 "lower r or exclude the module"
             )
         if adapter.merge_links:
-            self._check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
+            self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         self.adapters[name] = adapter
         self._announce()
         self.r[name] = adapter.r
         self.scaling[name] = adapter.scaling
         self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
-        device = self._base_weight().device if self._base_weight().device.type != "meta" else CPU
+        device = self._device()
         shapes = {
             "A": (adapter.r, self.in_features),
             "B": (self.out_features, adapter.r),
@@ -145,9 +138,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         adapter.revision += 1
         self._begin_link(name)
         self._settle()
-        if self._written and self._base_weight().dtype in (torch.float16, torch.bfloat16):
-            lost = self._undo.loss(self._view(), self._parts(self._written))
-            report_rounding(adapter.module, self._base_weight().dtype, lost)
+        held, dtype = self.base_weight.held, self.base_weight.tensor.dtype
+        if held and dtype in (torch.float16, torch.bfloat16):
+            report_rounding(adapter.module, dtype, self.base_weight.lost(self._parts(held)))
 
     def check_can_advance(self, name: str) -> None:
         """Raise if the link in training can't be ended, before any layer is changed."""
@@ -156,16 +149,16 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         adapter.draw(adapter.link + 1, self._original_numpy())
         trained = self._whole(name)
         check_factors(adapter.module, trained)
-        merged, weight = self._links_are_merged(adapter), self._base_weight()
+        merged, weight = self._links_are_merged(adapter), self.base_weight.tensor
         if merged:
-            self._check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
+            self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         check_sum(
             adapter.module,
             [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])],
             self.scaling[name],
             dtype=weight.dtype if merged else torch.float32,
             device=weight.device,
-            original=(lambda: self._undo.original(self._view())) if merged else None,
+            original=self.base_weight.original if merged else None,
         )
         if self.merged_adapters:
             raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
@@ -242,12 +235,13 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         asked = self.active_adapters if adapter_names is None else adapter_names
         names = [name for name in asked if name in self.adapters and name not in self.merged_adapters]
         for name in names:
-            self._check_writable(self.adapters[name].module, "a merge", "leave the adapter unmerged, or use to_lora")
+            module = self.adapters[name].module
+            self.base_weight.check_writable(module, "a merge", "leave the adapter unmerged, or use to_lora")
             finite = all(torch.isfinite(factor).all() for factor in self.trained(name).values())
             if not finite or (safe_merge and not torch.isfinite(self.get_delta_weight(name)).all()):
                 raise LopsidedError(
-                    f"{self.adapters[name].module}: NaNs detected, so nothing is merged. The adapter {name} seems to "
-                    "be broken; go back to its last good checkpoint"
+                    f"{module}: NaNs detected, so nothing is merged. The adapter {name} seems to be broken; go back "
+                    "to its last good checkpoint"
                 )
 
     def unmerge(self) -> None:
@@ -258,20 +252,15 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.merged_adapters.clear()
         self._settle()
 
-    def restore(self) -> None:
-        """Put W0 back, whatever is active; the layer must not be used afterwards."""
-        if self._undo.written:
-            self._change(self._undo.restore)
-
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
-        device = self._base_weight().device
+        device = self.base_weight.tensor.device
         delta = delta_weight(self.terms(adapter, device), self.scaling[adapter], device)
         return delta.T if self.transposed else delta
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT's own would round float32 factors to a 16-bit base's dtype.
-        device = device or self._base_weight().device
+        device = device or self.base_weight.tensor.device
         for factor in self.trained(adapter_name).values():
             if "meta" not in (factor.device.type, device.type):
                 factor.data = factor.data.to(device)
@@ -280,56 +269,27 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def _apply(self, fn: Any, recurse: bool = True) -> LopsidedLinear:
         # Moves and casts act on W0: what was written over it is taken out first and written again after; a weight
         # that has become 16-bit gets its links stacked instead, and one that is no longer 16-bit has them written.
-        self.restore()
-        self._written = ()
+        self.base_weight.restore()
         super()._apply(fn, recurse)
         for name in self.adapters:
             self._place(name)
         self._settle()
         return self
 
-    def _check_writable(self, module: str, asked: str, fix: str) -> None:
-        weight = self._base_weight()
-        reason = None
-        if not self.mergeable:
-            reason = "it shares its weight with another module"
-        elif not self._is_plain():
-            reason = (
-                f"its weight is a {type(weight).__name__} of {weight.dtype}, quantized, sharded, shared or offloaded"
-            )
-        if reason:
-            raise LopsidedError(f"{module} can't be written to, got {asked}: {reason}; {fix}")
-
-    # -- the base weight -------------------------------------------------------------------------------------
-
-    def _base_weight(self) -> Tensor:
-        return self.base_layer.weight
+    # -- what the base weight holds, and what stands beside it --------------------------------------------------
 
     def _original_numpy(self) -> np.ndarray | None:
         """W0 as (d_out, d_in) in float32, for sketches that look at it; None for a meta or quantized weight."""
-        weight = self._base_weight()
-        if weight.device.type == "meta" or not weight.is_floating_point():
-            return None
+        weight = self.base_weight.tensor
         needs = any(a.method.sketch is not None and a.method.sketch.reads_weight for a in self.adapters.values())
-        if not needs:
+        if weight.is_meta or not weight.is_floating_point() or not needs:
             return None
-        return self._undo.original(self._view()).to(torch.float32).numpy()
+        return self.base_weight.original().to(torch.float32).numpy()
 
     def _links_are_merged(self, adapter: Adapter) -> bool:
         if self._mixing:
             return False
-        if adapter.merge_links is not None:
-            return adapter.merge_links
-        # A subclass may compute something else with its weight than a product.
-        is_product = type(self.base_layer) in (nn.Linear, Conv1D)
-        wide = self._base_weight().dtype in (torch.float32, torch.float64)
-        return self.mergeable and is_product and wide and self._is_plain()
-
-    def _is_plain(self) -> bool:
-        """Whether the base weight can be written to: floating point, in one piece, of this process alone."""
-        weight = self._base_weight()
-        alone = weight.device.type != "cpu" or not weight.is_shared()
-        return type(weight) is nn.Parameter and weight.is_floating_point() and alone and not weight.is_meta
+        return self.base_weight.takes_links() if adapter.merge_links is None else adapter.merge_links
 
     def _settle(self) -> None:
         """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
@@ -342,40 +302,19 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             if not self._disable_adapters and (whole or past):
                 parts.append((name, adapter.revision, whole))
         wanted = tuple(parts)
-        if wanted == self._written and not any(whole for *_, whole in wanted):
+        if wanted == self.base_weight.held and not any(whole for *_, whole in wanted):
             return
-        if self._base_weight().is_meta:
+        if self.base_weight.tensor.is_meta:
             raise LopsidedError(
                 f"the base weight under adapters {sorted(self.adapters)} is offloaded, with something merged into it; "
                 "expected it in memory; take the offloading off before switching, merging or loading adapters"
             )
-        self._written = None
-        if wanted:
-            self._change(lambda W: self._undo.write(W, self._parts(wanted), self.adapters[wanted[0][0]].module))
-        else:
-            self.restore()
-        self._written = wanted
-
-    def _change(self, change: Callable[[Tensor], None]) -> None:
-        """Change the base weight as (d_out, d_in).
-
-        A weight that was sharded with links in it is gathered for that and cut again, by all processes at once; from
-        then on its links stand beside it.
-        """
-        view = self._view()
-        weight = gathered(view)
-        change(weight)
-        if weight is not view:
-            overwrite(view, weight)
+        module = self.adapters[wanted[0][0]].module if wanted else ""
+        if self.base_weight.hold(wanted, lambda: self._parts(wanted), module):
             for name in self.adapters:
                 self._place(name)
 
-    def _view(self) -> Tensor:
-        """The base weight as (d_out, d_in), past autograd's version counter."""
-        weight = self._base_weight().data
-        return weight.T if self.transposed else weight
-
-    def _parts(self, wanted: Sequence[tuple[str, int, bool]]) -> list[Part]:
+    def _parts(self, wanted: Held) -> list[Part]:
         """All that the base weight shall hold, from tensors that nobody changes."""
         parts = []
         for name, _, whole in wanted:
@@ -391,16 +330,19 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _place(self, name: str) -> None:
         """Put the frozen tensors of the current link and of stacked ones on the layer's device, in float32."""
-        adapter, device = self.adapters[name], self._base_weight().device
+        adapter, device = self.adapters[name], self._device()
         if adapter.pending:
             return
-        if device.type == "meta":
-            device = CPU
         self._sketch[name] = adapter.drawn[-1].factor.to(device)
         self._side[name] = adapter.side
         self._stacked[name] = []
         if adapter.link > 0 and not self._links_are_merged(adapter):
             self._stacked[name] = [term.to(device) for term in concatenate(adapter.past_terms())]
+
+    def _device(self) -> torch.device:
+        """Where adapters' tensors belong: beside the base weight, or on the CPU where that is not in memory."""
+        weight = self.base_weight.tensor
+        return CPU if weight.is_meta else weight.device
 
     # -- forward ---------------------------------------------------------------------------------------------
 
@@ -433,7 +375,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         weight, bias = self.base_layer.weight, self.base_layer.bias
         weight = weight.t() if self.transposed else weight
         term, scaling = self._current(name), self.scaling[name]
-        if self.way(name) == "patched":
+        if term.way == "gather" and self._lends():
             return patched(x, weight, bias, term, scaling, self._lock)
         return beside(x, weight, bias, term, scaling)
 
@@ -443,8 +385,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         Autocast, `torch.compile`, transforms of functions and mixed batches take "gather" instead of "patched".
         """
         way = self._current(name).way
-        lends = self.mergeable and self._is_plain() and self._fuses(name) and len(self.active_adapters) == 1
-        return "patched" if way == "gather" and lends else way
+        return "patched" if way == "gather" and self._lends() and self._fuses(name) else way
+
+    def _lends(self) -> bool:
+        """Whether the base weight can hold a selector's columns during a product."""
+        return not self.base_weight.shared and self.base_weight.is_plain() and len(self.active_adapters) == 1
 
     def _fuses(self, name: str) -> bool:
         """Whether the layer's product and the adapter's can be one operation."""
@@ -549,13 +494,6 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Keep what `prepare` made, for the load of these very tensors that follows."""
         self._expected[name] = tensors, prepared
 
-    def fingerprint(self) -> str:
-        """The fingerprint of W0, as (d_out, d_in), whatever is written over it."""
-        if not self._undo.written:
-            self._seen = fingerprint(self._view())
-        assert self._seen is not None, "the first adapter looks before anything is written"
-        return self._seen
-
     def extra_repr(self) -> str:
         lines = []
         for name, adapter in self.adapters.items():
@@ -573,10 +511,10 @@ class _Unchanged:
     """Refuses a backward pass through a base weight that is no longer the one of the forward pass."""
 
     def __init__(self, layer: LopsidedLinear) -> None:
-        self.layer, self.written = layer, layer._written
+        self.layer, self.held = layer, layer.base_weight.held
 
     def __call__(self, gradient: Tensor) -> None:
-        if self.layer._written != self.written:
+        if self.layer.base_weight.held != self.held:
             names = sorted(self.layer.adapters)
             raise LopsidedError(
                 f"the base weight under adapters {names} was switched between a forward pass and its backward; "

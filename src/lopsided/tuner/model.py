@@ -71,7 +71,7 @@ class LopsidedModel(BaseTuner):
             layer = target
         else:
             self._check_supported(target, current_key)
-            layer = LopsidedLinear(target, mergeable=self._holders[id(target.weight)] <= 1)
+            layer = LopsidedLinear(target, shared=self._holders[id(target.weight)] > 1)
             layer._active_adapter = adapter_name
         layer.add_adapter(
             adapter_name,
@@ -200,7 +200,7 @@ class LopsidedModel(BaseTuner):
                 # A merge is asked for by name: that the adapters are switched off now does not undo it.
                 layer.enable_adapters(True)
             else:
-                layer.restore()
+                layer.base_weight.restore()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     # -- saving and loading ----------------------------------------------------------------------------------

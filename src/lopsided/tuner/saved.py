@@ -88,7 +88,7 @@ def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> N
     A weight that can't be read now, because it is sharded or on the meta device, keeps what was noted before; so does
     a quantized one, whose bytes a quantizer may arrange anew for its kernels.
     """
-    found = [layer.fingerprint() for layer in layers.values()]
+    found = [layer.base_weight.fingerprint() for layer in layers.values()]
     known = config.base if config.base is not None and len(config.base) == len(found) else found
     config.base = [new if is_floating(new) or not is_read(old) else old for old, new in zip(known, found)]
 
@@ -104,7 +104,7 @@ def meet_base(saved: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> No
     """
     if saved.base is None or saved.allow_base_mismatch or _LOADING.get(Loading()).allow_base_mismatch:
         return
-    check_base(saved.base, {name: layer.fingerprint() for name, layer in layers.items()})
+    check_base(saved.base, {name: layer.base_weight.fingerprint() for name, layer in layers.items()})
 
 
 def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
