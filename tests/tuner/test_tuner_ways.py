@@ -50,6 +50,18 @@ def ways(kind: str):
     return {"beside": beside}
 
 
+def test_columns_are_lent_in_torchs_deterministic_mode_too():
+    term, weight, bias = make("B by columns", 6, 5, 3, seed=1)
+    x, before = torch.randn(4, 5), weight.clone()
+    torch.use_deterministic_algorithms(True)
+    try:
+        y = patched(x, weight, bias, term, 0.7, Lock())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.allclose(y, oracle(x, weight, bias, term, 0.7), atol=1e-5)
+    assert torch.equal(weight, before)
+
+
 def trained(term: Term) -> list[torch.Tensor]:
     return [t for t in (term.A, term.B) if isinstance(t, torch.Tensor) and t.requires_grad]
 

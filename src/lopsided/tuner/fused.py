@@ -18,6 +18,8 @@ own operations. For that, h enters as an input with a history of its own whereve
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,21 +203,28 @@ def _lent(
     selected, trained = (A, B) if dim else (B, A)
     assert isinstance(selected, Selected), "one factor is a selector"
     assert isinstance(trained, Tensor), "the other one is trained"
-    matrix, indices = weight.data, selected.indices
-    window = None if selected.start is None else matrix.narrow(dim, selected.start, len(indices))
+    matrix = weight.data
     with lock.held:
-        own = matrix.index_select(dim, indices) if window is None else window.clone()
+        own, put = _loan(matrix, dim, selected)
         changed = torch.add(own, trained, alpha=scaling)
         # Each way back is one call of a method in C, before which no signal is looked at: a Ctrl-C can't leave the
         # weight changed.
         try:
-            if window is None:
-                matrix.index_copy_(dim, indices, changed)
-            else:
-                window.copy_(changed)
+            put(changed)
             return product(left, matrix)
         finally:
-            if window is None:
-                matrix.index_copy_(dim, indices, own)
-            else:
-                window.copy_(own)
+            put(own)
+
+
+def _loan(matrix: Tensor, dim: int, selected: Selected) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A copy of the selected rows (dim 0) or columns (dim 1) of a matrix, and the method that puts others there."""
+    indices = selected.indices
+    if selected.start is not None:
+        window = matrix.narrow(dim, selected.start, len(indices))
+        return window.clone(), window.copy_
+    # Columns lie apart, an entry to a cache line. Taken row by row they come in fewer pages of memory; torch refuses
+    # this method in its deterministic mode for the sake of entries that repeat, and these do not.
+    if dim and matrix.is_contiguous() and not torch.are_deterministic_algorithms_enabled():
+        entries = torch.arange(0, matrix.numel(), matrix.shape[1], device=matrix.device)[:, None] + indices
+        return matrix.take(entries), partial(matrix.put_, entries)
+    return matrix.index_select(dim, indices), partial(matrix.index_copy_, dim, indices)

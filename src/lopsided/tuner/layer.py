@@ -104,7 +104,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             "B": (self.out_features, adapter.r),
             "C": (adapter.r, max(self.out_features, self.in_features)),
         }
-        for letter in "C" if adapter.method.train == "coin" else adapter.method.train:
+        for letter in adapter.letters:
             factor = torch.zeros(shapes[letter], dtype=torch.float32, device=device)
             self._parameters_of(letter)[name] = nn.Parameter(factor)
         if not adapter.pending:
@@ -171,17 +171,19 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         return [term.to(device) for term in (*adapter.past_terms(), current)]
 
     def _current(self, name: str) -> Term:
-        self._check_loaded(name)
-        return self.adapters[name].term(self._side[name], self.trained(name), self._sketch[name])
+        trained = self.trained(name)
+        self._check_loaded(name, trained)
+        return self.adapters[name].term(self._side[name], trained, self._sketch[name])
 
-    def _check_loaded(self, name: str) -> None:
+    def _check_loaded(self, name: str, trained: Mapping[str, Tensor] | None = None) -> None:
         if self.adapters[name].pending:
             raise LopsidedError(
                 f"{self.adapters[name].module}: adapter {name!r} was created from a saved configuration, but its "
                 "tensors were not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
             )
         # torch multiplies by a tensor without data and returns whatever was in memory.
-        if any(factor.is_meta for factor in self.trained(name).values()):
+        trained = self.trained(name) if trained is None else trained
+        if any(factor.is_meta for factor in trained.values()):
             raise LopsidedError(
                 f"{self.adapters[name].module}: adapter {name!r} is on the meta device or offloaded; expected factors "
                 "in memory; load them, or take the offloading off"
@@ -189,13 +191,15 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def trained(self, name: str) -> dict[str, Tensor]:
         """The adapter's trained factors by letter: "A", "B", or "C" for a coin's."""
-        return {k: self._parameters_of(k)[name] for k in "ABC" if name in self._parameters_of(k)}
+        return {letter: self._parameters_of(letter)[name] for letter in self.adapters[name].letters}
 
     def _whole(self, name: str) -> dict[str, Tensor]:
         return {letter: gathered(factor) for letter, factor in self.trained(name).items()}
 
     def _parameters_of(self, letter: str) -> nn.ParameterDict:
-        return {"A": self.lopsided_A, "B": self.lopsided_B, "C": self.lopsided_C}[letter]
+        found = getattr(self, f"lopsided_{letter}")
+        assert isinstance(found, nn.ParameterDict)
+        return found
 
     # -- what PEFT calls -------------------------------------------------------------------------------------
 

@@ -69,6 +69,11 @@ class Adapter:
     def side(self) -> Side:
         return self.method.side(self.seed, self.link)
 
+    @property
+    def letters(self) -> str:
+        """The trained factors: "A", "B" or both, and "C" where a coin says which one it is."""
+        return "C" if self.method.train == "coin" else self.method.train
+
     def width(self, side: Side) -> int:
         return self.d_out if side == "A" else self.d_in
 
