@@ -141,7 +141,7 @@ def delta_weight(terms: Sequence[Term], scaling: float, device: torch.device) ->
 
 def tile_entries(device: torch.device) -> int:
     """How many entries are worked on at once: what stays in a core's cache, or what fills an accelerator."""
-    return 2**17 if device.type == "cpu" else 2**20
+    return 3 * 2**15 if device.type == "cpu" else 2**20
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def check_factors(module: str, factors: Mapping[str, Tensor]) -> None:
         factors: by their letter.
     """
     for letter, factor in factors.items():
-        if not torch.isfinite(factor).all():
+        if not all(map(torch.isfinite, torch.aminmax(factor.detach()))):
             raise LopsidedError(f"{module}: factor {letter} holds NaN or Inf, so its link is not merged; {ADVICE}")
 
 
@@ -74,4 +74,4 @@ def _width(term: Term) -> int:
 
 
 def _largest(factor: Tensor | Selected) -> float:
-    return 1.0 if isinstance(factor, Selected) else float(factor.abs().max())
+    return 1.0 if isinstance(factor, Selected) else max(abs(float(end)) for end in torch.aminmax(factor))

@@ -27,7 +27,7 @@ from lopsided.tuner.compute import Selected, Term, add_term, concatenate
 from lopsided.tuner.delta import Part, delta_weight
 from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
-from lopsided.tuner.links import CPU, EXTRAS, Adapter
+from lopsided.tuner.links import CPU, EXTRAS, Adapter, Drawn
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import report_rounding
 
@@ -108,7 +108,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             factor = torch.zeros(shapes[letter], dtype=torch.float32, device=device)
             self._parameters_of(letter)[name] = nn.Parameter(factor)
         if not adapter.pending:
-            self._begin_link(name)
+            self._begin_link(name, adapter.draw(adapter.link, self._original_numpy()))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _announce(self) -> None:
@@ -120,33 +120,38 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         super().__setstate__(state)
         self._announce()
 
-    def _begin_link(self, name: str) -> None:
-        """Draw the sketch of the link in training, and set its trained factor to where it starts."""
+    def _begin_link(self, name: str, drawn: Drawn) -> None:
+        """Give the link in training its sketch, and set its trained factor to where it starts."""
         adapter = self.adapters[name]
-        adapter.drawn.append(adapter.draw(adapter.link, self._original_numpy()))
+        adapter.drawn.append(drawn)
         for letter, factor in self.trained(name).items():
             start = adapter.drawn[-1].matrix() if letter == "A" and adapter.method.train == "AB" else None
             with torch.no_grad():
                 factor.zero_() if start is None else overwrite(factor, start)
         self._place(name)
 
-    def advance(self, name: str) -> None:
-        """End the link in training: its term joins the past ones, and the next one starts at zero."""
+    def advance(self, name: str, drawn: Drawn) -> None:
+        """End the link in training: its term joins the past ones, and the next one starts at zero.
+
+        Args:
+            drawn: from `draw_next`.
+        """
         adapter = self.adapters[name]
         trained = self._whole(name)
         adapter.past.append({k: v.detach().to(CPU, torch.float32, copy=True) for k, v in trained.items()})
         adapter.revision += 1
-        self._begin_link(name)
+        self._begin_link(name, drawn)
         self._settle()
         held, dtype = self.base_weight.held, self.base_weight.tensor.dtype
         if held and dtype in (torch.float16, torch.bfloat16):
             report_rounding(adapter.module, dtype, self.base_weight.lost(self._parts(held)))
 
-    def check_can_advance(self, name: str) -> None:
-        """Raise if the link in training can't be ended, before any layer is changed."""
+    def draw_next(self, name: str) -> Drawn:
+        """The sketch of the next link; raises if the link in training can't be ended, and changes nothing."""
         adapter = self.adapters[name]
         self._check_loaded(name)
-        adapter.draw(adapter.link + 1, self._original_numpy())
+        if self.merged_adapters:
+            raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
         trained = self._whole(name)
         check_factors(adapter.module, trained)
         merged, weight = self._links_are_merged(adapter), self.base_weight.tensor
@@ -160,8 +165,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             device=weight.device,
             original=self.base_weight.original if merged else None,
         )
-        if self.merged_adapters:
-            raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
+        return adapter.draw(adapter.link + 1, self._original_numpy())
 
     def terms(self, name: str, device: torch.device) -> list[Term]:
         """Every link's B·A, the one in training last."""
