@@ -252,7 +252,7 @@ def test_a_finite_factor_whose_sum_overflows_the_weight_is_not_merged(method, dt
         # One entry: it is the sum that has to be looked at, not the factors.
         factor.data[0, 0] = torch.finfo(dtype).max
     assert all(factor.isfinite().all() for factor in last.trained("default").values())
-    assert_refused(model, optimizer, rf"{LAST}: \d+ entries of W0 \+ ΔW overflow {dtype}, so the link is not merged;")
+    assert_refused(model, optimizer, rf"{LAST}: \d+ entries of W0 \+ ΔW overflow {dtype}, so nothing is merged;")
     for letter, factor in last.trained("default").items():
         factor.data.copy_(before[letter])
     assert lopsided.advance_chain(model, optimizer) == 1

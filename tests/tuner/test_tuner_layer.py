@@ -157,6 +157,23 @@ def test_a_merge_refuses_nan_and_leaves_the_weight(safe):
     assert torch.equal(layers_of(model)["base_model.model.first"].base_layer.weight, weight)
 
 
+def test_a_safe_merge_refuses_a_sum_that_overflows_although_its_parts_are_finite():
+    base = torch.nn.Sequential(torch.nn.Linear(6, 4)).half()
+    base[0].weight.data.fill_(60000.0)
+    model = lopsided.adapt(base, "cla", r=2, alpha=2, target_modules="all-linear")
+    [layer] = layers_of(model).values()
+    layer.lopsided_B["default"].data.fill_(10000.0)
+    before = layer.base_layer.weight.clone()
+    with pytest.raises(ValueError, match=r"8 entries of W0 \+ ΔW overflow torch.float16, so nothing is merged"):
+        model.merge_adapter(safe_merge=True)
+    assert torch.equal(layer.base_layer.weight, before)
+    assert not layer.merged
+    model.merge_adapter()
+    assert torch.isinf(layer.base_layer.weight).sum() == 8
+    model.unmerge_adapter()
+    assert torch.equal(layer.base_layer.weight, before)
+
+
 @pytest.mark.parametrize("name", ["c3la", "rac_b", "rac_a", "lora"])
 def test_gradient_checkpointing_gives_equal_gradients(name):
     gradients = []

@@ -64,7 +64,7 @@ def check_sum(
     if broken.any():
         what = "ΔW" if original is None else "W0 + ΔW"
         raise LopsidedError(
-            f"{module}: {int(broken.sum())} entries of {what} overflow {dtype}, so the link is not merged; expected "
+            f"{module}: {int(broken.sum())} entries of {what} overflow {dtype}, so nothing is merged; expected "
             f"finite ones; {ADVICE}"
         )
 

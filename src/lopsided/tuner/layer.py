@@ -154,18 +154,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
         trained = self._whole(name)
         check_factors(adapter.module, trained)
-        merged, weight = self._links_are_merged(adapter), self.base_weight.tensor
+        merged = self._links_are_merged(adapter)
         if merged:
             self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
+        terms = [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])]
+        self._check_sum(name, terms, merged=merged)
+        return adapter.draw(adapter.link + 1, self._original_numpy())
+
+    def _check_sum(self, name: str, terms: Sequence[Term], *, merged: bool) -> None:
+        """Raise if ΔW overflows, or W0 + ΔW where it is to be merged."""
+        weight = self.base_weight.tensor
         check_sum(
-            adapter.module,
-            [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])],
+            self.adapters[name].module,
+            terms,
             self.scaling[name],
             dtype=weight.dtype if merged else torch.float32,
             device=weight.device,
             original=self.base_weight.original if merged else None,
         )
-        return adapter.draw(adapter.link + 1, self._original_numpy())
 
     def terms(self, name: str, device: torch.device) -> list[Term]:
         """Every link's B·A, the one in training last."""
@@ -225,7 +231,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Add the adapters' ΔW, all links of it, to the base weight.
 
         Args:
-            safe_merge: refuse as well if ΔW is not finite although its factors are.
+            safe_merge: refuse as well if W0 + ΔW overflows although W0 and the factors are finite.
 
         Raises:
             LopsidedError: if the base weight is shared with another module, or not floating point; if a factor holds
@@ -245,12 +251,13 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name in names:
             module = self.adapters[name].module
             self.base_weight.check_writable(module, "a merge", "leave the adapter unmerged, or use to_lora")
-            finite = all(torch.isfinite(factor).all() for factor in self.trained(name).values())
-            if not finite or (safe_merge and not torch.isfinite(self.get_delta_weight(name)).all()):
+            if not all(torch.isfinite(factor).all() for factor in self.trained(name).values()):
                 raise LopsidedError(
                     f"{module}: NaNs detected, so nothing is merged. The adapter {name} seems to be broken; go back "
                     "to its last good checkpoint"
                 )
+            if safe_merge:
+                self._check_sum(name, self.terms(name, self.base_weight.tensor.device), merged=True)
 
     def unmerge(self) -> None:
         """Take every merged adapter out again: the original weight comes back bit for bit."""
