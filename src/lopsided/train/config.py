@@ -123,15 +123,18 @@ class TrainConfig:
     @property
     def targets(self) -> list[str] | str | None:
         """`target_modules` as PEFT takes it: names as a list, a regular expression or "all-linear" as they are."""
-        if self.target_modules is None:
-            return None
-        names = [name.strip() for name in self.target_modules.split(",")]
-        # A name alone would be a regular expression to PEFT, which the whole path of a module must match.
-        return names if all(re.fullmatch(r"[\w.]+", name) for name in names) else self.target_modules
+        return None if self.target_modules is None else as_targets(self.target_modules)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `run.json`; two runs with equal data are the same run."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
+
+
+def as_targets(text: str) -> list[str] | str:
+    """Names separated by commas as a list; a regular expression or "all-linear" as they are."""
+    names = [name.strip() for name in text.split(",")]
+    # A name alone would be a regular expression to PEFT, which the whole path of a module must match.
+    return names if all(re.fullmatch(r"[\w.]+", name) for name in names) else text
 
 
 def _check_tracker(name: str) -> None:

@@ -1,0 +1,65 @@
+"""The papers' bounds and rates, as functions of numbers.
+
+Each file opens with its notation and its source:
+
+    information     generalization from the number of trained bits, for any method
+    spectral        Theorem 1 of Beyond LoRA: what an update adds to the gap; `norms` reads its numbers off a model
+    single_run      what one run with a frozen Gaussian factor promises
+    convergence     rates of a chain of random sketches, and λ_min(E[H]) of any sketch
+    least_squares   which factor to train
+    sides           what training one side can gain, from a gradient and moments
+"""
+
+from lopsided.theory.convergence import Eigenvalue, Problem, coin_lambda, lambda_min, lambda_min_sampled, projection
+from lopsided.theory.dims import LayerDims, layer_dims
+from lopsided.theory.information import (
+    InformationBound,
+    Sigma,
+    all_bounds,
+    generalization_bound,
+    sigma_estimated,
+    sigma_of_range,
+)
+from lopsided.theory.least_squares import Condition, Fit, expected_gap, tune_a, tune_b, tune_b_condition
+from lopsided.theory.norms import ModelNorms, model_norms, spectral_norm
+from lopsided.theory.sides import Gain, Moments, Whitened, whiten
+from lopsided.theory.single_run import FrozenLayer, SingleRunBound, covers, norm_of_gaussian, single_run_bound
+from lopsided.theory.spectral import Corrections, LayerNorms, spectral_corrections
+
+__all__ = [
+    "Condition",
+    "Corrections",
+    "Eigenvalue",
+    "Fit",
+    "FrozenLayer",
+    "Gain",
+    "InformationBound",
+    "LayerDims",
+    "LayerNorms",
+    "ModelNorms",
+    "Moments",
+    "Problem",
+    "Sigma",
+    "SingleRunBound",
+    "Whitened",
+    "all_bounds",
+    "coin_lambda",
+    "covers",
+    "expected_gap",
+    "generalization_bound",
+    "lambda_min",
+    "lambda_min_sampled",
+    "layer_dims",
+    "model_norms",
+    "norm_of_gaussian",
+    "projection",
+    "sigma_estimated",
+    "sigma_of_range",
+    "single_run_bound",
+    "spectral_corrections",
+    "spectral_norm",
+    "tune_a",
+    "tune_b",
+    "tune_b_condition",
+    "whiten",
+]

@@ -1,0 +1,104 @@
+"""The layers of a model that a method would adapt, as numbers.
+
+Notation: a layer maps d_in to d_out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import TaskType
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_target_module_exists
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lopsided.adapt import HEADED, head_modules
+from lopsided.errors import LopsidedError
+from lopsided.tuner import LopsidedConfig, LopsidedLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDims:
+    """One adapted layer: its module's name and its widths."""
+
+    module: str
+    d_out: int
+    d_in: int
+
+    def __post_init__(self) -> None:
+        if self.d_out < 1 or self.d_in < 1:
+            raise LopsidedError(
+                f"layer {self.module!r} maps {self.d_in} to {self.d_out} numbers; expected widths of at least 1"
+            )
+
+
+def layer_dims(
+    layers: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
+    target_modules: str | Sequence[str] = "all-linear",
+) -> list[LayerDims]:
+    """The layers that an adapter stands on, or would stand on.
+
+    Args:
+        layers: a model; or layers already listed, as `LayerDims` or as pairs (d_out, d_in).
+        target_modules: for a model without Lopsided adapters, which of its linear layers: their names' ends, a regular
+            expression, or "all-linear" for all but a head. A model that has adapters is read as it is.
+
+    Raises:
+        LopsidedError: if the model has no such layer, or a layer's widths can't be read.
+    """
+    if not isinstance(layers, nn.Module):
+        given: list[LayerDims | tuple[int, int]] = list(layers)
+        listed = [
+            found if isinstance(found, LayerDims) else LayerDims(module=str(i), d_out=found[0], d_in=found[1])
+            for i, found in enumerate(given)
+        ]
+        if not listed:
+            raise LopsidedError("expected at least one layer, got none; pass a model, or pairs (d_out, d_in)")
+        return listed
+    adapted = [
+        LayerDims(module=name, d_out=module.out_features, d_in=module.in_features)
+        for name, module in layers.named_modules()
+        if isinstance(module, LopsidedLinear)
+    ]
+    listed = adapted or [_dims(name, module) for name, module in linear_maps(layers, target_modules)]
+    if not listed:
+        kinds = sorted({type(m).__name__ for m in layers.modules() if any(True for _ in m.parameters(recurse=False))})
+        raise LopsidedError(
+            f"expected linear layers named {target_modules!r}, found none; the model is made of {', '.join(kinds)}; "
+            "name other target_modules, or pass pairs (d_out, d_in)"
+        )
+    return listed
+
+
+def linear_maps(
+    model: nn.Module, target_modules: str | Sequence[str] = "all-linear"
+) -> list[tuple[str, nn.Linear | Conv1D]]:
+    """The linear layers of a model that `lopsided.adapt` would adapt, by name, in the model's own order."""
+    heads = head_modules(model) if type(model).__name__.endswith(HEADED) else []
+    config = LopsidedConfig(
+        method="cla",
+        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+        task_type=TaskType.SEQ_CLS if heads else None,
+    )
+    config = _maybe_include_all_linear_layers(config, model)
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and name.partition(".")[0] not in heads
+        and check_target_module_exists(config, name)
+    ]
+
+
+def _dims(name: str, module: nn.Linear | Conv1D) -> LayerDims:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    if weight.dim() != 2:
+        raise LopsidedError(
+            f"the widths of {name} can't be read from a weight of shape {tuple(weight.shape)}; expected a matrix; "
+            "pass pairs (d_out, d_in)"
+        )
+    d_out, d_in = weight.shape if isinstance(module, nn.Linear) else weight.shape[::-1]
+    return LayerDims(module=name, d_out=d_out, d_in=d_in)

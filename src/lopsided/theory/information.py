@@ -1,0 +1,200 @@
+"""Information-theoretic generalization bounds, for any method, from its parts.
+
+Notation: a method trains P numbers of q bits each on n samples, with a loss that is σ-sub-Gaussian. Then
+
+    |E[test loss - train loss]| <= √(2·P·q·ln 2·σ² / n)
+
+since the trained numbers can't carry more than P·q·ln 2 nats about the samples. With a factor of rank r in layers of
+(d_out, d_in) and k links, P = k·r·D, where D sums d_out over the layers if B is trained, d_in if A is, and both if both
+are: P is k times what `Method.trained_numbers` counts, whatever the method.
+
+Sources: Xu and Raginsky 2017, arXiv:1705.07809; Zhu et al. 2024, arXiv:2402.16842, Lemma 4.5; Cadenhead et al. 2026,
+arXiv:2606.13767, Table 1, which adds Φ_W0 of `spectral`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from lopsided.errors import LopsidedError
+from lopsided.method import METHODS, Method, method_named
+from lopsided.theory.checks import check_positive
+from lopsided.theory.dims import LayerDims, layer_dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigma:
+    """The sub-Gaussian parameter of a loss, in the loss's own units, and where it is from.
+
+    Args:
+        value: σ, such that E[exp(λ·(loss - mean))] <= exp(λ²σ²/2) for all λ.
+        how: "range" holds for every distribution; "estimate" is a statistic of the losses seen, and not a bound.
+    """
+
+    value: float
+    how: Literal["range", "estimate", "given"]
+
+    def __post_init__(self) -> None:
+        check_positive(sigma=self.value)
+
+
+def sigma_of_range(low: float, high: float) -> Sigma:
+    """σ = (high - low)/2 of a loss that stays between two numbers.
+
+    Source:
+        Hoeffding's lemma.
+
+    Example:
+        >>> sigma_of_range(0, 1)
+        Sigma(value=0.5, how='range')
+    """
+    if not low < high:
+        raise LopsidedError(f"expected a range with low < high, got low={low}, high={high}; correct it")
+    return Sigma(value=(high - low) / 2, how="range")
+
+
+def sigma_estimated(losses: Sequence[float]) -> Sigma:
+    """The smallest σ that these losses would allow: sup over λ of √(2·ln mean exp(λ(loss - mean))) / |λ|.
+
+    As λ goes to 0 the expression is the standard deviation, so that σ is at least that. It says nothing of losses that
+    were not seen.
+
+    Args:
+        losses: per sample, of samples that the model did not learn from.
+
+    Raises:
+        LopsidedError: for fewer than two losses, or losses that are all equal or not finite.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise LopsidedError(
+            f"expected at least two finite losses, one a sample, got shape {values.shape}; pass per-sample losses"
+        )
+    centred = values - values.mean()
+    deviation = centred.std()
+    if deviation == 0:
+        raise LopsidedError("expected losses that differ, got equal ones; give sigma, or the range of the loss")
+    found = deviation
+    for size in np.geomspace(1e-3, 30, 60):
+        for sign in (-1, 1):
+            exponent = sign * size / deviation * centred
+            top = exponent.max()
+            cumulant = top + math.log(np.exp(exponent - top).mean())
+            found = max(found, math.sqrt(2 * max(cumulant, 0.0)) * deviation / size)
+    return Sigma(value=float(found), how="estimate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationBound:
+    """A bound on the expected gap between test and training loss, in the loss's own units.
+
+    Args:
+        value: the bound.
+        method, links, layers: what it is for.
+        trained: how many numbers the adapters train over all links; a task's head comes on top.
+        n, bits, sigma: as given.
+    """
+
+    value: float
+    method: str
+    links: int
+    layers: int
+    trained: int
+    n: int
+    bits: float
+    sigma: Sigma
+
+
+def generalization_bound(
+    model_or_dims: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
+    method: str | Method,
+    r: int,
+    n: int,
+    sigma: float | Sigma,
+    bits: float = 32,
+    links: int | None = None,
+    *,
+    target_modules: str | Sequence[str] = "all-linear",
+) -> InformationBound:
+    """√(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
+
+    The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin's side
+    counts as its wider one). A task's head and trained biases are not counted, as in the papers' tables.
+
+    Args:
+        model_or_dims: a model, or its adapted layers as pairs (d_out, d_in).
+        method: a name of `lopsided.METHODS`, or any `Method`.
+        r: rank.
+        n: training samples.
+        sigma: see `Sigma`; a number is taken as given.
+        bits: q, of a trained number as it is stored.
+        links: of a chain; None takes the method's own.
+        target_modules: see `layer_dims`.
+
+    Raises:
+        LopsidedError: if r, n, sigma, bits or links are not positive; if a method without a chain is given links; for
+            a model whose layers can't be listed.
+
+    Source:
+        Zhu et al. 2024, Lemma 4.5; Cadenhead et al. 2026, Table 1 (without its Φ_W0).
+
+    Example:
+        >>> round(generalization_bound([(10, 20)], "cla", r=2, n=1000, sigma=0.5, bits=32).value, 4)
+        0.471
+    """
+    sigma = sigma if isinstance(sigma, Sigma) else Sigma(value=sigma, how="given")
+    check_positive(r=r, n=n, bits=bits)
+    method = method_named(method) if isinstance(method, str) else method
+    k = chain_links(method, links)
+    layers = layer_dims(model_or_dims, target_modules)
+    trained = k * sum(method.trained_numbers(layer.d_out, layer.d_in, r) for layer in layers)
+    return InformationBound(
+        value=math.sqrt(2 * trained * bits * math.log(2) * sigma.value**2 / n),
+        method=method.name,
+        links=k,
+        layers=len(layers),
+        trained=trained,
+        n=n,
+        bits=bits,
+        sigma=sigma,
+    )
+
+
+def chain_links(method: Method, links: int | None) -> int:
+    """How many links a run of the method has.
+
+    Raises:
+        LopsidedError: if a method without a chain is given more than one, or a chain's number follows from the run's
+            length and none is given.
+    """
+    if links is not None:
+        check_positive(links=links)
+    if method.chain is None:
+        if links not in (None, 1):
+            raise LopsidedError(f"method {method.name!r} has no chain, got links={links}; leave links out")
+        return 1
+    found = links if links is not None else method.chain.links
+    if found is None:
+        raise LopsidedError(f"the links of {method.name!r} follow from a run's length; give links")
+    return found
+
+
+def all_bounds(
+    model_or_dims: nn.Module | Sequence[tuple[int, int]],
+    r: int,
+    n: int,
+    sigma: float | Sigma,
+    bits: float = 32,
+    *,
+    target_modules: str | Sequence[str] = "all-linear",
+) -> list[InformationBound]:
+    """The bound of every registered method that adapts something, smallest first."""
+    layers = layer_dims(model_or_dims, target_modules)
+    found = [generalization_bound(layers, method, r, n, sigma, bits) for method in METHODS.values()]
+    return sorted((bound for bound in found if bound.trained), key=lambda bound: bound.value)
