@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from lopsided_cli import compare, export, methods, train, verify
+from lopsided_cli import advise, bounds, compare, export, lab, methods, train, verify
 
 app = typer.Typer(
     help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
@@ -19,6 +19,9 @@ app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("bounds")(bounds.bounds)
+app.command("advise")(advise.advise)
+app.command("lab")(lab.lab)
 
 
 def main() -> None:

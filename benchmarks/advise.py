@@ -1,0 +1,271 @@
+"""Does `lopsided advise` say what short real runs find? Rank correlations, whatever they are.
+
+    python benchmarks/advise.py [--out docs/advise.json] [--model embedded] [--task vader/movie]
+
+The head is trained first, and frozen. Then come two kinds of runs from there, each with AdamW on the adapter alone:
+
+    methods   all layers, each method at equal trained numbers, for 10 steps at one learning rate
+    layers    every second layer, one at a time, training B and training A at equal trained numbers, for 5 steps
+
+What is measured is how far the mean loss fell on training rows that neither the run nor the estimate has read. It is
+compared with the estimate by Spearman's ρ; intervals are from a bootstrap over the methods, or over the layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import Progress
+from scipy.stats import rankdata, spearmanr
+from writing import markdown
+
+from lopsided import METHODS, Columns, LopsidedError, Method, Window, adapt, param_groups
+from lopsided.advise import Advice, advise, fit_head
+from lopsided.advise.of_task import Batch, load, task_batches
+from lopsided.checkpoint import write_json
+from lopsided.train import TrainConfig
+from lopsided.train.measure import machine, versions
+
+RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
+# One of each first link, and training A beside selectors, which no registered method does.
+NAMES = ("lora", "lora_fa", "asym_b", "asym_a", "bernoulli", "cla", "rcla", "rc3la")
+MORE = tuple(
+    Method(name=f"{sketch.parts()['kind'].lower()}_a", train="A", sketch=sketch, source="this script")
+    for sketch in (Window("fixed"), Columns())
+)
+SIDES = ("asym_b", "asym_a")
+RATES = (3e-3,)
+# The first one is the command's own.
+DAMPINGS = (0.1, 0.01, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Sizes of the runs; `batches` and `head_steps` are the command's own, and every `stride`-th layer is run alone."""
+
+    model: str = "embedded"
+    task: str = "vader/movie"
+    r: int = 16
+    batches: int = 4
+    batch_size: int = 32
+    head_steps: int = 60
+    steps: int = 10
+    layer_steps: int = 5
+    eval_batches: int = 4
+    stride: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with its head trained, batches to train on, and batches to measure the loss on."""
+
+    model: Any
+    training: list[Batch]
+    held_out: list[Batch]
+    before: float
+
+    def reduction(self, method: Method, ranks: dict[str, int], *, lr: float, steps: int) -> float:
+        """How far the loss falls in a run on these layers, at these ranks."""
+        model = adapt(
+            copy.deepcopy(self.model),
+            method,
+            r=1,
+            alpha=2,
+            target_modules=list(ranks),
+            rank_pattern=ranks,
+            alpha_pattern={name: 2 * rank for name, rank in ranks.items()},
+        )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lopsided_" in name)
+        model.eval()
+        optimizer = torch.optim.AdamW(param_groups(model, lr=lr))
+        for batch in self.training[:steps]:
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+        return self.before - mean_loss(model, self.held_out)
+
+
+def mean_loss(model: Any, batches: Sequence[Batch]) -> float:
+    model.eval()
+    with torch.no_grad():
+        return float(np.mean([float(model(**batch).loss) for batch in batches]))
+
+
+def rank_correlation(estimated: Sequence[float], measured: Sequence[float], *, draws: int = 2000) -> dict[str, Any]:
+    """Spearman's ρ, with a 95 % percentile bootstrap over the points.
+
+    Example:
+        >>> rank_correlation([1, 2, 3, 4], [1, 4, 9, 16])["rho"]
+        1.0
+    """
+    x, y = np.asarray(estimated, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+    chosen = np.random.RandomState(0).randint(0, len(x), (draws, len(x)))
+    ranks = [rankdata(values[chosen], axis=1) for values in (x, y)]
+    first, second = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    spread = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    # A draw of one point again and again has no order.
+    found = (first * second).sum(1)[spread > 0] / spread[spread > 0]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return {"rho": float(spearmanr(x, y).statistic), "low": float(low), "high": float(high), "points": len(x)}
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    started = time.perf_counter()
+    config = TrainConfig(
+        model=setting.model,
+        task=setting.task,
+        rank=setting.r,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+        out=Path("unused"),
+    )
+    _, model, rows = load(config)
+    seen, others = task_batches(rows, setting.batch_size, setting.batches, seed=setting.seed)
+    held_out, training = others[: setting.eval_batches], others[setting.eval_batches :]
+    if len(training) < max(setting.steps, setting.layer_steps):
+        raise LopsidedError(f"expected {setting.steps} batches to train on, got {len(training)}; lower --steps")
+    # From the end, so that the head has not learned the rows that the runs begin with.
+    fit_head(model, training[::-1], setting.head_steps)
+    methods = [*(METHODS[name] for name in NAMES), *MORE]
+    advices = {d: advise(model, seen, methods=methods, r=setting.r, damping=d) for d in DAMPINGS}
+    bench = Bench(model, training, held_out, mean_loss(model, held_out))
+    by_method = _methods(bench, advices[DAMPINGS[0]], methods, setting)
+    by_layer = _layers(bench, advices[DAMPINGS[0]], setting)
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "setting": setting.__dict__,
+        "loss_before": bench.before,
+        "methods": by_method,
+        "layers": by_layer,
+        "correlations": [_correlations(advices[d], by_method, by_layer) for d in DAMPINGS],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _ranks(advice: Advice, method: str) -> dict[str, int]:
+    return {row.module: row.rank for row in advice.rows if row.method == method}
+
+
+def _methods(bench: Bench, advice: Advice, methods: Sequence[Method], setting: Setting) -> list[dict[str, Any]]:
+    progress, found = Progress("methods", len(methods) * len(RATES)), []
+    for method in methods:
+        by_rate = {}
+        for lr in RATES:
+            by_rate[str(lr)] = bench.reduction(method, _ranks(advice, method.name), lr=lr, steps=setting.steps)
+            progress.advance(method.name)
+        found.append(
+            {"method": method.name, "trains": method.train, "rates": by_rate, "measured": max(by_rate.values())}
+        )
+    return found
+
+
+def _layers(bench: Bench, advice: Advice, setting: Setting) -> list[dict[str, Any]]:
+    modules = list(dict.fromkeys(row.module for row in advice.rows))[:: setting.stride]
+    rows = [row for row in advice.rows if row.method in SIDES and row.module in modules]
+    progress, found = Progress("layers", len(rows)), []
+    for row in rows:
+        measured = bench.reduction(METHODS[row.method], {row.module: row.rank}, lr=RATES[0], steps=setting.layer_steps)
+        found.append({"module": row.module, "method": row.method, "measured": measured})
+        progress.advance(row.module)
+    return found
+
+
+def _correlations(
+    advice: Advice, by_method: Sequence[dict[str, Any]], by_layer: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Of the expected and the fitted reduction at one damping."""
+    totals = {total.method: total for total in advice.totals()}
+    rows = {(row.module, row.method): row for row in advice.rows}
+    kinds: dict[str, Callable[[Any], float]] = {"expected": lambda e: e.reduction, "fitted": lambda e: e.fitted}
+    found: dict[str, Any] = {"damping": advice.damping}
+    for kind, read in kinds.items():
+        one_sided = [m for m in by_method if m["trains"] != "AB"]
+        groups = {
+            "methods": ([read(totals[m["method"]]) for m in by_method], [m["measured"] for m in by_method]),
+            "one-sided methods": ([read(totals[m["method"]]) for m in one_sided], [m["measured"] for m in one_sided]),
+        }
+        for side in SIDES:
+            points = [p for p in by_layer if p["method"] == side]
+            groups[f"layers, {side}"] = (
+                [read(rows[p["module"], side]) for p in points],
+                [p["measured"] for p in points],
+            )
+        # Which of the two sides to train, layer by layer: the question that the command is asked.
+        modules = list(dict.fromkeys(p["module"] for p in by_layer))
+        real = {(p["module"], p["method"]): p["measured"] for p in by_layer}
+        groups["B less A, over layers"] = (
+            [read(rows[m, "asym_b"]) - read(rows[m, "asym_a"]) for m in modules],
+            [real[m, "asym_b"] - real[m, "asym_a"] for m in modules],
+        )
+        found[kind] = {name: rank_correlation(x, y) for name, (x, y) in groups.items()}
+        agreed = np.sign(groups["B less A, over layers"][0]) == np.sign(groups["B less A, over layers"][1])
+        found[kind]["right side"] = {"layers": int(agreed.sum()), "of": len(modules)}
+    found["totals"] = {name: {"expected": t.reduction, "fitted": t.fitted} for name, t in totals.items()}
+    return found
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The section about the estimate's worth, as markdown."""
+    first = result["correlations"][0]
+    methods = [
+        [
+            f"`{m['method']}`",
+            m["trains"],
+            f"{first['totals'][m['method']]['expected']:.3g}",
+            f"{first['totals'][m['method']]['fitted']:.3g}",
+            f"{m['measured']:.4f}",
+        ]
+        for m in sorted(result["methods"], key=lambda m: -m["measured"])
+    ]
+    rows = []
+    for c in result["correlations"]:
+        for kind in ("expected", "fitted"):
+            cells = [
+                f"{v['rho']:.2f} [{v['low']:.2f}, {v['high']:.2f}]"
+                for name, v in c[kind].items()
+                if name != "right side"
+            ]
+            side = c[kind]["right side"]
+            rows.append([f"{kind}, damping {c['damping']:g}", *cells, f"{side['layers']} of {side['of']}"])
+    header = ["estimate", *(name for name in first["expected"])]
+    return "\n\n".join(
+        [
+            f"Loss before the runs: {result['loss_before']:.4f} nats; {result['seconds']:.0f} s in all.",
+            markdown(["method", "trains", "expected", "fitted", "measured reduction (nats)"], methods),
+            "Spearman's ρ with 95 % bootstrap intervals:",
+            markdown(header, rows),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Writes advise.json and prints its tables.")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
+    for name, default in Setting().__dict__.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    try:
+        result = measure(Setting(**options))
+    except LopsidedError as error:
+        print(f"advise: {error}", file=sys.stderr)
+        return 2
+    write_json(out, result)
+    print(tables(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

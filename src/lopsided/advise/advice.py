@@ -1,0 +1,252 @@
+"""Each method's gain in each layer, from the layers' moments.
+
+Notation: `lopsided.theory.sides`. The budget of a layer is what training B takes at rank r, r·d_out numbers. Every
+method gets the rank at which it trains nearest to as many: round(budget / numbers a rank), at least 1 and at most the
+sketched width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lopsided.advise.moments import collect
+from lopsided.errors import LopsidedError
+from lopsided.method import METHODS, Method, method_named
+from lopsided.sketch import layer_seed
+from lopsided.theory.checks import check_positive
+from lopsided.theory.dims import linear_maps
+from lopsided.theory.sides import Gain, Whitened, whiten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one method could gain in one layer.
+
+    Args:
+        side: the factor that learns. The gain of "AB" is that of the best update of its rank, an upper bound.
+        rank, trained: at the budget, with the numbers that are trained.
+        reduction: of the loss, expected for rows that were not seen, in nats a prediction (squared units for
+            regression); the mean over seeds where the sketch is random. Noise can make it negative.
+        fitted: the same on the rows that were seen, which is larger by what fits their noise.
+    """
+
+    module: str
+    method: str
+    side: Literal["A", "B", "AB", "coin"]
+    rank: int
+    trained: int
+    reduction: float
+    fitted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """One method over all layers. Layers are added up as if each were trained alone.
+
+    Args:
+        ranks: the lowest and the highest.
+    """
+
+    method: str
+    side: Literal["A", "B", "AB", "coin"]
+    ranks: tuple[int, int]
+    trained: int
+    reduction: float
+    fitted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Every method's gain in every layer.
+
+    Args:
+        rows: by layer in the model's order, then by method.
+        unseen: the layers that the loss does not depend on; nothing is said of them.
+        predictions: how many the moments come from.
+        r, damping, seeds: as asked.
+    """
+
+    rows: tuple[Estimate, ...]
+    unseen: tuple[str, ...]
+    predictions: int
+    r: int
+    damping: float
+    seeds: int
+
+    def totals(self) -> list[Total]:
+        """The methods, the largest expected reduction first."""
+        by_method: dict[str, list[Estimate]] = {}
+        for row in self.rows:
+            by_method.setdefault(row.method, []).append(row)
+        totals = [
+            Total(
+                method=name,
+                side=rows[0].side,
+                ranks=(min(row.rank for row in rows), max(row.rank for row in rows)),
+                trained=sum(row.trained for row in rows),
+                reduction=sum(row.reduction for row in rows),
+                fitted=sum(row.fitted for row in rows),
+            )
+            for name, rows in by_method.items()
+        ]
+        return sorted(totals, key=lambda total: -total.reduction)
+
+    def best(self) -> dict[str, Estimate]:
+        """Of each layer, the method with the largest expected reduction. Bounds for two factors do not compete."""
+        best: dict[str, Estimate] = {}
+        for row in self.rows:
+            if row.side != "AB" and (row.module not in best or row.reduction > best[row.module].reduction):
+                best[row.module] = row
+        return best
+
+
+def distinct() -> list[Method]:
+    """The registered adapters, the first one of each pair of trained factor and sketch."""
+    first: dict[tuple[object, ...], Method] = {}
+    for method in METHODS.values():
+        if method.is_adapter:
+            first.setdefault((method.train, method.sketch, method.p if method.train == "coin" else None), method)
+    return list(first.values())
+
+
+def advise(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    methods: Sequence[str | Method] | None = None,
+    r: int = 16,
+    target_modules: str | Sequence[str] = "all-linear",
+    damping: float = 0.1,
+    seeds: int = 4,
+) -> Advice:
+    """Estimate how far each method could lower the loss, from a few batches and before any training.
+
+    The loss is modelled around the weights as they are, one layer at a time, by its gradient and a Kronecker-factored
+    Fisher information; of a chain, the first link alone is told. A task's head should be trained first: around a random
+    one, the gradient says little about the task (`fit_head`).
+
+    Args:
+        model: a transformers model, with a head that has been trained if it has one. It is left as it was.
+        batches: at least two, of keyword arguments of its forward with labels, on the model's device.
+        methods: names or methods; None takes every registered pair of trained factor and sketch.
+        r: rank of training B, which sets the budget.
+        target_modules: as for `adapt`.
+        damping: see `whiten`.
+        seeds: draws of a random sketch that are averaged.
+
+    Raises:
+        LopsidedError: for unknown methods, too few batches, batches without labels, no linear layers.
+
+    Source:
+        `lopsided.theory.sides`.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> small = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
+        >>> model = BertForSequenceClassification(BertConfig(**small, vocab_size=9))
+        >>> batch = {"input_ids": torch.arange(8).reshape(2, 4), "labels": torch.tensor([0, 1])}
+        >>> advice = advise(model, [batch, batch], methods=["asym_b", "asym_a"], r=2)
+        >>> {total.method for total in advice.totals()} == {"asym_b", "asym_a"}
+        True
+    """
+    check_positive(r=r, seeds=seeds)
+    chosen = adapters_named(methods)
+    layers = linear_maps(model, target_modules)
+    if not layers:
+        raise LopsidedError(f"expected linear layers named {target_modules!r}, found none; name other target_modules")
+    moments, predictions = collect(model, batches, layers)
+    rows: list[Estimate] = []
+    for name, module in layers:
+        if name in moments:
+            local = whiten(moments.pop(name), damping)
+            rows += [_estimate(local, name, module, method, r, seeds) for method in chosen]
+    return Advice(
+        rows=tuple(rows),
+        unseen=tuple(name for name, _ in layers if name not in {row.module for row in rows}),
+        predictions=predictions,
+        r=r,
+        damping=damping,
+        seeds=seeds,
+    )
+
+
+def equal_rank(method: Method, d_out: int, d_in: int, r: int) -> int:
+    """The rank at which a method trains nearest to r·d_out numbers.
+
+    Example:
+        >>> equal_rank(METHODS["asym_a"], 8, 32, r=8), equal_rank(METHODS["asym_b"], 8, 32, r=8)
+        (2, 8)
+    """
+    rank = round(r * d_out / method.trained_numbers(d_out, d_in, 1))
+    return max(1, min(rank, method.sketched_width(d_out, d_in)))
+
+
+def adapters_named(methods: Sequence[str | Method] | None) -> list[Method]:
+    """The methods that were asked for; None asks for all distinct ones.
+
+    Raises:
+        LopsidedError: for an unknown name, or a method that adapts nothing.
+    """
+    if methods is None:
+        return distinct()
+    found = [method_named(method) if isinstance(method, str) else method for method in methods]
+    for method in found:
+        if not method.is_adapter:
+            names = ", ".join(other.name for other in distinct())
+            raise LopsidedError(f"method {method.name!r} is no adapter; expected one of {names}; leave it out")
+    return found
+
+
+def _estimate(local: Whitened, name: str, module: nn.Linear | Conv1D, method: Method, r: int, seeds: int) -> Estimate:
+    d_out, d_in = len(local.root_gamma), len(local.root_sigma)
+    rank = equal_rank(method, d_out, d_in, r)
+    if method.train == "AB":
+        found = local.bound_ab(rank)
+    else:
+        weight = _weight(module) if method.sketch is not None and method.sketch.reads_weight else None
+        random = method.sketch is not None and method.sketch.random
+        draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
+        found = Gain(
+            fitted=float(np.mean([gain.fitted for gain in draws])),
+            expected=float(np.mean([gain.expected for gain in draws])),
+        )
+    assert method.train not in ("all", "head")
+    return Estimate(
+        module=name,
+        method=method.name,
+        side=method.train,  # type: ignore[arg-type]
+        rank=rank,
+        trained=method.trained_numbers(d_out, d_in, rank),
+        reduction=found.expected,
+        fitted=found.fitted,
+    )
+
+
+def _gain(local: Whitened, method: Method, rank: int, seed: int, weight: np.ndarray | None) -> Gain:
+    """For one draw of the first link's sketch; of a coin, the mean over its two sides."""
+    d_out, d_in = len(local.root_gamma), len(local.root_sigma)
+    sketch = method.sketch
+    assert sketch is not None
+    p = {"B": 1.0, "A": 0.0, "coin": method.p}[method.train]
+    fitted = expected = 0.0
+    if p > 0:
+        gain = local.gain_b(sketch.sample(rank, d_in, seed=seed, link=0, weight=weight))
+        fitted, expected = p * gain.fitted, p * gain.expected
+    if p < 1:
+        turned = None if weight is None else weight.T
+        gain = local.gain_a(sketch.sample(rank, d_out, seed=seed, link=0, weight=turned).T)
+        fitted, expected = fitted + (1 - p) * gain.fitted, expected + (1 - p) * gain.expected
+    return Gain(fitted=fitted, expected=expected)
+
+
+def _weight(module: nn.Linear | Conv1D) -> np.ndarray:
+    """W0 as (d_out, d_in)."""
+    weight = module.weight.detach().float().cpu().numpy()
+    return weight.T if isinstance(module, Conv1D) else weight

@@ -1,0 +1,169 @@
+"""Runs of experiments on disk: a folder with result.json and its plots, and a page about several."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lopsided
+from lopsided.checkpoint import atomic_folder
+from lopsided.errors import LopsidedError
+from lopsided.lab.experiment import Experiment, Outcome, Request, verdict
+from lopsided.lab.plotting import draw
+
+SCHEMA = 1
+
+
+def run_experiment(experiment: Experiment, request: Request, out: Path) -> dict[str, Any]:
+    """Run one experiment and leave its folder; returns what result.json holds.
+
+    The folder appears whole or not at all; one that was there is replaced.
+
+    Raises:
+        LopsidedError: for data that the experiment can't use.
+    """
+    if request.data is not None and not experiment.takes_data:
+        raise LopsidedError(f"experiment {experiment.name!r} takes no data, got --data {request.data}; leave it out")
+    started = time.perf_counter()
+    outcome = experiment.run(request)
+    result = result_of(experiment, request, outcome, seconds=time.perf_counter() - started)
+    with atomic_folder(out) as folder:
+        for plot in outcome.plots:
+            draw(plot, folder / f"{plot.name}.svg")
+        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """What result.json holds: the claim, the figures beside their ranges and the paper's, settings and verdict."""
+    figures = []
+    for expected, measured in zip(experiment.expected, outcome.measured, strict=True):
+        figures.append(
+            {
+                "what": expected.what,
+                "value": measured.value,
+                "interval": measured.interval,
+                "tolerance": expected.range,
+                "paper": expected.paper,
+                "holds": expected.holds(measured.value),
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "name": experiment.name,
+        "claim": experiment.claim,
+        "meaning": experiment.meaning,
+        "source": experiment.source,
+        "verdict": verdict(experiment, outcome),
+        "figures": figures,
+        "size": request.size,
+        "settings": plain(outcome.settings),
+        "details": plain(outcome.details),
+        "plots": [{"file": f"{plot.name}.svg", "title": plot.title} for plot in outcome.plots],
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {
+            "lopsided": lopsided.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """NumPy's and torch's numbers, dataclasses and paths as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_results(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Each folder with its result.json.
+
+    Raises:
+        LopsidedError: for a folder without one, or of another schema.
+    """
+    found = []
+    for folder in folders:
+        path = folder / "result.json"
+        if not path.is_file():
+            raise LopsidedError(f"expected a folder of `lopsided lab`, got {folder} without result.json; run it first")
+        result = json.loads(path.read_text())
+        if result.get("schema") != SCHEMA:
+            raise LopsidedError(f"{path} has schema {result.get('schema')}, expected {SCHEMA}; run the experiment anew")
+        found.append((folder, result))
+    return found
+
+
+def write_page(folders: Iterable[Path], page: Path) -> None:
+    """A markdown page with every experiment's claim, plot, figures, verdict and settings."""
+    results = read_results(folders)
+    text = "\n".join([HEAD, _overview(results), *(_section(folder, result, page) for folder, result in results)])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text)
+
+
+HEAD = """# Lab: the papers' claims, put to the test
+
+Each experiment states its claim and the ranges in which the claim would hold before it measures. The verdict is
+*reproduced* if every figure lies in its range, *not reproduced* if none does, *partly* otherwise. `lopsided lab NAME
+--full` makes a section again; `lopsided lab all --quick` takes a shorter look at all of them.
+"""
+
+
+def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
+    rows = ["| experiment | claim | verdict | source |", "|---|---|---|---|"]
+    for _, result in results:
+        rows.append(
+            f"| [{result['name']}](#{result['name']}) | {result['claim']} | **{result['verdict']}** | "
+            f"{result['source']} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
+    lines = [f"## {result['name']}", "", f"**Claim.** {result['claim']} ({result['source']})", ""]
+    lines += [f"**What it means.** {result['meaning']}", "", f"**Verdict: {result['verdict']}.**", ""]
+    lines += ["| figure | measured | range for the claim | paper | in range |", "|---|---:|---|---:|---|"]
+    for found in result["figures"]:
+        interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
+        paper = "" if found["paper"] is None else f"{found['paper']:.4g}"
+        lines.append(
+            f"| {found['what']} | {found['value']:.4g}{interval} | {found['tolerance']} | {paper} | "
+            f"{'yes' if found['holds'] else 'no'} |"
+        )
+    lines.append("")
+    for plot in result["plots"]:
+        where = os.path.relpath(folder / plot["file"], page.parent)
+        lines += [f"![{plot['title']}]({Path(where).as_posix()})", ""]
+    settings = ", ".join(f"{key} {_short(value)}" for key, value in result["settings"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines += [
+        f"Settings ({result['size']}): {settings}. {result['seconds']:g} s on {result['machine']}; {versions}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(inner) for inner in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
