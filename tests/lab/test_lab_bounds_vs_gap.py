@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from lopsided import METHODS
 from lopsided.lab import Request, bounds_vs_gap, verdict
-from lopsided.lab.bounds_vs_gap import EXPERIMENT, FULL, QUICK, chance_of_more, group, rank_correlation, resampled
+from lopsided.lab.bounds_vs_gap import EXPERIMENT, FULL, QUICK, chance_of_more, group, rank_correlation, rate, resampled
 from lopsided.lab.embedded import Run
 from lopsided.method import method_named
 from lopsided.theory import generalization_bound
@@ -45,6 +45,7 @@ def test_methods_of_the_comparison():
     # PaCA's runs would be random-cLA's.
     assert set(FULL) == {name for name, method in METHODS.items() if method.compared} - {"head", "paca"}
     assert METHODS["paca"].sketch == METHODS["rcla"].sketch
+    assert [rate(name) for name in ("full", "lora_plus", "lora", "c3la")] == [3e-4, 3e-4, 3e-3, 3e-3]
     assert [group(METHODS[name]) for name in ("full", "cola", "cla")] == ["all weights", "A and B, chained", "B"]
 
 

@@ -9,12 +9,17 @@ from lopsided.lab import Request, double_rank, verdict
 from lopsided.lab.double_rank import EXPERIMENT, RANKS, RATES, SEARCH_SEED, best_rates, mean_over_tasks, tasks
 from lopsided.lab.embedded import RATE, Run
 from lopsided.method import method_named
+from lopsided.theory import layer_dims
+from lopsided.theory.of_runs import skeleton
 
 
-@pytest.mark.parametrize("d", [48, 384])
-def test_both_train_as_many_numbers(d):
-    counts = {name: method_named(name).trained_numbers(d, d, r) for name, r in RANKS.items()}
-    assert counts["lora"] == counts["asym_b"] == 16 * d
+def test_both_train_as_many_numbers():
+    layers = layer_dims(skeleton("embedded"))
+    counts = {
+        name: sum(method_named(name).trained_numbers(layer.d_out, layer.d_in, r) for layer in layers)
+        for name, r in RANKS.items()
+    }
+    assert counts["lora"] == counts["asym_b"] == 16 * sum(layer.d_in for layer in layers)
 
 
 def test_the_best_rate_is_the_one_with_the_lowest_loss():

@@ -76,7 +76,7 @@ def pretend(monkeypatch):
             draws = {name: np.random.RandomState(key) for name, key in keys.items()}
             other = "seed" if what == "task" else "task"
             B, A = draws[what].standard_normal((WIDTH, RANK)), draws[other].standard_normal((RANK, WIDTH))
-            return {"layer": {"B": B, "A": A}}
+            return {"layer.query": {"B": B, "A": A}, "layer.dense": {"B": A.T, "A": B.T}}
 
         def finish_all(asked, note):
             rows = {"validation": {"loss": np.ones(3)}}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from lopsided.lab.embedded import SHORT, bars, finish_all, load_rows, workspace
+from lopsided.lab.embedded import RATE, SHORT, bars, finish_all, load_rows, workspace
 from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request, over_seeds
 from lopsided.method import Method, method_named
 from lopsided.theory.of_runs import RunBound, bound_of_run
@@ -24,7 +24,7 @@ from lopsided.train import TrainConfig
 
 QUICK = ("full", "lora", "cola", "asym_b", "rac_b", "cla")
 FULL = ("full", "lora", "lora_plus", "cola", "asym_b", "rac_b", "cla", "rcla", "c3la", "rc3la")
-TARGETS, RANK = "query,value", 16
+RANK = 16
 TASK, TRAINING_ROWS = "vader/movie", 128
 DRAWS = 4000
 
@@ -56,6 +56,12 @@ def chance_of_more(x: np.ndarray, y: np.ndarray) -> float:
     return float((1 + np.sum(shuffled >= rank_correlation(x, y) - 1e-12)) / (1 + DRAWS))
 
 
+def rate(name: str) -> float:
+    """One learning rate for all adapters; full fine-tuning and a ratio of rates need lower ones, their own."""
+    method = method_named(name)
+    return RATE if method.is_adapter and method.lr_ratio == 1 else method.lr
+
+
 def group(method: Method) -> str:
     """What a method trains, for a legend."""
     trains = {"all": "all weights", "AB": "A and B"}.get(method.train, method.train)
@@ -63,13 +69,13 @@ def group(method: Method) -> str:
 
 
 def run(request: Request) -> Outcome:
-    seeds, steps = request.number_of_seeds(quick=1, full=3), request.pick(quick=48, full=64)
+    seeds, steps = request.number_of_seeds(quick=1, full=2), 48
     names = request.pick(quick=QUICK, full=FULL)
-    shared = {**SHORT, "task": TASK, "rank": RANK, "target_modules": TARGETS, "steps": steps}
+    shared = {**SHORT, "task": TASK, "rank": RANK, "steps": steps}
     shared |= {"evaluations": 4, "train_rows": TRAINING_ROWS, "test": True}
     with workspace() as folder:
         configs = [
-            TrainConfig(**shared, method=name, seed=seed, out=folder / f"{name}-seed{seed}")
+            TrainConfig(**shared, method=name, lr=rate(name), seed=seed, out=folder / f"{name}-seed{seed}")
             for name in names
             for seed in range(seeds)
         ]
@@ -97,9 +103,9 @@ def run(request: Request) -> Outcome:
             "steps": steps,
             "batch": SHORT["batch_size"],
             "rank": RANK,
-            "targets": TARGETS,
+            "targets": SHORT["target_modules"],
             "links of chains": 4,
-            "learning rates": "the methods' own",
+            "learning rates": {name: rate(name) for name in names},
             "interval": "over methods",
         },
         details={

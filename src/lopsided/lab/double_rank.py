@@ -1,7 +1,8 @@
 """B alone at twice LoRA's rank, beside LoRA: the same count of trained numbers, spent on one factor.
 
-Notation: layers map d to d, so that LoRA of rank r trains 2·r·d numbers and a B of rank 2r as many. A row's difference
-is 1 if only B-only answers it right, -1 if only LoRA does, 0 otherwise; in points, times 100.
+Notation: over all layers, d_out and d_in have one sum D, so that LoRA of rank r trains 2·r·D numbers and B's of rank 2r
+as many. A row's difference is 1 if only B-only answers it right, -1 if only LoRA does, 0 otherwise; in points, times
+100.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plo
 from lopsided.train import Data, TrainConfig
 
 RANKS = {"lora": 8, "asym_b": 16}
-TARGETS = "query,key,value"
 RATES = (1e-3, RATE)
 # Seed of the runs that choose a learning rate, and of no run that is reported.
 SEARCH_SEED = 1000
@@ -53,7 +53,7 @@ def mean_over_tasks(found: Sequence[np.ndarray]) -> Measured:
 
 def _config(folder: Path, name: str, fields: Mapping[str, Any], method: str, **more: Any) -> TrainConfig:
     out = folder / "-".join([name, method, *(f"{key}{more[key]:g}" for key in ("lr", "seed"))])
-    shared = {**SHORT, **fields, **more, "method": method, "rank": RANKS[method], "target_modules": TARGETS}
+    shared = {**SHORT, **fields, **more, "method": method, "rank": RANKS[method]}
     # Validation chooses learning rates, and nothing after that.
     shared["eval_rows"] = 50 if more.get("test") else 500
     return TrainConfig(**shared, out=out)
@@ -74,7 +74,7 @@ def _search(
 
 
 def run(request: Request) -> Outcome:
-    seeds, steps = request.number_of_seeds(quick=3, full=3), request.pick(quick=30, full=60)
+    seeds, steps = request.number_of_seeds(quick=2, full=3), request.pick(quick=40, full=60)
     at_hand = tasks()
     if request.size == "quick":
         at_hand = {"movie": at_hand["movie"]}
@@ -105,7 +105,7 @@ def run(request: Request) -> Outcome:
             "steps": steps,
             "batch": SHORT["batch_size"],
             "ranks": RANKS,
-            "targets": TARGETS,
+            "targets": SHORT["target_modules"],
             "learning rates": rates,
             "intervals": "over seeds and rows",
         },

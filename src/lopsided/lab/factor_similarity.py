@@ -1,8 +1,8 @@
 """Which of LoRA's factors remembers the task, and which its first values.
 
 Notation: d the width of query, key and value layers, A of (r, d) and B of (d, r), trained on a task from a start, which
-is the run's seed: A's first values, the head's, and the order of rows. Q_X is an orthonormal basis of the columns of X,
-and two factors are as similar as
+is the run's seed: A's first values, the head's, and the order of rows. Other layers are trained along. Q_X is an
+orthonormal basis of the columns of X, and two factors are as similar as
 
     ‖Q_Xᵀ·Q_Y‖_F² / min(rank X, rank Y),
 
@@ -21,7 +21,7 @@ from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request
 from lopsided.train import TrainConfig
 
 DOMAINS = ("movie", "amazon", "nyt", "tweets")
-TARGETS = "query,key,value"
+COMPARED = ("query", "key", "value")
 RANK, WIDTH = 8, 384
 CHANCE = RANK / WIDTH
 
@@ -57,6 +57,12 @@ def between_runs(bases: Mapping[Name, Sequence[np.ndarray]]) -> dict[tuple[Name,
     }
 
 
+def bases_of(layers: Mapping[str, Mapping[str, np.ndarray]], letter: str) -> list[np.ndarray]:
+    """What is compared of a run's factors: columns of B or of Aᵀ, in the layers of one width."""
+    compared = [factors[letter] for module, factors in layers.items() if module.endswith(COMPARED)]
+    return [basis(X if letter == "B" else X.T) for X in compared]
+
+
 def by_domain(pairs: Pairs, group: str) -> np.ndarray:
     """The mean over the pairs of a group that begin in a domain: one number a domain."""
     found: dict[str, list[float]] = {}
@@ -74,8 +80,8 @@ def random_pairs(count: int = 200) -> np.ndarray:
 
 def run(request: Request) -> Outcome:
     # One seed has no other start to be compared with.
-    seeds, steps = max(2, request.number_of_seeds(quick=2, full=3)), request.pick(quick=30, full=60)
-    shared = {**SHORT, "method": "lora", "rank": RANK, "target_modules": TARGETS, "steps": steps, "lr": RATE}
+    seeds, steps = max(2, request.number_of_seeds(quick=2, full=3)), request.pick(quick=40, full=60)
+    shared = {**SHORT, "method": "lora", "rank": RANK, "steps": steps, "lr": RATE}
     with workspace() as folder:
         asked = []
         for domain in DOMAINS:
@@ -89,8 +95,7 @@ def run(request: Request) -> Outcome:
         names = [(config.task.removeprefix("vader/"), config.seed) for config, _ in asked]
         factors = {name: trained_factors(made.folder) for name, made in zip(names, runs, strict=True)}
     pairs = {
-        "B": between_runs({name: [basis(layer["B"]) for layer in found.values()] for name, found in factors.items()}),
-        "A": between_runs({name: [basis(layer["A"].T) for layer in found.values()] for name, found in factors.items()}),
+        letter: between_runs({name: bases_of(layers, letter) for name, layers in factors.items()}) for letter in "BA"
     }
     found = {letter: {group: by_domain(pairs[letter], group) for group in GROUPS} for letter in pairs}
     chance = random_pairs()
@@ -110,7 +115,7 @@ def run(request: Request) -> Outcome:
             "batch": SHORT["batch_size"],
             "rank": RANK,
             "width": WIDTH,
-            "targets": TARGETS,
+            "layers compared": list(COMPARED),
             "learning rate": RATE,
             "intervals": "over the four tasks",
         },

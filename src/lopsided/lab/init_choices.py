@@ -1,6 +1,6 @@
 """How the frozen factor is drawn, when B is trained beside it.
 
-Notation: A of (r, d) is frozen, B of (d, r) is trained from zero, on query, key and value. Choices of A:
+Notation: A of (r, d) is frozen, B of (d_out, r) is trained from zero, on all linear layers. Choices of A:
 
     random      orthonormal rows; Gaussian, N(0, 1/d); Kaiming uniform, ±1/√d
     singular    right singular vectors of W0, of the r largest or the r smallest singular values
@@ -36,7 +36,6 @@ RANDOM = ("orthonormal", "Gaussian", "Kaiming")
 SINGULAR = ("singular, top", "singular, last")
 SELECTORS = ("window", "columns")
 LORA = "LoRA"
-TARGETS = "query,key,value"
 RANK = 8
 TASK = "vader/movie"
 
@@ -68,11 +67,11 @@ def mean_of(right: Mapping[str, np.ndarray], choices: Sequence[str]) -> np.ndarr
 
 def run(request: Request) -> Outcome:
     # One seed has no spread.
-    seeds, steps = max(2, request.number_of_seeds(quick=2, full=3)), request.pick(quick=30, full=60)
+    seeds, steps = max(2, request.number_of_seeds(quick=2, full=3)), request.pick(quick=40, full=60)
     made = methods()
     names = {**{choice: method.name for choice, method in made.items()}, LORA: "lora"}
     # Nothing is chosen on validation, so that test rows, evaluated once, are the cheaper ones to score.
-    shared = {**SHORT, "task": TASK, "rank": RANK, "target_modules": TARGETS, "steps": steps, "lr": RATE, "test": True}
+    shared = {**SHORT, "task": TASK, "rank": RANK, "steps": steps, "lr": RATE, "test": True}
     with registered(list(made.values())), workspace() as folder:
         configs = [
             TrainConfig(**shared, method=name, seed=seed, out=folder / f"{name}-seed{seed}")
@@ -99,7 +98,7 @@ def run(request: Request) -> Outcome:
             "steps": steps,
             "batch": SHORT["batch_size"],
             "rank": RANK,
-            "targets": TARGETS,
+            "targets": SHORT["target_modules"],
             "learning rate": RATE,
             "rows": right[LORA].shape[1],
             "intervals": "over seeds and rows",
