@@ -99,14 +99,28 @@ def test_a_variant_in_mid_chain_stands_there_with_links_that_learned():
 def test_step_time(tmp_path, capsys):
     result = quick(step_time, tmp_path, "--only", "cla,c3la,c3la@2")
     assert list(result["figures"]) == ["limit", "twin", "peft_lora", "cla", "c3la", "c3la@2"]
-    assert {len(taken) for taken in result["milliseconds"].values()} == {2}
-    assert all(ms > 0 for taken in result["milliseconds"].values() for ms in taken)
-    assert result["figures"] == step_time.figures(result["milliseconds"])
+    [milliseconds] = result["processes"]
+    assert {len(taken) for taken in milliseconds.values()} == {2}
+    assert all(ms > 0 for taken in milliseconds.values() for ms in taken)
+    assert result["figures"] == step_time.figures(milliseconds)
     assert result["noise"] == result["figures"]["twin"]["to_limit"]
     assert result["setting"]["hidden"] == 32
     said = capsys.readouterr()
     assert "`c3la@2`" in said.out
     assert "rounds: 3 of 3" in said.err
+
+
+def test_each_group_has_a_process_with_the_references(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_time, "in_fresh_process", step_time.step_times)
+    result = quick(step_time, tmp_path, "--only", "cla,asym_b,c3la,peft_lora_frozen_A")
+    references = ["limit", "twin", "peft_lora", "peft_lora_frozen_A"]
+    windows, dense = result["processes"]
+    assert (list(windows), list(dense)) == ([*references, "cla", "c3la"], [*references, "asym_b"])
+    assert list(result["figures"]) == ["limit", "twin", "peft_lora", "cla", "asym_b", "c3la", "peft_lora_frozen_A"]
+    assert result["figures"]["asym_b"] == step_time.figures(dense)["asym_b"]
+    assert result["figures"]["peft_lora"] == step_time.figures(windows)["peft_lora"]
+    twins = [step_time.figures(process)["twin"]["to_limit"] for process in (windows, dense)]
+    assert result["noise"] == max(twins, key=lambda twin: abs(twin["median"] - 1))
 
 
 def test_step_time_covers_all_methods():
