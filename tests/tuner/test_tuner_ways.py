@@ -50,18 +50,6 @@ def ways(kind: str):
     return {"beside": beside}
 
 
-def test_columns_are_lent_in_torchs_deterministic_mode_too():
-    term, weight, bias = make("B by columns", 6, 5, 3, seed=1)
-    x, before = torch.randn(4, 5), weight.clone()
-    torch.use_deterministic_algorithms(True)
-    try:
-        y = patched(x, weight, bias, term, 0.7, Lock())
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert torch.allclose(y, oracle(x, weight, bias, term, 0.7), atol=1e-5)
-    assert torch.equal(weight, before)
-
-
 def trained(term: Term) -> list[torch.Tensor]:
     return [t for t in (term.A, term.B) if isinstance(t, torch.Tensor) and t.requires_grad]
 
@@ -166,7 +154,9 @@ def test_layers_choose_their_way():
         [layer] = layers_of(model).values()
         return layer.train().way("default")
 
-    assert way("cla") == way("rcla") == way("c3la") == "patched"
+    assert way("cla") == way("c3la") == "patched"
+    # In a wide layer, where the columns drawn are no neighbours.
+    assert way("rcla", lambda: torch.nn.Linear(99, 8)) == way("paca", lambda: torch.nn.Linear(99, 8)) == "gather"
     assert way("asym_b") == way("lora") == way("rac_a") == "dense"
     assert way("cla", dropout=0.1) == "gather"
     assert way("cla", lambda: torch.nn.Linear(8, 8).bfloat16()) == "gather"

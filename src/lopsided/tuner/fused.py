@@ -222,9 +222,4 @@ def _loan(matrix: Tensor, dim: int, selected: Selected) -> tuple[Tensor, Callabl
     if selected.start is not None:
         window = matrix.narrow(dim, selected.start, len(indices))
         return window.clone(), window.copy_
-    # Columns lie apart, an entry to a cache line. Taken row by row they come in fewer pages of memory; torch refuses
-    # this method in its deterministic mode for the sake of entries that repeat, and these do not.
-    if dim and matrix.is_contiguous() and not torch.are_deterministic_algorithms_enabled():
-        entries = torch.arange(0, matrix.numel(), matrix.shape[1], device=matrix.device)[:, None] + indices
-        return matrix.take(entries), partial(matrix.put_, entries)
     return matrix.index_select(dim, indices), partial(matrix.index_copy_, dim, indices)

@@ -390,21 +390,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         weight, bias = self.base_layer.weight, self.base_layer.bias
         weight = weight.t() if self.transposed else weight
         term, scaling = self._current(name), self.scaling[name]
-        if term.way == "gather" and self._lends():
+        if self._lends(term):
             return patched(x, weight, bias, term, scaling, self._lock)
         return beside(x, weight, bias, term, scaling)
 
     def way(self, name: str) -> str:
         """How an adapter's term is computed: "patched", "gather" or "dense".
 
-        Autocast, `torch.compile`, transforms of functions and mixed batches take "gather" instead of "patched".
+        Windows are patched. Random columns, which lie an entry to a cache line, are not: lending them costs more than
+        the products beside. Autocast, `torch.compile`, transforms of functions and mixed batches take "gather", too.
         """
-        way = self._current(name).way
-        return "patched" if way == "gather" and self._lends() and self._fuses(name) else way
+        term = self._current(name)
+        return "patched" if self._lends(term) and self._fuses(name) else term.way
 
-    def _lends(self) -> bool:
-        """Whether the base weight can hold a selector's columns during a product."""
-        return not self.base_weight.shared and self.base_weight.is_plain() and len(self.active_adapters) == 1
+    def _lends(self, term: Term) -> bool:
+        """Whether the base weight can hold a selector's rows or window of columns during a product, and had better."""
+        together = isinstance(term.B, Selected) or (isinstance(term.A, Selected) and term.A.start is not None)
+        alone = not self.base_weight.shared and len(self.active_adapters) == 1
+        return together and alone and self.base_weight.is_plain()
 
     def _fuses(self, name: str) -> bool:
         """Whether the layer's product and the adapter's can be one operation."""
