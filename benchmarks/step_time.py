@@ -34,7 +34,7 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
     references = [variant for variant in asked if group(variant) is None]
     batches = [[*references, *(v for v in asked if group(v) == name)] for name in GROUPS]
     batches = [batch for batch in batches if len(batch) > len(references)] or [references]
-    # Two dozen models in one process get in each other's way, which costs the adapters more than the limit.
+    # Few models in memory at once, as in training.
     run = step_times if len(batches) == 1 else in_fresh_process
     processes = [run(batch, setting) for batch in batches]
     found: dict[str, dict[str, Interval]] = {}

@@ -38,8 +38,10 @@ def advise(
         import json as json_module
 
         from lopsided.advise import advise_task, write_advice
+        from lopsided.lab.plotting import check_drawable
         from lopsided.train import TrainConfig
 
+        check_drawable()
         folder = out or options.free_folder("lopsided-advice")
         config = TrainConfig(
             model=model,

@@ -130,3 +130,14 @@ def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "result.json").write_text('{"schema": 0}')
     with pytest.raises(LopsidedError, match="expected 1"):
         read_results([tmp_path])
+
+
+def test_a_missing_matplotlib_is_told_before_the_work(tmp_path, monkeypatch):
+    def never(request):
+        raise AssertionError("the experiment ran")
+
+    monkeypatch.setattr("lopsided.lab.plotting.find_spec", lambda name: None)
+    mine = Experiment(name="m", claim="c.", meaning="a. b.", source="s", expected=(AT_MOST_ONE,), run=never)
+    with pytest.raises(LopsidedError, match=r"pip install 'lopsided\[lab\]'"):
+        run_experiment(mine, Request(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -14,9 +14,10 @@ from lopsided.adapt import HEADED, head_modules
 from lopsided.advise.advice import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
 from lopsided.method import METHODS, Method
-from lopsided.tasks import Task, collator, encode, load_model, load_task
+from lopsided.tasks import Task, collator
 from lopsided.theory.checks import check_not_negative, check_positive
 from lopsided.train.config import TrainConfig
+from lopsided.train.run import load_all
 
 Batch = dict[str, Tensor]
 
@@ -83,17 +84,9 @@ class Rows:
 
 def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
     """The task, the model with its head, and the training rows."""
-    task = load_task(
-        config.task,
-        label=config.label,
-        metric=config.metric,
-        make_split=config.make_split,
-        rename_labels=config.rename_labels,
-    )
-    model, tokenizer = load_model(config.model, task, seed=config.seed)
-    seq2seq = bool(model.config.is_encoder_decoder)
-    encoded = encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)
-    return task, model, Rows(encoded.splits["train"], collator(task, tokenizer, seq2seq=seq2seq))
+    data, model, tokenizer = load_all(config)
+    collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
+    return data.task, model, Rows(data.encoded.splits["train"], collate)
 
 
 def task_batches(rows: Rows, size: int, count: int, *, seed: int) -> tuple[list[Batch], list[Batch]]:

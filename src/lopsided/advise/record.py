@@ -38,7 +38,7 @@ def write_advice(advice: Advice, folder: Path, settings: Mapping[str, Any]) -> d
     """Write the folder, whole or not at all; returns what advice.json holds.
 
     Raises:
-        LopsidedError: if the folder holds other files, or matplotlib is not installed.
+        LopsidedError: if the folder holds other files.
     """
     record = advice_record(advice, settings)
     with atomic_folder(folder) as new:

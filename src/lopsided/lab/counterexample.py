@@ -12,6 +12,7 @@ so that L = 10; rank 1, W = 0 and B = 0 at the start, A ~ N(0, 1), steps of 1/L,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -82,7 +83,9 @@ def run(request: Request) -> Outcome:
     for name, found in shown.items():
         # Runs at the optimum reach the last bits of a float, which are noise on a logarithmic axis.
         low, middle, high = (np.maximum(np.quantile(found, q, axis=1), 1e-12).tolist() for q in (0.1, 0.5, 0.9))
-        lines.append(Line(name=name, x=list(range(links + 1)), y=middle, low=low, high=high))
+        # COLA's line lies on LoRA's, where both diverge.
+        style: Literal["line", "dashed"] = "dashed" if name == "cola" else "line"
+        lines.append(Line(name=name, x=list(range(links + 1)), y=middle, low=low, high=high, style=style))
     return Outcome(
         measured=[
             over_seeds([diverged["lora"]]),

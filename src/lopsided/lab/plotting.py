@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def draw(plot: Plot, path: Path) -> None:
-    """Write one plot as SVG.
+def check_drawable() -> None:
+    """Raise if plots can't be drawn, before the work that they would show.
 
     Raises:
         LopsidedError: if matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise LopsidedError("plots need matplotlib, which is not installed; pip install 'lopsided[lab]'") from error
+    if find_spec("matplotlib") is None:
+        raise LopsidedError("plots need matplotlib, which is not installed; pip install 'lopsided[lab]'")
+
+
+def draw(plot: Plot, path: Path) -> None:
+    """Write one plot as SVG; needs what `check_drawable` asks for."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     settings: dict[str, Any] = {"svg.hashsalt": plot.name, "svg.fonttype": "none", "font.size": 10}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7, 4.2), layout="constrained")

@@ -18,7 +18,7 @@ import lopsided
 from lopsided.checkpoint import atomic_folder
 from lopsided.errors import LopsidedError
 from lopsided.lab.experiment import Experiment, Outcome, Request, verdict
-from lopsided.lab.plotting import draw
+from lopsided.lab.plotting import check_drawable, draw
 
 SCHEMA = 1
 
@@ -29,8 +29,9 @@ def run_experiment(experiment: Experiment, request: Request, out: Path) -> dict[
     The folder appears whole or not at all; one that was there is replaced.
 
     Raises:
-        LopsidedError: for data that the experiment can't use.
+        LopsidedError: for data that the experiment can't use; if matplotlib is not installed.
     """
+    check_drawable()
     if request.data is not None and not experiment.takes_data:
         raise LopsidedError(f"experiment {experiment.name!r} takes no data, got --data {request.data}; leave it out")
     started = time.perf_counter()

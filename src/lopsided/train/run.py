@@ -60,6 +60,11 @@ class Data:
 
 def load_data(config: TrainConfig) -> Data:
     """The rows that a run reads, as tokens of its model."""
+    return load_all(config)[0]
+
+
+def load_all(config: TrainConfig) -> tuple[Data, Any, Any]:
+    """The rows that a run reads, its model before any method is put on it, and the tokenizer."""
     task = load_task(
         config.task,
         label=config.label,
@@ -69,7 +74,7 @@ def load_data(config: TrainConfig) -> Data:
     )
     model, tokenizer = load_model(config.model, task, seed=config.seed)
     seq2seq = bool(model.config.is_encoder_decoder)
-    return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq))
+    return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)), model, tokenizer
 
 
 def train(
