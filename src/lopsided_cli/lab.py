@@ -16,6 +16,7 @@ def lab(
     quick: Annotated[bool, typer.Option("--quick/--full", help="A look in minutes, or the whole experiment.")] = True,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; the experiment's own number by default.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of IDX files, for digits-chain.")] = None,
+    resume: options.Resume = False,
     out: options.Out = None,
     page: Annotated[Path | None, typer.Option(help="Write a markdown page about the results here.")] = None,
     json: options.Json = False,
@@ -46,7 +47,7 @@ def lab(
                 note=lambda text, e=experiment: typer.echo(f"{e.name}: {text}", err=True),  # type: ignore[misc]
             )
             folders.append(folder / experiment.name if name == "all" else folder)
-            results.append(run_experiment(experiment, request, folders[-1]))
+            results.append(run_experiment(experiment, request, folders[-1], resume=resume))
             if not json:
                 _tell(results[-1], folders[-1])
         if page is not None:

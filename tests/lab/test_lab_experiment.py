@@ -116,6 +116,16 @@ def test_a_run_leaves_a_record_and_replaces_the_last_one(tmp_path):
     assert "](../out/p.svg)" in page
 
 
+def test_a_finished_experiment_is_kept_on_resume_if_the_same_was_asked(tmp_path):
+    out = tmp_path / "out"
+    first = run_experiment(experiment([0.5], AT_MOST_ONE), Request(seeds=3), out)
+    again = experiment([2.0], AT_MOST_ONE)
+    assert run_experiment(again, Request(seeds=3), out, resume=True) == first
+    for other in (Request(seeds=4), Request(seeds=3, size="full")):
+        assert run_experiment(again, other, out, resume=True)["verdict"] == "not reproduced"
+    assert run_experiment(experiment([0.5], AT_MOST_ONE), other, out)["verdict"] == "reproduced"
+
+
 def test_the_same_data_give_the_same_picture(tmp_path):
     for name in ("a", "b"):
         run_experiment(experiment([0.5], AT_MOST_ONE), Request(), tmp_path / name)

@@ -75,7 +75,7 @@ RUNS: dict[str, tuple[Step, bool]] = {
 
 
 def run(request: Request) -> Outcome:
-    seeds, links = request.number_of_seeds(quick=40, full=40), request.pick(quick=40, full=100)
+    seeds, links = request.number_of_seeds(quick=40, full=40), 100
     gaps = {name: descend(step, redraw=redraw, links=links, seeds=seeds) for name, (step, redraw) in RUNS.items()}
     shown = {name: np.minimum(found, FAR) for name, found in gaps.items()}
     diverged = {name: (found[-1] > FAR).mean() for name, found in gaps.items()}

@@ -108,7 +108,7 @@ def bound_share(problem: Regression, gaps: np.ndarray, share: float) -> float:
 
 
 def run(request: Request) -> Outcome:
-    seeds, horizon = request.number_of_seeds(quick=20, full=100), request.pick(quick=16, full=24)
+    seeds, horizon = request.number_of_seeds(quick=20, full=40), request.pick(quick=16, full=24)
     problem = draw_regression(seeds=seeds, samples=SAMPLES, d_in=D_IN, d_out=D_OUT, noise=NOISE)
     W = np.zeros((seeds, D_OUT, D_IN))
     exponents, shares, descents, rates = [], [], [], []

@@ -23,10 +23,10 @@ from lopsided.lab.plotting import check_drawable, draw
 SCHEMA = 1
 
 
-def run_experiment(experiment: Experiment, request: Request, out: Path) -> dict[str, Any]:
+def run_experiment(experiment: Experiment, request: Request, out: Path, *, resume: bool = False) -> dict[str, Any]:
     """Run one experiment and leave its folder; returns what result.json holds.
 
-    The folder appears whole or not at all; one that was there is replaced.
+    The folder appears whole or not at all; one that was there is replaced, or with `resume` kept if the same was asked.
 
     Raises:
         LopsidedError: for data that the experiment can't use; if matplotlib is not installed.
@@ -34,6 +34,10 @@ def run_experiment(experiment: Experiment, request: Request, out: Path) -> dict[
     check_drawable()
     if request.data is not None and not experiment.takes_data:
         raise LopsidedError(f"experiment {experiment.name!r} takes no data, got --data {request.data}; leave it out")
+    if resume and (out / "result.json").is_file():
+        [(_, result)] = read_results([out])
+        if {key: result[key] for key in ("name", "size", "asked")} == _asked(experiment, request):
+            return result
     started = time.perf_counter()
     outcome = experiment.run(request)
     result = result_of(experiment, request, outcome, seconds=time.perf_counter() - started)
@@ -42,6 +46,12 @@ def run_experiment(experiment: Experiment, request: Request, out: Path) -> dict[
             draw(plot, folder / f"{plot.name}.svg")
         (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _asked(experiment: Experiment, request: Request) -> dict[str, Any]:
+    """What one experiment was asked to do, as result.json says it."""
+    asked = {"seeds": request.seeds, "data": None if request.data is None else str(request.data)}
+    return {"name": experiment.name, "size": request.size, "asked": asked}
 
 
 def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
@@ -60,13 +70,12 @@ def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, sec
         )
     return {
         "schema": SCHEMA,
-        "name": experiment.name,
+        **_asked(experiment, request),
         "claim": experiment.claim,
         "meaning": experiment.meaning,
         "source": experiment.source,
         "verdict": verdict(experiment, outcome),
         "figures": figures,
-        "size": request.size,
         "settings": plain(outcome.settings),
         "details": plain(outcome.details),
         "plots": [{"file": f"{plot.name}.svg", "title": plot.title} for plot in outcome.plots],
