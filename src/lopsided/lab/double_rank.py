@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from lopsided.lab.embedded import RATE, SHORT, Run, bars, crossed_draws, finish_all, load_rows, middle_95, workspace
+from lopsided.lab.embedded import (
+    FULL_BATCH,
+    RATE,
+    SHORT,
+    Run,
+    bars,
+    crossed_draws,
+    finish_all,
+    load_rows,
+    middle_95,
+    workspace,
+)
 from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request, over_seeds
 from lopsided.train import Data, TrainConfig
 
@@ -75,9 +86,10 @@ def _search(
 
 def run(request: Request) -> Outcome:
     seeds, steps = request.number_of_seeds(quick=2, full=3), request.pick(quick=40, full=60)
-    at_hand = tasks()
+    at_hand, batch_size = tasks(), request.pick(quick=SHORT["batch_size"], full=FULL_BATCH)
     if request.size == "quick":
         at_hand = {"movie": at_hand["movie"]}
+    at_hand = {name: {**fields, "batch_size": batch_size} for name, fields in at_hand.items()}
     rates, found, runs = {}, {}, {}
     with workspace() as folder:
         for name, fields in at_hand.items():
@@ -103,7 +115,7 @@ def run(request: Request) -> Outcome:
             "left out": "nothing" if "trec" in at_hand else "trec: in full, with LOPSIDED_DATA/trec at hand",
             "seeds": seeds,
             "steps": steps,
-            "batch": SHORT["batch_size"],
+            "batch": batch_size,
             "ranks": RANKS,
             "targets": SHORT["target_modules"],
             "learning rates": rates,

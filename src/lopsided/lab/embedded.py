@@ -35,6 +35,8 @@ SHORT: dict[str, Any] = {
 # At 60 steps of 32 rows it has the lowest validation loss for B-training, and one for LoRA that its lowest is not told
 # apart from (docs/decisions/0004); with lower rates, or adapters on few layers, runs as short as these learn nothing.
 RATE = 3e-3
+# Rows of a batch in full runs that ask how good a method gets: what RATE was found with.
+FULL_BATCH = 32
 DRAWS = 2000
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lopsided.lab.embedded import RATE, SHORT, bars, crossed, finish_all, load_rows, registered, workspace
+from lopsided.lab.embedded import FULL_BATCH, RATE, SHORT, bars, crossed, finish_all, load_rows, registered, workspace
 from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request, over_seeds
 from lopsided.method import Method
 from lopsided.sketch import Sketch
@@ -72,6 +72,7 @@ def run(request: Request) -> Outcome:
     names = {**{choice: method.name for choice, method in made.items()}, LORA: "lora"}
     # Nothing is chosen on validation, so that test rows, evaluated once, are the cheaper ones to score.
     shared = {**SHORT, "task": TASK, "rank": RANK, "steps": steps, "lr": RATE, "test": True}
+    shared["batch_size"] = request.pick(quick=SHORT["batch_size"], full=FULL_BATCH)
     with registered(list(made.values())), workspace() as folder:
         configs = [
             TrainConfig(**shared, method=name, seed=seed, out=folder / f"{name}-seed{seed}")
@@ -96,7 +97,7 @@ def run(request: Request) -> Outcome:
             "task": TASK,
             "seeds": seeds,
             "steps": steps,
-            "batch": SHORT["batch_size"],
+            "batch": shared["batch_size"],
             "rank": RANK,
             "targets": SHORT["target_modules"],
             "learning rate": RATE,
