@@ -33,7 +33,7 @@ def draw(plot: Plot, path: Path) -> None:
 
     settings: dict[str, Any] = {"svg.hashsalt": plot.name, "svg.fonttype": "none", "font.size": 10}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
         axes = figure.add_subplot()
         bars = [line for line in plot.lines if line.style == "bars"]
         for number, line in enumerate(plot.lines):
@@ -46,16 +46,28 @@ def draw(plot: Plot, path: Path) -> None:
             axes.plot(line.x, line.y, linestyle=joined, marker=shown, color=colour, label=line.name, markersize=4)
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        if "x" in plot.log:
-            axes.set_xscale("log")
-        if "y" in plot.log:
-            axes.set_yscale("log")
+        for name in plot.log:
+            _logarithmic(axes, name)
         axes.set(xlabel=plot.x, ylabel=plot.y)
         axes.set_title(plot.title, fontsize=10, loc="left", wrap=True)
         axes.grid(alpha=0.25)
         if len(plot.lines) > 1:
-            axes.legend(fontsize=8, frameon=False)
+            # Beside the axes, where it hides no point.
+            figure.legend(loc="outside right upper", fontsize=8, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _logarithmic(axes: Any, name: str) -> None:
+    """A logarithmic axis; where it spans less than two decades, with ticks at 1, 2 and 5 as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axis.get_view_interval()
+    if high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _bars(axes: Any, line: Line, number: int, count: int, colour: str) -> None:

@@ -55,7 +55,7 @@ def _asked(experiment: Experiment, request: Request) -> dict[str, Any]:
 
 
 def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
-    """What result.json holds: the claim, the figures beside their ranges and the paper's, settings and verdict."""
+    """What result.json holds: claim, verdict, figures beside their ranges and the paper's, settings, plots' data."""
     figures = []
     for expected, measured in zip(experiment.expected, outcome.measured, strict=True):
         figures.append(
@@ -78,7 +78,7 @@ def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, sec
         "figures": figures,
         "settings": plain(outcome.settings),
         "details": plain(outcome.details),
-        "plots": [{"file": f"{plot.name}.svg", "title": plot.title} for plot in outcome.plots],
+        "plots": [{"file": f"{plot.name}.svg", **plain(plot)} for plot in outcome.plots],
         "seconds": round(seconds, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {
