@@ -58,7 +58,7 @@ def plots(advice: Advice) -> list[Plot]:
             name="methods",
             title=f"Estimated reduction of the loss at equal trained numbers (training B: r={advice.r})",
             x="method; a star marks an upper bound for two factors",
-            y="expected reduction (nats a prediction)",
+            y="expected reduction of the loss",
             lines=[
                 Line(
                     name="all layers",
@@ -72,7 +72,7 @@ def plots(advice: Advice) -> list[Plot]:
             name="layers",
             title="Where the reduction is expected",
             x="layer, in the model's order",
-            y="expected reduction (nats a prediction)",
+            y="expected reduction of the loss",
             lines=[
                 Line(
                     name=f"{total.method} (trains {total.side})",

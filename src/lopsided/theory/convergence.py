@@ -51,6 +51,12 @@ def projection(S: np.ndarray) -> np.ndarray:
 
     Shapes:
         S: (r, d) -> (d, d), symmetric, H·H = H.
+
+    Units:
+        None, whatever those of S.
+
+    Source:
+        The exact step's projection: Malinovsky et al. 2024, arXiv:2410.08305, Algorithm 1.
     """
     _, sizes, vectors = np.linalg.svd(np.asarray(S, dtype=np.float64), full_matrices=False)
     kept = vectors[sizes > sizes.max(initial=0.0) * max(S.shape) * np.finfo(np.float64).eps]
@@ -75,6 +81,9 @@ def lambda_min(
     Raises:
         LopsidedError: if r does not fit d, or for fewer than 8 draws.
 
+    Units:
+        None: a share, between 0 and 1.
+
     Source:
         The rates' assumption: Malinovsky et al. 2024, Assumption 1. Matrix Bernstein: Tropp 2012, arXiv:1004.4389.
 
@@ -92,7 +101,14 @@ def lambda_min(
 def lambda_min_sampled(
     sketch: Sketch, r: int, d: int, *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> Eigenvalue:
-    """The same from draws alone, whether or not a closed form is known."""
+    """λ_min(E[H]) from draws alone, whether or not a closed form is known; `lambda_min` says how.
+
+    Units:
+        None: a share, between 0 and 1.
+
+    Source:
+        As for `lambda_min`, which says what is raised.
+    """
     check_probability(confidence=confidence)
     if draws < 8:
         raise LopsidedError(f"expected at least 8 draws, got {draws}; raise draws")
@@ -116,6 +132,9 @@ def _bernstein(d: int, draws: int, failure: float) -> float:
 
 def coin_lambda(p: float, lambda_B: float, lambda_A: float) -> float:
     """λ of a chain that trains B with probability p at each link: p·λ_B + (1-p)·λ_A.
+
+    Units:
+        None: all three are eigenvalues of projections, between 0 and 1.
 
     Source:
         Bernoulli-LoRA, arXiv:2508.03820.

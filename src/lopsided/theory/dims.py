@@ -45,6 +45,12 @@ def layer_dims(
         target_modules: for a model without Lopsided adapters, which of its linear layers: their names' ends, a regular
             expression, or "all-linear" for all but a head. A model that has adapters is read as it is.
 
+    Units:
+        Numbers of inputs and outputs.
+
+    Source:
+        The widths m_i and n_i of Cadenhead et al. 2026, arXiv:2606.13767, Table 1.
+
     Raises:
         LopsidedError: if the model has no such layer, or a layer's widths can't be read.
     """

@@ -47,6 +47,9 @@ class Sigma:
 def sigma_of_range(low: float, high: float) -> Sigma:
     """σ = (high - low)/2 of a loss that stays between two numbers.
 
+    Units:
+        The loss's own.
+
     Source:
         Hoeffding's lemma.
 
@@ -67,6 +70,12 @@ def sigma_estimated(losses: Sequence[float]) -> Sigma:
 
     Args:
         losses: per sample, of samples that the model did not learn from.
+
+    Units:
+        The losses' own.
+
+    Source:
+        The definition of a σ-sub-Gaussian variable, with the mean over the samples in place of an expectation.
 
     Raises:
         LopsidedError: for fewer than two losses, or losses that are all equal or not finite.
@@ -141,6 +150,9 @@ def generalization_bound(
         LopsidedError: if r, n, sigma, bits or links are not positive; if a method without a chain is given links; for
             a model whose layers can't be listed.
 
+    Units:
+        The loss's own, as σ.
+
     Source:
         Zhu et al. 2024, Lemma 4.5; Cadenhead et al. 2026, Table 1 (without its Φ_W0).
 
@@ -194,7 +206,14 @@ def all_bounds(
     *,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> list[InformationBound]:
-    """The bound of every registered method that adapts something, smallest first."""
+    """The bound of every registered method that adapts something, smallest first.
+
+    Units:
+        The loss's own, as σ.
+
+    Source:
+        As for `generalization_bound`, which says what is raised.
+    """
     layers = layer_dims(model_or_dims, target_modules)
     found = [generalization_bound(layers, method, r, n, sigma, bits) for method in METHODS.values()]
     return sorted((bound for bound in found if bound.trained), key=lambda bound: bound.value)

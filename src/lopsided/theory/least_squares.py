@@ -40,6 +40,12 @@ def tune_b(delta: np.ndarray, sigma: np.ndarray, Q: np.ndarray) -> Fit:
     Shapes:
         delta: (d_out, d_in); sigma: (d_in, d_in); Q: (r, d_in), of full rank; its rows need not be orthonormal.
 
+    Units:
+        The loss has squared units of the outputs.
+
+    Source:
+        Zhu et al. 2024, Theorem 4.3; the closed form is derived from it here.
+
     Raises:
         LopsidedError: for shapes that do not fit, or Q·Σ·Qᵀ without an inverse.
     """
@@ -61,6 +67,12 @@ def tune_a(delta: np.ndarray, sigma: np.ndarray, U: np.ndarray) -> Fit:
 
     Shapes:
         delta: (d_out, d_in); sigma: (d_in, d_in); U: (d_out, r), with orthonormal columns.
+
+    Units:
+        The loss has squared units of the outputs.
+
+    Source:
+        Zhu et al. 2024, Theorem 4.3; the closed form is derived from it here.
 
     Raises:
         LopsidedError: for shapes that do not fit, or columns that are not orthonormal.
@@ -97,6 +109,9 @@ def tune_b_condition(sigma: np.ndarray, delta: np.ndarray) -> Condition:
     Shapes:
         sigma: (d_in, d_in); delta: (d_out, d_in).
 
+    Units:
+        Both sides have those of Tr[Σ]·Tr[ΣΔᵀΔ]; their ratio has none.
+
     Source:
         Derived for this library from Theorem 4.3; where the paper's statement holds, so does this.
 
@@ -124,6 +139,9 @@ def expected_gap(delta: np.ndarray, input_basis: np.ndarray, variance: float) ->
 
     Shapes:
         delta: (d_out, d_in); input_basis: U_X of (d_in, r), with orthonormal columns; d is d_out.
+
+    Units:
+        Squared units of the outputs, as a squared error.
 
     Source:
         Zhu et al. 2024, after Theorem 4.3.

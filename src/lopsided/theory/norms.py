@@ -54,6 +54,9 @@ def spectral_norm(
         block: vectors at once.
         tolerance: the relative change of a round's estimate below which it ends.
 
+    Units:
+        Those of M's entries.
+
     Source:
         Block power iteration; Golub and Van Loan, Matrix Computations, 8.2.
 
@@ -101,6 +104,12 @@ def model_norms(model: nn.Module, adapter: str = "default", *, iterations: int =
         model: with a Lopsided adapter.
         adapter: its name.
         iterations: of `spectral_norm`.
+
+    Units:
+        Those of the weights.
+
+    Source:
+        What Theorem 1 of Cadenhead et al. 2026, arXiv:2606.13767, takes in.
 
     Raises:
         LopsidedError: without that adapter; for an activation whose Lipschitz constant is not known here.

@@ -167,6 +167,12 @@ def whiten(moments: Moments, damping: float = 0.1) -> Whitened:
         damping: λ_Σ as a multiple of the mean of Σ's eigenvalues, and λ_Γ as the same multiple of Γ's. It says how far
             the directions are trusted that the few rows have hardly seen.
 
+    Units:
+        Gains in nats, or in what else the gradients' loss is measured.
+
+    Source:
+        Kronecker factors: Martens and Grosse 2015, arXiv:1503.05671; the gains of one side are derived here.
+
     Raises:
         LopsidedError: if Σ̃ or Γ̃ is not positive definite.
 

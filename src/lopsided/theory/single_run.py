@@ -78,7 +78,14 @@ class SingleRunBound:
 
 
 def covers(method: Method) -> bool:
-    """Whether the bound is for a method: it trains B, in one link, with A drawn from a Gaussian."""
+    """Whether the bound is for a method: it trains B, in one link, with A drawn from a Gaussian.
+
+    Units:
+        None: yes or no.
+
+    Source:
+        The setting of Kratsios et al. 2025, arXiv:2506.14530.
+    """
     return method.train == "B" and method.chain is None and isinstance(method.sketch, Gaussian)
 
 
@@ -93,6 +100,9 @@ def check_covers(method: Method) -> None:
 
 def norm_of_gaussian(d_in: int, r: int, std: float, failure: float) -> float:
     """ς·(√r + √d_in + t), which ‖A‖₂ exceeds with probability at most e^{-t²/2} = failure.
+
+    Units:
+        Those of ς, the standard deviation of A's entries.
 
     Source:
         Davidson and Szarek 2001, Theorem II.13.
@@ -120,6 +130,12 @@ def single_run_bound(
         input_bound: C, the largest norm of an input.
         loss_lipschitz: L_ℓ, in loss per unit of the network's output.
         delta: δ. Where a layer's ‖A‖ is not given, half of it goes to the draws of A and δ' = δ/2; else δ' = δ.
+
+    Units:
+        The loss's, which lies in [0, 1].
+
+    Source:
+        The rate √(r/N): Kratsios et al. 2025, arXiv:2506.14530. The constants are derived for this library.
 
     Raises:
         LopsidedError: without layers, or for numbers out of their range.

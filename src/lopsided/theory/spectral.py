@@ -71,6 +71,12 @@ def spectral_corrections(layers: Sequence[LayerNorms], *, input_bound: float, lo
         input_bound: C, the largest norm of an input.
         loss_lipschitz: L_ℓ, in loss per unit of the network's output.
 
+    Units:
+        The loss's own: L_ℓ in loss per output, times inputs and norms.
+
+    Source:
+        Cadenhead et al. 2026, arXiv:2606.13767, Theorem 1, with three indices mended (see above).
+
     Raises:
         LopsidedError: without layers, or for negative or infinite numbers.
 
