@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel, TaskType
+from peft import PeftConfig, PeftModel, TaskType
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -164,7 +164,7 @@ def _check_finite(tensors: dict[str, Tensor]) -> None:
 def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mismatch: bool) -> str:
     # A head is not the base's: another number of labels is no other base.
     adapted = PeftModel.from_pretrained(
-        _load_base(config, base), str(folder), allow_base_mismatch=allow_base_mismatch, ignore_mismatched_sizes=True
+        load_base(config, base), str(folder), allow_base_mismatch=allow_base_mismatch, ignore_mismatched_sizes=True
     )
     layers = layers_of(adapted)
     dtypes = Counter(layer.base_weight.fingerprint().split(" ")[1] for layer in layers.values())
@@ -172,18 +172,27 @@ def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mis
     return f"{base}: {found}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
 
 
-def _load_base(config: LopsidedConfig, name: str) -> Any:
+def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto", **arguments: Any) -> Any:
+    """The model that a saved adapter's configuration asks for, from a name.
+
+    Args:
+        name: `embedded`, `smollm2`, a folder or a Hugging Face name.
+        arguments: for `from_pretrained`.
+
+    Raises:
+        LopsidedError: if the configuration names no class of models, or the model can't be had.
+    """
     source = model_source(name)
     kind = AUTO_CLASSES[config.task_type] if config.task_type else (config.auto_mapping or {}).get("base_model_class")
     model_class = getattr(transformers, kind) if isinstance(kind, str) and kind in dir(transformers) else None
     if not isinstance(model_class, type) or not issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)):
         raise LopsidedError(
             f"{ADAPTER_CONFIG} names no model class of transformers (got {kind!r:.80}), so the base can't be built; "
-            "leave --base out, and load the adapter with PeftModel.from_pretrained on your own model"
+            "load the adapter with PeftModel.from_pretrained on your own model"
         )
     loader: Any = model_class
     try:
-        return loader.from_pretrained(source.path, dtype="auto", **source.arguments)
+        return loader.from_pretrained(source.path, dtype=dtype, **source.arguments, **arguments)
     # No such name, no network, a folder that holds no model of that class, or a package that is missing.
     except (OSError, ValueError, ImportError) as error:
         raise LopsidedError(

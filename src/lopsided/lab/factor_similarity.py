@@ -18,6 +18,7 @@ import numpy as np
 
 from lopsided.lab.embedded import RATE, SHORT, bars, finish_all, load_rows, trained_factors, workspace
 from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request, over_seeds
+from lopsided.theory.similarity import basis, similarity
 from lopsided.train import TrainConfig
 
 DOMAINS = ("movie", "amazon", "nyt", "tweets")
@@ -34,17 +35,6 @@ GROUPS: dict[str, Callable[[Name, Name], bool]] = {
     "other task, other start": lambda a, b: a[0] != b[0] and a[1] != b[1],
 }
 SAME_TASK, SAME_START, NOTHING_SAME = GROUPS
-
-
-def basis(X: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the columns: (d, r) -> (d, rank)"""
-    vectors, sizes, _ = np.linalg.svd(np.asarray(X, dtype=np.float64), full_matrices=False)
-    return vectors[:, sizes > sizes.max(initial=0.0) * max(X.shape) * np.finfo(np.float32).eps]
-
-
-def similarity(Q: np.ndarray, R: np.ndarray) -> float:
-    """‖QᵀR‖_F² / min(rank) of two orthonormal bases: (d, q), (d, r) -> between 0 and 1"""
-    return float(np.sum((Q.T @ R) ** 2) / min(Q.shape[1], R.shape[1]))
 
 
 def between_runs(bases: Mapping[Name, Sequence[np.ndarray]]) -> dict[tuple[Name, Name], float]:

@@ -92,7 +92,7 @@ def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
         LopsidedError: if the model cannot be had.
     """
     source = model_source(name)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             model, tokenizer = _load(source, task)
@@ -146,7 +146,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Holds back the load report: that a new head is new is what was asked for."""
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()

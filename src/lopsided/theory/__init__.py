@@ -8,6 +8,7 @@ Each file opens with its notation and its source:
     convergence     rates of a chain of random sketches, and λ_min(E[H]) of any sketch
     least_squares   which factor to train
     sides           what training one side can gain, from a gradient and moments
+    similarity      how alike two factors are
 """
 
 from lopsided.theory.convergence import Eigenvalue, Problem, coin_lambda, lambda_min, lambda_min_sampled, projection
@@ -23,6 +24,7 @@ from lopsided.theory.information import (
 from lopsided.theory.least_squares import Condition, Fit, expected_gap, tune_a, tune_b, tune_b_condition
 from lopsided.theory.norms import ModelNorms, model_norms, spectral_norm
 from lopsided.theory.sides import Gain, Moments, Whitened, whiten
+from lopsided.theory.similarity import basis, similarity
 from lopsided.theory.single_run import FrozenLayer, SingleRunBound, covers, norm_of_gaussian, single_run_bound
 from lopsided.theory.spectral import Corrections, LayerNorms, spectral_corrections
 
@@ -43,6 +45,7 @@ __all__ = [
     "SingleRunBound",
     "Whitened",
     "all_bounds",
+    "basis",
     "coin_lambda",
     "covers",
     "expected_gap",
@@ -55,6 +58,7 @@ __all__ = [
     "projection",
     "sigma_estimated",
     "sigma_of_range",
+    "similarity",
     "single_run_bound",
     "spectral_corrections",
     "spectral_norm",

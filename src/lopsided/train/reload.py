@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -14,8 +16,8 @@ from lopsided.train.rundir import read_run
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 
 
-def reload(folder: Path) -> nn.Module:
-    """The model as the run left it.
+def finished_run(folder: Path) -> dict[str, Any]:
+    """A finished run's record.
 
     Raises:
         LopsidedError: if the folder holds no finished run.
@@ -24,7 +26,12 @@ def reload(folder: Path) -> nn.Module:
     if record is None or record["status"] != "finished":
         state = "no run" if record is None else f"a run that {record['status']}"
         raise LopsidedError(f"{folder} holds {state}; expected a finished run; make one with `lopsided train`")
-    config, method = record["config"], method_from_parts(record["method"])
+    return record
+
+
+def base_of(record: Mapping[str, Any]) -> Any:
+    """The model that a run began with, its new head as it was drawn."""
+    config = record["config"]
     task: Task = load_task(
         config["task"],
         label=config["label"],
@@ -32,8 +39,18 @@ def reload(folder: Path) -> nn.Module:
         make_split=config["make_split"],
         rename_labels=config.get("rename_labels"),
     )
-    model, _ = load_model(config["model"], task, seed=config["seed"])
-    adapter = folder / "adapter"
+    return load_model(config["model"], task, seed=config["seed"])[0]
+
+
+def reload(folder: Path) -> nn.Module:
+    """The model as the run left it.
+
+    Raises:
+        LopsidedError: if the folder holds no finished run.
+    """
+    record = finished_run(folder)
+    method, adapter = method_from_parts(record["method"]), folder / "adapter"
+    model = base_of(record)
     if method.train == "all":
         check_shards(adapter)
         return type(model).from_pretrained(adapter)

@@ -1,0 +1,182 @@
+"""The leading singular vectors of W0 + ΔW, without decomposing it.
+
+Notation: W0 = U·S·Vᵀ is known, m singular values σ from the largest; ΔW = L·R of rank K. In the coordinates of U and V,
+with orthonormal bases of what L and Rᵀ have outside their spans added,
+
+    W  =  [U Q_L]·( diag(S, 0) + P·Qᵀ )·[V Q_R]ᵀ,     P = [U Q_L]ᵀL,  Q = [V Q_R]ᵀRᵀ,
+
+so a product costs O(m·K). An eigenvector of WᵀW with eigenvalue θ² lies in (S² − θ²)⁻¹ times the low-rank part's range,
+so residuals that are divided by S² − θ² and added to the basis (Davidson) end the search in a few rounds.
+
+Why nothing is missed: the start holds the first k + K of V's vectors and the range of Rᵀ. A unit vector v orthogonal to
+them has ‖Wv‖ = ‖W0·v‖ ≤ σ_{k+K+1}(W0) ≤ σ_{k+1}(W), by Weyl.
+
+Source: Davidson 1975, doi:10.1016/0021-9991(75)90065-0; for singular values Wu, Romero and Stathopoulos 2017,
+arXiv:1607.01404.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lopsided.diagnose.base_svd import BaseSVD
+
+# The largest angle, in radians, that a vector may be away from the true one, by its residual and gap.
+ANGLE = 1e-6
+# Singular values that are nearer to each other, relative to the largest, don't tell their vectors apart.
+TIE = 1e-6
+# The largest residual on the float32 weight itself, relative to the largest singular value.
+RESIDUAL = 1e-5
+ROUNDS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """W in the coordinates above, float64: diag(values) of (p, q), zero beyond m, plus P·Qᵀ.
+
+    Shapes:
+        values: (m,); P: (p, K); Q: (q, K); Q_left: (d_out, p - m); Q_right: (d_in, q - m).
+    """
+
+    values: Tensor
+    P: Tensor
+    Q: Tensor
+    Q_left: Tensor
+    Q_right: Tensor
+
+    def forward(self, X: Tensor) -> Tensor:
+        """W·X: (q, n) -> (p, n)"""
+        return self._product(X, self.P, self.Q)
+
+    def back(self, Y: Tensor) -> Tensor:
+        """Wᵀ·Y: (p, n) -> (q, n)"""
+        return self._product(Y, self.Q, self.P)
+
+    def _product(self, X: Tensor, P: Tensor, Q: Tensor) -> Tensor:
+        out, m = P @ (Q.T @ X), len(self.values)
+        out[:m] += self.values[:, None] * X[:m]
+        return out
+
+
+def reduce(base: BaseSVD, L: Tensor, R: Tensor) -> Reduced:
+    """W0 + L·R in the coordinates of W0's singular vectors."""
+    P, Q_left = _coordinates(base.left, L)
+    Q, Q_right = _coordinates(base.right, R.T)
+    return Reduced(base.values.double(), P, Q, Q_left, Q_right)
+
+
+def _coordinates(vectors: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    """X on an orthonormal basis that begins with `vectors`, and what the basis has beside them: (d, m), (d, K)"""
+    inside = (vectors.T @ X.float()).double()
+    d, m = vectors.shape
+    if d == m:
+        return inside, X.new_zeros(d, 0)
+    outside = X - (vectors @ inside.float()).double()
+    more = torch.linalg.qr(outside)[0]
+    # A column of X that lies inside leaves rounding, which is not orthogonal to the vectors.
+    more = _orthonormal(more - (vectors @ (vectors.T @ more.float())).double(), drop=0.5)
+    return torch.cat([inside, more.T @ X]), more
+
+
+def leading(base: BaseSVD, weight: Tensor, L: Tensor, R: Tensor, k: int) -> Tensor | None:
+    """The first k left singular vectors of W0 + L·R, in the coordinates of U (and Q_L), or None.
+
+    Args:
+        base: of `weight`.
+        L, R: (d_out, K), (K, d_in), float64.
+
+    Returns:
+        (m or more, k), float64; the first m rows are ⟨u_i⁰, u_j⟩. None where float32 weights don't tell the vectors
+        apart, where K is too large for the search to pay, or where the residual on the weight itself is too large.
+    """
+    m, K = len(base.values), L.shape[1]
+    if k + 3 * K >= m // 2:
+        return None
+    reduced = reduce(base, L, R)
+    found = _search(reduced, k, K)
+    if found is None:
+        return None
+    left, values, right = found
+    return left if _holds(reduced, base, weight, (L, R), left, values, right) else None
+
+
+def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Davidson's method on WᵀW, with a basis that only grows: (p, k), (k,), (q, k)"""
+    q, m = len(W.Q), len(W.values)
+    first = torch.eye(q, min(k + K + 1, m), dtype=torch.float64)
+    weighted = W.back(W.P) if W.P.any() else W.P.new_zeros(q, 0)
+    new = _orthonormal(torch.cat([first, _scaled(W.Q), _scaled(weighted)], dim=1))
+    basis = images = W.Q.new_zeros(q, 0)
+    diagonal = torch.zeros(q, dtype=torch.float64)
+    diagonal[:m] = W.values.square()
+    for _ in range(ROUNDS):
+        basis = torch.cat([basis, new], dim=1)
+        images = torch.cat([images, W.back(W.forward(new))], dim=1)
+        squares, turns = torch.linalg.eigh(basis.T @ images)
+        squares, turns = squares[-k - 1 :].flip(0), turns[:, -k - 1 :].flip(1)
+        right = basis @ turns
+        residuals = images @ turns - right * squares
+        wanted = _unsettled(residuals, squares, k)
+        if wanted is None:
+            return None
+        if not wanted:
+            right, values = right[:, :k], squares[:k].sqrt()
+            return W.forward(right) / values, values, right
+        shifted = diagonal[:, None] - squares[wanted]
+        least = 1e-8 * squares[0]
+        shifted = torch.where(shifted.abs() < least, least, shifted)
+        new = _orthonormal(_scaled(residuals[:, wanted] / shifted), basis)
+        if new.shape[1] == 0 or basis.shape[1] + new.shape[1] > m:
+            return None
+    return None
+
+
+def _unsettled(residuals: Tensor, squares: Tensor, k: int) -> list[int] | None:
+    """The vectors among k whose angle to a true one may still exceed `ANGLE`; None if two of them are tied.
+
+    The angle is at most the residual over the distance to the other eigenvalues of WᵀW (Davis and Kahan).
+    """
+    gaps = squares[:-1] - squares[1:]
+    # Of σ² the difference is twice that of σ, relative to the largest.
+    if squares[0] <= 0 or bool((gaps <= 2 * TIE * squares[0]).any()):
+        return None
+    above = torch.cat([gaps.new_full((1,), torch.inf), gaps[:-1]])
+    angles = residuals.norm(dim=0)[:k] / torch.minimum(above, gaps)
+    return [j for j in range(k) if not angles[j] <= ANGLE]
+
+
+def _holds(
+    reduced: Reduced,
+    base: BaseSVD,
+    weight: Tensor,
+    delta: tuple[Tensor, Tensor],
+    left: Tensor,
+    values: Tensor,
+    right: Tensor,
+) -> bool:
+    """Whether the triplets fit the weight itself: W·v = σ·u and Wᵀ·u = σ·v within float32's rounding."""
+    m, (L, R) = len(reduced.values), delta
+    u = base.left @ left[:m].float() + (reduced.Q_left @ left[m:]).float()
+    v = base.right @ right[:m].float() + (reduced.Q_right @ right[m:]).float()
+    scaled = values.float()
+    forward = weight @ v + (L @ (R @ v.double())).float() - u * scaled
+    back = weight.T @ u + (R.T @ (L.T @ u.double())).float() - v * scaled
+    return all(float(error.norm(dim=0).max()) <= RESIDUAL * float(values[0]) for error in (forward, back))
+
+
+def _scaled(X: Tensor) -> Tensor:
+    """Columns of norm 1; those of zeros stay."""
+    return X / X.norm(dim=0).clamp_min(torch.finfo(X.dtype).tiny)
+
+
+def _orthonormal(X: Tensor, against: Tensor | None = None, drop: float = 1e-8) -> Tensor:
+    """An orthonormal basis of X's columns beside `against`; directions that are all but in its span are dropped."""
+    for _ in range(2):
+        if against is not None:
+            X = X - against @ (against.T @ X)
+        left, sizes, _ = torch.linalg.svd(X, full_matrices=False)
+        X = left[:, sizes > drop * max(1.0, float(sizes.max())) if sizes.numel() else slice(0)]
+    return X

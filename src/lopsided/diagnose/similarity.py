@@ -1,0 +1,70 @@
+"""How alike the factors of several tuned models are, layer by layer.
+
+Notation: B of (d_out, r) is compared by its columns, A of (r, d_in) by its rows, so both by a space of r dimensions; see
+`theory.similarity`. Random spaces are as similar as r/d, d being d_out for B and d_in for A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lopsided.diagnose.subject import Subject
+from lopsided.errors import LopsidedError
+from lopsided.theory.similarity import basis, similarity
+
+LETTERS = ("B", "A")
+
+
+def similarities(subjects: Sequence[Subject]) -> dict[str, dict[str, Any]]:
+    """Every subject's factors beside every other one's.
+
+    A pair gets the mean over the layers that both have, of equal widths and with a factor that is not zero; None if
+    there is no such layer, as with full fine-tuning.
+
+    Returns:
+        By id: `B` and `A`, each by the other subject's id, and `chance`: the mean of r/d over the subject's own layers,
+        by letter, or None.
+
+    Raises:
+        LopsidedError: for fewer than two subjects, or the same one twice.
+    """
+    ids = [subject.id for subject in subjects]
+    if len(subjects) < 2:
+        raise LopsidedError(f"expected at least two runs to compare, got {len(subjects)}; name another one")
+    if len(set(ids)) < len(ids):
+        twice = next(subject.name for subject in subjects if ids.count(subject.id) > 1)
+        raise LopsidedError(f"{twice} was named twice; expected different runs; leave one of them out")
+    bases = {subject.id: {letter: bases_of(subject, letter) for letter in LETTERS} for subject in subjects}
+    return {
+        mine: {
+            **{
+                letter: {other: between(bases[mine][letter], bases[other][letter]) for other in ids if other != mine}
+                for letter in LETTERS
+            },
+            "chance": {letter: chance(bases[mine][letter]) for letter in LETTERS},
+        }
+        for mine in ids
+    }
+
+
+def bases_of(subject: Subject, letter: str) -> dict[str, np.ndarray]:
+    """Orthonormal bases of what is compared of a factor, by module, zero factors left out: (d, rank)"""
+    factors = subject.factors.get(letter, {})
+    found = {module: basis((X if letter == "B" else X.T).numpy()) for module, X in factors.items()}
+    return {module: Q for module, Q in found.items() if Q.shape[1] > 0}
+
+
+def between(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float | None:
+    """The mean similarity over the modules that both have, of equal widths."""
+    shared = [module for module in first if module in second and len(first[module]) == len(second[module])]
+    if not shared:
+        return None
+    return float(np.mean([similarity(first[module], second[module]) for module in shared]))
+
+
+def chance(bases: Mapping[str, np.ndarray]) -> float | None:
+    """r/d, mean over the layers; what a random space of any smaller rank would have."""
+    return float(np.mean([Q.shape[1] / Q.shape[0] for Q in bases.values()])) if bases else None

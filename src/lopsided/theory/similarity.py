@@ -1,0 +1,36 @@
+"""How alike two factors are, whatever coordinates each is written in.
+
+Notation: X and Y have d rows; Q_X is an orthonormal basis of the columns of X. Two factors are as similar as
+
+    ‖Q_Xᵀ·Q_Y‖_F² / min(rank X, rank Y),
+
+the mean squared cosine of the principal angles: 1 for equal column spaces, 0 for orthogonal ones. Uniformly random
+spaces of r and q dimensions have max(r, q)/d on average.
+
+Source: Zhu et al. 2024, arXiv:2402.16842, Figure 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def basis(X: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the columns: (d, r) -> (d, rank)
+
+    Example:
+        >>> basis(np.array([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])).shape
+        (3, 1)
+    """
+    vectors, sizes, _ = np.linalg.svd(np.asarray(X, dtype=np.float64), full_matrices=False)
+    return vectors[:, sizes > sizes.max(initial=0.0) * max(X.shape) * np.finfo(np.float32).eps]
+
+
+def similarity(Q: np.ndarray, R: np.ndarray) -> float:
+    """‖QᵀR‖_F² / min(rank) of two orthonormal bases: (d, q), (d, r) -> between 0 and 1
+
+    Example:
+        >>> similarity(np.eye(4)[:, :2], np.eye(4)[:, 1:3])
+        0.5
+    """
+    return float(np.sum((Q.T @ R) ** 2) / min(Q.shape[1], R.shape[1]))
