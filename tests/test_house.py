@@ -9,7 +9,7 @@ ROOMS = [
     *("untrusted", "patterns", "manifest", "fingerprint"),
     *("tuner", "optim", "adapt", "chain", "export"),
     "resume",
-    *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "bench", "report"),
+    *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
 ]
 
 
