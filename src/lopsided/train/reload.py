@@ -60,6 +60,7 @@ def _snapshot(folder: Path, step: int) -> Path:
     if step not in found:
         there = ", ".join(str(number) for number in found) or "none"
         raise LopsidedError(
-            f"{folder} holds no snapshot of step {step}, but of {there}; choose one of these, or train with --trajectory"
+            f"{folder} holds no snapshot of step {step}, but of {there}; choose one of these, or train again with "
+            "--trajectory"
         )
     return found[step]
