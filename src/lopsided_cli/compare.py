@@ -36,6 +36,7 @@ def compare(
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
     rename_labels: options.RenameLabels = None,
+    trajectory: options.Trajectory = None,
     bf16: options.Bf16 = False,
     resume: options.Resume = False,
     out: options.Out = None,

@@ -32,6 +32,12 @@ RenameLabels = Annotated[
 MaxLength = Annotated[int, typer.Option(help="Most tokens of a row.")]
 EvalRows = Annotated[int | None, typer.Option(help="Most validation rows that checkpoints are chosen on.")]
 Bf16 = Annotated[bool, typer.Option(help="Autocast to bfloat16.")]
+Trajectory = Annotated[
+    bool | None,
+    typer.Option(
+        "--trajectory/--no-trajectory", help="Keep what was learned at each evaluation; adapters' by default."
+    ),
+]
 Resume = Annotated[bool, typer.Option(help="Go on with what the folder holds.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; a new one by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

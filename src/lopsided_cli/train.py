@@ -34,6 +34,7 @@ def train(
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
     rename_labels: options.RenameLabels = None,
+    trajectory: options.Trajectory = None,
     bf16: options.Bf16 = False,
     report_to: Annotated[str, typer.Option(help="A tracker that transformers knows, or none.")] = "none",
     seed: Annotated[int, typer.Option(help="Of the head, the rows' order, dropout and the sketches.")] = 0,

@@ -138,3 +138,7 @@ def assert_same_run(mine: Path, theirs: Path) -> None:
     assert sorted(os.listdir(mine)) == sorted(os.listdir(theirs))
     assert sorted(os.listdir(mine / "adapter")) == sorted(os.listdir(theirs / "adapter"))
     assert sorted(os.listdir(mine / "checkpoints")) == sorted(os.listdir(theirs / "checkpoints"))
+    assert sorted(os.listdir(mine / "trajectory")) == sorted(os.listdir(theirs / "trajectory"))
+    for snapshot in (theirs / "trajectory").iterdir():
+        both = [load_file(run / "trajectory" / snapshot.name / "adapter_model.safetensors") for run in (mine, theirs)]
+        assert_same_tensors(*both, snapshot.name)

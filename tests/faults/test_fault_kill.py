@@ -39,8 +39,8 @@ def test_moments_of_every_kind_come_in_a_run(undisturbed):
     counts = undisturbed("c3la").counts
     assert set(counts) == set(KINDS)
     assert (counts["step"], counts["state"]) == (15, 3)
-    # Thirteen layers begin three links; three checkpoints and the result are written.
-    assert (counts["advance"], counts["tensors"]) == (39, 4)
+    # Thirteen layers begin three links; three snapshots, three checkpoints and the result are written.
+    assert (counts["advance"], counts["tensors"]) == (39, 7)
     assert undisturbed("lora").counts["advance"] == 0
 
 

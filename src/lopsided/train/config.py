@@ -41,6 +41,8 @@ class TrainConfig:
         evaluations: how many times the run is evaluated on validation, and saved, at even distances.
         eval_rows: most validation rows in each of these; None takes all.
         train_rows: most training rows in the training loss that is reported.
+        trajectory: whether what the run has learned is kept at each evaluation, in `trajectory/step-N/`; None keeps it
+            for adapters, whose files are small.
         test: whether the finished run is evaluated on test and out of domain. A search for settings, which
             may look at validation alone, says no.
         bf16: autocast to bfloat16.
@@ -78,6 +80,7 @@ class TrainConfig:
     evaluations: int = 4
     eval_rows: int | None = None
     train_rows: int = 1000
+    trajectory: bool | None = None
     test: bool = True
     bf16: bool = False
     report_to: str = "none"

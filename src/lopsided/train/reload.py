@@ -13,6 +13,7 @@ from lopsided.errors import LopsidedError
 from lopsided.method import method_from_parts
 from lopsided.tasks import Task, load_model, load_task
 from lopsided.train.rundir import read_run
+from lopsided.train.trajectory import snapshots
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 
 
@@ -42,21 +43,42 @@ def base_of(record: Mapping[str, Any]) -> Any:
     return load_model(config["model"], task, seed=config["seed"])[0]
 
 
-def reload(folder: Path) -> nn.Module:
-    """The model as the run left it.
+def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:
+    """The model as the run left it, or as it was at one of its evaluations.
+
+    Args:
+        snapshot: the step of that evaluation; None takes the checkpoint that the run ended with.
+        trainable: whether the parameters that the run trained have gradients, and no others; without it, an adapter's
+            have none.
 
     Raises:
-        LopsidedError: if the folder holds no finished run.
+        LopsidedError: if the folder holds no finished run, or no snapshot of that step.
     """
     record = finished_run(folder)
-    method, adapter = method_from_parts(record["method"]), folder / "adapter"
+    method = method_from_parts(record["method"])
+    learned = folder / "adapter" if snapshot is None else _snapshot(folder, snapshot)
     model = base_of(record)
     if method.train == "all":
-        check_shards(adapter)
-        return type(model).from_pretrained(adapter)
+        check_shards(learned)
+        return type(model).from_pretrained(learned)
     if method.train == "head":
-        with open_tensors(weights_in(adapter, "head.safetensors")) as file:
-            model.load_state_dict(file.get_tensors(), strict=False)
+        with open_tensors(weights_in(learned, "head.safetensors")) as file:
+            head = file.get_tensors()
+        model.load_state_dict(head, strict=False)
+        if trainable:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in head)
         return model
-    read_json(adapter / ADAPTER_CONFIG)
-    return PeftModel.from_pretrained(model, str(adapter))
+    read_json(learned / ADAPTER_CONFIG)
+    return PeftModel.from_pretrained(model, str(learned), is_trainable=trainable)
+
+
+def _snapshot(folder: Path, step: int) -> Path:
+    found = snapshots(folder)
+    if step not in found:
+        there = ", ".join(str(number) for number in found) or "none"
+        raise LopsidedError(
+            f"{folder} holds no snapshot of step {step}, but of {there}; choose one of these, or train again with "
+            "--trajectory"
+        )
+    return found[step]

@@ -45,6 +45,7 @@ from lopsided.train.trainer import (
     score_of,
     training_arguments,
 )
+from lopsided.train.trajectory import TrajectoryCallback, discard_after
 from lopsided.tuner import trained_numbers
 
 Rows = dict[str, np.ndarray]
@@ -182,7 +183,7 @@ class _Run:
             ),
             optimizers=(optimizer, None),
             # The timer first: an advance of the chain is not part of a step.
-            callbacks=[timer, chain, *self.callbacks],
+            callbacks=[timer, chain, TrajectoryCallback(config, method), *self.callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         rows_in_batch = min(config.batch_size, len(encoded.splits["train"]))
@@ -192,6 +193,7 @@ class _Run:
         if checkpoint:
             finish_rotation(checkpoint)
         resumed_at = step_of(checkpoint) if checkpoint else 0
+        discard_after(config.out, resumed_at)
         if checkpoint and resumed_at == steps:
             restore(trainer, checkpoint)
         else:

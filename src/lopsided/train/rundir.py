@@ -3,6 +3,7 @@
 run.json           configuration, versions, metrics by split, history, timings, sizes, chain events
 predictions.npz    one entry a row of each evaluated split, for paired comparisons
 adapter/           what was learned
+trajectory/        what had been learned at each evaluation, where it is kept
 checkpoints/       the best and the last, as `transformers.Trainer` writes them
 """
 
@@ -90,7 +91,7 @@ def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed process had begun to write: nothing goes on from it."""
     discard_incomplete(folder / "checkpoints")
-    for begun in (*folder.glob(".adapter-*"), *folder.glob(".run.json-*")):
+    for begun in (*folder.glob(".adapter-*"), *folder.glob("trajectory/.step-*"), *folder.glob(".run.json-*")):
         shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 

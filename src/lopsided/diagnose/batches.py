@@ -1,0 +1,102 @@
+"""A model's mean loss over batches, and its gradient.
+
+Notation: batch i has the mean loss ℓ_i over n_i predictions; the loss is Σ n_i·ℓ_i / Σ n_i, so the sizes of the
+batches do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lopsided.errors import LopsidedError
+from lopsided.tasks.encode import IGNORED
+
+Batch = Mapping[str, Any]
+Loss = Callable[[Any, Batch], Tensor]
+
+
+def model_loss(model: Any, batch: Batch) -> Tensor:
+    """The loss that a transformers model computes from a batch with labels."""
+    return model(**batch).loss
+
+
+def predictions_in(batch: Batch) -> int:
+    """n_i: rows, or tokens that count where every token has a label.
+
+    Example:
+        >>> predictions_in({"labels": torch.tensor([0, 1, 1])})
+        3
+        >>> predictions_in({"labels": torch.tensor([[-100, 5], [7, 8]])})
+        3
+    """
+    labels = batch["labels"]
+    return int((labels != IGNORED).sum()) if labels.dim() == 2 else len(labels)
+
+
+def check_batches(batches: Sequence[Batch]) -> None:
+    """Raise unless there is something to compute a loss from."""
+    if not batches or not all("labels" in batch for batch in batches):
+        got = "none" if not batches else "batches without labels"
+        raise LopsidedError(f"expected at least one batch with labels, got {got}; pass a task's rows as batches")
+    if sum(predictions_in(batch) for batch in batches) == 0:
+        raise LopsidedError("expected labels that count, got -100 in all of them; pass other rows")
+
+
+@torch.no_grad()
+def mean_loss(model: Any, batches: Sequence[Batch], loss: Loss = model_loss) -> float:
+    """Σ n_i·ℓ_i / Σ n_i, without gradients; the model is used in the mode that it is in."""
+    counts = [predictions_in(batch) for batch in batches]
+    total = sum(count * loss(model, batch).item() for count, batch in zip(counts, batches) if count)
+    return total / sum(counts)
+
+
+def loss_and_gradient(
+    model: Any, parameters: Sequence[Tensor], batches: Sequence[Batch], loss: Loss = model_loss
+) -> tuple[float, list[Tensor]]:
+    """The mean loss and its gradient; a parameter that the loss does not read has gradient zero.
+
+    Shapes:
+        one gradient a parameter, of its shape.
+    """
+    counts = [predictions_in(batch) for batch in batches]
+    total, value = [torch.zeros_like(parameter) for parameter in parameters], 0.0
+    for count, batch in zip(counts, batches):
+        if count:
+            own, share = loss(model, batch), count / sum(counts)
+            value += share * own.item()
+            for target, part in zip(total, torch.autograd.grad(own, parameters, allow_unused=True)):
+                if part is not None:
+                    target.add_(part, alpha=share)
+    return value, total
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While it is entered the model is in evaluation mode, all of it; then every module is as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def differentiating(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
+    """While it is entered these parameters have gradients, and no others; then each is as it was."""
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    wanted = {id(parameter) for parameter in parameters}
+    try:
+        for parameter, _ in asked:
+            parameter.requires_grad_(id(parameter) in wanted)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, before in asked:
+            parameter.requires_grad_(before)

@@ -1,0 +1,190 @@
+"""How sharply the loss rises around a finished run's weights: within a radius, and to second order.
+
+Notation: w* are the weights, L the loss over fixed batches, δ a change; δ_f and w_f are one filter's part (see
+`lopsided.diagnose.directions`), g_f that of L's gradient; H is the Hessian of L in the trained parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lopsided.diagnose.batches import (
+    Batch,
+    Loss,
+    check_batches,
+    differentiating,
+    evaluating,
+    loss_and_gradient,
+    mean_loss,
+    model_loss,
+    predictions_in,
+)
+from lopsided.diagnose.directions import Directions, normalised, plane_parameters, random_directions, transposed_names
+from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
+from lopsided.diagnose.landscape import Plane
+from lopsided.errors import LopsidedError
+from lopsided.sketch import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """The largest rise of the loss that was found.
+
+    Args:
+        radius: ρ.
+        largest: max_k L(w* + δ_k) − L(w*), in the loss's unit; at least 0, and a lower bound on the ball's maximum.
+        losses: L(w* + δ_k) for k = 0 (δ = 0), 1, …; None where it was not finite.
+    """
+
+    radius: float
+    largest: float
+    losses: tuple[float | None, ...]
+
+
+def largest_increase(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    radius: float = 0.05,
+    steps: int = 5,
+    seed: int = 0,
+    loss: Loss = model_loss,
+) -> Ascent:
+    """The largest rise of the loss that ascent finds where every filter may change by a share ρ of its own norm.
+
+    The ball is {δ : ‖δ_f‖₂ ≤ ρ·‖w*_f‖₂ for every filter f}, so that a landscape's points with |t| ≤ ρ on its line lie
+    in it. Ascent goes to the ball's point that is highest to first order, δ_f ← ρ·‖w*_f‖·g_f/‖g_f‖ with g at w* + δ,
+    and again from there; where L is convex it never falls. The first step is SAM's, filter by filter; on a quadratic
+    around w* with one filter the steps are those of the power method. A filter without a gradient stays at w*. Where
+    the whole gradient is zero, the step is random.
+
+    Args:
+        model: plain (adapters merged), with the weights w*; left as it was, bit for bit.
+        radius: ρ. steps: of the ascent, a gradient each.
+        seed: of the random step.
+
+    Raises:
+        LopsidedError: for a radius or steps that make no sense, batches without labels, a loss at w* that is not
+            finite.
+
+    Source:
+        Keskar et al. 2017, arXiv:1609.04836, metric 2.1 (the largest value in a neighbourhood relative to w); Foret et
+        al. 2021, arXiv:2010.01412, equation 2 (the first-order maximum); filters after Li et al. 2018,
+        arXiv:1712.09913.
+    """
+    if not (0 < radius < math.inf and steps >= 1):
+        raise LopsidedError(f"expected a positive radius and at least 1 step, got {radius} and {steps}; correct them")
+    check_batches(batches)
+    parameters, transposed = plane_parameters(model), transposed_names(model)
+    centre = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    plane = Plane(model, _towards(centre))
+    losses: list[float | None] = []
+    with evaluating(model), plane.moving(), differentiating(model, list(parameters.values())):
+        for _ in range(steps):
+            value, gradients = loss_and_gradient(model, list(parameters.values()), batches, loss)
+            losses.append(_finite(value))
+            if losses[0] is None:
+                raise LopsidedError(f"expected a finite loss at the weights themselves, got {value}; check the run")
+            if losses[-1] is None or not all(bool(torch.isfinite(g).all()) for g in gradients):
+                break
+            if not any(bool(g.any()) for g in gradients):
+                gradients = list(random_directions(centre, seed=seed, transposed=transposed).first.values())
+            up = {
+                name: normalised(g, centre[name], transposed=name in transposed)
+                for name, g in zip(parameters, gradients)
+            }
+            plane.first = [up[name] for name in plane.names]
+            plane.put(radius)
+        else:
+            losses.append(_finite(mean_loss(model, batches, loss)))
+    start = losses[0]
+    assert start is not None
+    return Ascent(
+        radius=radius, largest=max(value - start for value in losses if value is not None), losses=tuple(losses)
+    )
+
+
+def hessian_top(
+    model: Any,
+    batches: Sequence[Batch],
+    *,
+    parameters: Sequence[nn.Parameter] | None = None,
+    steps: int = 30,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    loss: Loss = model_loss,
+) -> Ritz:
+    """The largest eigenvalue of the loss's Hessian in the trained parameters, by Lanczos from a drawn start.
+
+    Args:
+        model: as it was trained, its adapter not merged: `reload(folder, trainable=True)`. Without dropout.
+        parameters: of H; None takes those with gradients.
+        steps, tolerance: as in `largest_eigenvalue`. Each step costs about five forward passes over the batches.
+
+    Raises:
+        LopsidedError: if no parameter has a gradient, for batches without labels or a loss that is not finite.
+
+    Source:
+        Pearlmutter 1994 (products with the Hessian); Ghorbani et al. 2019, arXiv:1901.10159 (Lanczos).
+    """
+    chosen = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
+    if not chosen:
+        raise LopsidedError(
+            "expected trained parameters, got none with a gradient; load the run with reload(folder, trainable=True)"
+        )
+    check_batches(batches)
+    size = sum(p.numel() for p in chosen)
+    start = torch.from_numpy(generator(seed, 0).standard_normal(size)).to(chosen[0].device, torch.float32)
+    with evaluating(model), differentiating(model, chosen):
+        return largest_eigenvalue(
+            lambda q: hessian_product(model, chosen, batches, q, loss=loss), start, steps=steps, tolerance=tolerance
+        )
+
+
+def hessian_product(
+    model: Any, parameters: Sequence[Tensor], batches: Sequence[Batch], vector: Tensor, *, loss: Loss = model_loss
+) -> Tensor:
+    """H·q as the gradient of ⟨∇L, q⟩: (n,) -> (n,), the parameters' entries one after the other.
+
+    Attention computes by plain products here: its fused kernels have no second derivative.
+    """
+    counts = [predictions_in(batch) for batch in batches]
+    total = torch.zeros_like(vector)
+    parts = [piece.view_as(p) for piece, p in zip(vector.split([p.numel() for p in parameters]), parameters)]
+    for count, batch in zip(counts, batches):
+        if not count:
+            continue
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = torch.autograd.grad(loss(model, batch), parameters, create_graph=True, allow_unused=True)
+            slope = torch.stack([(g * part).sum() for g, part in zip(gradients, parts) if g is not None]).sum()
+            # A loss that is linear in all of them has no second derivative.
+            second = torch.autograd.grad(slope, parameters, allow_unused=True) if slope.requires_grad else ()
+        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, second)]
+        if flat:
+            total += count / sum(counts) * torch.cat([piece.reshape(-1) for piece in flat])
+    return total
+
+
+def sharpness_json(ascent: Ascent, top: Ritz | None) -> dict[str, float | None]:
+    """The `sharpness` of diagnosis.json's landscape."""
+    return {
+        "radius": ascent.radius,
+        "largest": ascent.largest,
+        "hessian_top": None if top is None else top.value,
+        "hessian_residual": None if top is None else top.residual,
+    }
+
+
+def _towards(weights: dict[str, Tensor]) -> Directions:
+    return Directions(kind="ascent", first=weights, second={})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
