@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from lopsided_cli import advise, bounds, compare, export, lab, methods, train, verify
+from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, train, verify
 
 app = typer.Typer(
     help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
@@ -22,6 +22,7 @@ app.command("verify")(verify.verify)
 app.command("bounds")(bounds.bounds)
 app.command("advise")(advise.advise)
 app.command("lab")(lab.lab)
+app.command("diagnose")(diagnose.diagnose)
 
 
 def main() -> None:

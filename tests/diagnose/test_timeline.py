@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lopsided.diagnose.timeline import squared_norm, timeline
+from lopsided.diagnose.subject import Update
+from lopsided.diagnose.timeline import timeline
 
 HISTORY = [
     *({"step": step, "loss": 1 - 0.1 * step, "learning_rate": 0.01 * step} for step in (1, 2, 3, 4, 5, 6)),
@@ -26,7 +27,7 @@ def window(first: int) -> torch.Tensor:
 
 def test_a_chain_has_a_row_for_each_link():
     left = torch.ones(3, 2)
-    links = [[(left, window(0)), (2 * left, window(2))]] * 2
+    links = [[Update(left, window(0)), Update(2 * left, window(2))]] * 2
     found = timeline(record([2, 4]), links)
     assert found["steps"] == 6
     first, second, third = found["links"]
@@ -45,16 +46,16 @@ def test_a_chain_has_a_row_for_each_link():
 
 
 def test_a_run_without_a_chain_is_one_link_and_dense_factors_cover_all():
-    [only] = timeline(record(None), [[(torch.ones(3, 2), torch.ones(2, 5))]])["links"]
+    [only] = timeline(record(None), [[Update(torch.ones(3, 2), torch.ones(2, 5))]])["links"]
     assert (only["first_step"], only["last_step"], only["rank"], only["columns_covered"]) == (0, 6, 2, 1.0)
 
 
 def test_a_window_that_is_read_twice_counts_once():
-    links = [[(torch.ones(3, 2), window(0))] * 2]
+    links = [[Update(torch.ones(3, 2), window(0))] * 2]
     first, second = timeline(record([3]), links)["links"]
     assert first["columns_covered"] == second["columns_covered"] == 0.25
 
 
-def test_the_norm_of_a_product_is_that_of_the_product():
-    left, right = torch.randn(5, 2), torch.randn(2, 7)
-    assert float(squared_norm(left, right)) == pytest.approx(float((left @ right).norm() ** 2), rel=1e-5)
+def test_whole_weights_that_moved_are_one_dense_update():
+    [only] = timeline(record(None), [[Update(torch.eye(4)[:, :3])]])["links"]
+    assert (only["norm"], only["rank"], only["columns_covered"]) == (pytest.approx(3**0.5), 3, 1.0)

@@ -1,7 +1,6 @@
 """What happened in each link of a run: its steps, losses and rates, and what it added to the weights.
 
-Notation: Δ_t the update of link t, a product of factors of shapes (d_out, r) and (r, d_in). A run without a chain has
-one link.
+Notation: Δ_t the update of link t (`lopsided.diagnose.subject`). A run without a chain has one link.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Factors = tuple[Tensor, Tensor]
+from lopsided.diagnose.subject import Update
 
 
-def timeline(record: Mapping[str, Any], links: Sequence[Sequence[Factors]]) -> dict[str, Any]:
+def timeline(record: Mapping[str, Any], links: Sequence[Sequence[Update]]) -> dict[str, Any]:
     """Steps, losses, learning rates, norm, rank and covered columns of every link.
 
     The checkpoint with the lowest validation loss may lie in an early link; the later ones then left nothing in the
@@ -25,7 +24,7 @@ def timeline(record: Mapping[str, Any], links: Sequence[Sequence[Factors]]) -> d
 
     Args:
         record: a finished run's `run.json`.
-        links: for each layer, the factors of its links with the scale in, oldest first.
+        links: for each layer, the updates of its links, oldest first.
 
     Units:
         Losses in nats a row (squared units for regression); steps count optimizer steps.
@@ -36,9 +35,9 @@ def timeline(record: Mapping[str, Any], links: Sequence[Sequence[Factors]]) -> d
     """
     steps = record["steps"]
     boundaries = [] if record["chain"] is None else record["chain"]["boundaries"]
-    found, covered = [], [torch.zeros(factors[0][1].shape[1], dtype=torch.bool) for factors in links if factors]
+    found, covered = [], [torch.zeros(_columns(layer[0]).shape, dtype=torch.bool) for layer in links if layer]
     for link, (first, last) in enumerate(pairwise([0, *boundaries, steps])):
-        updates = [factors[link] for factors in links if link < len(factors)]
+        updates = [layer[link] for layer in links if link < len(layer)]
         found.append(
             {"link": link, "first_step": first, "last_step": last}
             | _course(record["history"], first, last)
@@ -62,20 +61,20 @@ def _course(history: Sequence[Mapping[str, Any]], first: int, last: int) -> dict
     }
 
 
-def _added(updates: Sequence[Factors], covered: list[Tensor]) -> dict[str, Any]:
+def _added(updates: Sequence[Update], covered: list[Tensor]) -> dict[str, Any]:
     """‖Δ_t‖_F over all layers, the largest rank, and the share of columns; `covered` gains this link's columns."""
     if not updates:
         return {"norm": None, "rank": None, "columns_covered": None}
-    for seen, (_, right) in zip(covered, updates, strict=True):
-        seen |= (right != 0).any(dim=0)
+    for seen, update in zip(covered, updates, strict=True):
+        seen |= _columns(update)
     return {
-        "norm": math.sqrt(sum(float(squared_norm(left, right)) for left, right in updates)),
-        "rank": max(left.shape[1] for left, _ in updates),
+        "norm": math.sqrt(sum(update.energy() for update in updates)),
+        "rank": max(min(update.left.shape) for update in updates),
         "columns_covered": sum(float(seen.float().mean()) for seen in covered) / len(covered),
     }
 
 
-def squared_norm(left: Tensor, right: Tensor) -> Tensor:
-    """‖L·R‖_F² = Tr[(LᵀL)(RRᵀ)], without writing L·R out: (d_out, r), (r, d_in) -> ()"""
-    left, right = left.double(), right.double()
-    return ((left.T @ left) * (right @ right.T)).sum()
+def _columns(update: Update) -> Tensor:
+    """Which of the input columns an update can write to: (d_in,)"""
+    reads = update.left if update.right is None else update.right
+    return (reads != 0).any(dim=0)

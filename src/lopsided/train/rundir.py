@@ -64,6 +64,21 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def run_folders(path: Path) -> list[Path]:
+    """The run directory at a path, or those below it: a comparison keeps its own in `runs`.
+
+    Raises:
+        LopsidedError: if there is none.
+    """
+    found = [path] if (path / "run.json").is_file() else sorted(file.parent for file in path.glob("*/**/run.json"))
+    if not found:
+        raise LopsidedError(
+            f"expected a run directory or a folder of them, got {path} without a run.json; make one with "
+            "`lopsided train` or `lopsided compare`"
+        )
+    return found
+
+
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
     write_json(folder / "run.json", record)
 

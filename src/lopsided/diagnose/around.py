@@ -1,0 +1,130 @@
+"""A finished run's loss around its weights: the landscape on validation rows, and how sharply it rises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from lopsided.diagnose.batches import Batch
+from lopsided.diagnose.directions import (
+    Directions,
+    plane_parameters,
+    random_directions,
+    trajectory_directions,
+    transposed_names,
+)
+from lopsided.diagnose.landscape import landscape
+from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness_json
+from lopsided.errors import LopsidedError
+from lopsided.tasks import collator
+from lopsided.train.config import TrainConfig
+from lopsided.train.reload import reload
+from lopsided.train.run import load_all, sample_rows
+from lopsided.train.trajectory import snapshots
+
+SPLIT = "validation"
+DIRECTIONS = ("auto", "random", "trajectory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """How far and how finely to look around a run's weights.
+
+    Args:
+        points: of a landscape, along each axis.
+        rows: at most so many of validation, the same for all runs of a task.
+        directions: "random", "trajectory", or "auto": the trajectory where a run kept one with two evaluations before
+            its best checkpoint, and random ones elsewhere.
+        radius: of the ball in which sharpness looks for the largest loss, as a share of each filter's norm.
+        seed: of random directions.
+
+    Raises:
+        LopsidedError: for numbers that make no sense, or unknown directions.
+    """
+
+    points: int = 25
+    rows: int = 256
+    directions: str = "auto"
+    radius: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.directions not in DIRECTIONS:
+            raise LopsidedError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
+        for name, least in (("points", 2), ("rows", 2)):
+            if getattr(self, name) < least:
+                raise LopsidedError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.radius < math.inf:
+            raise LopsidedError(f"radius must be positive, got {self.radius}")
+
+
+def landscape_of_run(
+    folder: Path, record: Mapping[str, Any], asked: Surroundings, *, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """The `landscape` of diagnosis.json: the plane, the line, the path and the sharpness.
+
+    Args:
+        folder: of a finished run. record: its run.json.
+
+    Raises:
+        LopsidedError: for a trajectory that the run did not keep.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = [
+        {key: value.to(device) for key, value in batch.items()} for batch in _batches(folder, record, asked.rows)
+    ]
+    model = merged(folder).to(device)
+    # The checkpoint that was kept is the centre, and later snapshots are not on the way to it.
+    before = [step for step in snapshots(folder) if step < record["best_step"]]
+    kind = asked.directions
+    if kind == "auto":
+        kind = "trajectory" if len(before) >= 2 else "random"
+    along = _directions(model, folder, before, kind, asked.seed)
+
+    def done(number: int, total: int) -> None:
+        if number % asked.points == 0:
+            note(f"landscape: {number} of {total} points")
+
+    found = landscape(model, along, batches, points=asked.points, done=done)
+    note("sharpness")
+    ascent = largest_increase(model, batches, radius=asked.radius, seed=asked.seed)
+    top = hessian_top(reload(folder, trainable=True).to(device), batches, seed=asked.seed)
+    steps = before if along.path is not None else []
+    return found.to_json(steps=steps, split=SPLIT) | {"sharpness": sharpness_json(ascent, top)}
+
+
+def merged(folder: Path, snapshot: int | None = None) -> nn.Module:
+    """A run's model as a plain module in evaluation mode, what it learned in its weights."""
+    model: Any = reload(folder, snapshot=snapshot)
+    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
+
+
+def _directions(model: nn.Module, folder: Path, before: list[int], kind: str, seed: int) -> Directions:
+    centre = {name: parameter.detach() for name, parameter in plane_parameters(model).items()}
+    if kind == "random":
+        return random_directions(centre, seed=seed, transposed=transposed_names(model))
+    device = next(iter(centre.values())).device
+    passed = [
+        {name: p.detach().to(device) for name, p in plane_parameters(merged(folder, step)).items()} for step in before
+    ]
+    return trajectory_directions(centre, passed, transposed=transposed_names(model))
+
+
+def _batches(folder: Path, record: Mapping[str, Any], rows: int) -> list[Batch]:
+    """The run's validation rows as its own batches, shortest first."""
+    config = TrainConfig(**record["config"], out=folder)
+    data, model, tokenizer = load_all(config)
+    collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
+    chosen = sample_rows(data.encoded.splits[SPLIT], rows)
+    size = config.batch_size
+    return [
+        dict(collate([chosen[j] for j in range(first, min(first + size, len(chosen)))]))
+        for first in range(0, len(chosen), size)
+    ]

@@ -1,0 +1,121 @@
+"""`lopsided diagnose`: what a finished run looks like."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lopsided_cli import options
+
+
+def diagnose(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, or folders of them.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A saved LoRA adapter, instead of runs; with --base.")] = None,
+    base: Annotated[str | None, typer.Option(help="The adapter's model: a name or a folder.")] = None,
+    only: Annotated[str | None, typer.Option(help="Sections separated by commas; all by default.")] = None,
+    top: Annotated[int, typer.Option(help="Leading singular vectors that count as the first ones.")] = 10,
+    all_vectors: Annotated[
+        bool, typer.Option("--all-vectors/--top-only", help="Intruders among all vectors, or the first ones alone.")
+    ] = True,
+    points: Annotated[int, typer.Option(help="Points of a landscape along each axis.")] = 25,
+    rows: Annotated[int, typer.Option(help="Validation rows of landscapes and sharpness.")] = 256,
+    directions: Annotated[str, typer.Option(help="Of landscapes: auto, random or trajectory.")] = "auto",
+    radius: Annotated[float, typer.Option(help="Of sharpness, as a share of each filter's norm.")] = 0.05,
+    reference: Annotated[
+        Path | None, typer.Option(help="A text file, or a folder of scored pairs, to see what was forgotten.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random directions and draws.")] = 0,
+    resume: options.Resume = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for an adapter's diagnosis; a new one by default.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Look at finished runs: gaps, intruders, spectra, landscapes, links, and what was forgotten.
+
+    Writes diagnosis.json into each run directory, where `lopsided report` finds it.
+    """
+    from lopsided_cli.shared import BadInput, verb
+
+    with verb():
+        from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
+
+        config = DiagnoseConfig(
+            only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
+            top=top,
+            all_vectors=all_vectors,
+            around=Surroundings(points=points, rows=rows, directions=directions, radius=radius, seed=seed),
+            reference=reference,
+            seed=seed,
+        )
+        asked: dict[str, Any] = {"command": " ".join(["lopsided", *sys.argv[1:]]), "note": _note}
+        if bool(runs) == (adapter is not None):
+            raise BadInput("expected run directories, or --adapter with --base, and not both; name one of them")
+        if (adapter is None) != (base is None):
+            raise BadInput("--adapter and --base belong together: the folder of an adapter, and its model; give both")
+        if adapter is None:
+            if out is not None:
+                raise BadInput("--out is for --adapter: a run's diagnosis is written into its folder; leave it out")
+            found = diagnose_runs(runs or [], config, resume=resume, **asked)
+        else:
+            assert base is not None
+            folder = out or options.free_folder("lopsided-diagnosis")
+            found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
+        if json:
+            import json as json_module
+
+            listed = list(found.values())
+            print(json_module.dumps(listed[0] if len(listed) == 1 else listed, indent=2))
+            return
+        _tell(found)
+
+
+def _note(text: str) -> None:
+    typer.echo(f"diagnose: {text}", err=True)
+
+
+def _tell(found: dict[Path, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="What the runs became", title_justify="left")
+    headings = ("run", "G(W)", "intruders a layer", "‖ΔW‖", "stable rank", "rise within radius", "top eigenvalue")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for diagnosis in found.values():
+        table.add_row(*summary(diagnosis))
+    # A pipe has no width: give the table room there, and the terminal's width elsewhere.
+    Console(width=None if Console().is_terminal else 150).print(table)
+    for folder, diagnosis in found.items():
+        for section, why in diagnosis["skipped"].items():
+            print(f"{diagnosis['run']['name']}: no {section}: {why}")
+        print(f"wrote {folder / 'diagnosis.json'}")
+
+
+def summary(diagnosis: dict[str, Any]) -> list[str]:
+    """A diagnosis as one row; a dash for what it does not have."""
+    gap = (diagnosis.get("generalization") or {}).get("G")
+    intruders, layers = diagnosis.get("intruders"), diagnosis.get("layers")
+    sharpness = (diagnosis.get("landscape") or {}).get("sharpness", {})
+    return [
+        diagnosis["run"]["name"],
+        "–" if gap is None else f"{gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]",
+        "–" if not intruders else _at_half(intruders),
+        "–" if not layers else f"{sum(layer['delta']['frobenius'] ** 2 for layer in layers) ** 0.5:.3g}",
+        "–" if not layers else f"{sum(layer['delta']['stable_rank'] for layer in layers) / len(layers):.2f}",
+        _figure(sharpness.get("largest")),
+        _figure(sharpness.get("hessian_top")),
+    ]
+
+
+def _at_half(intruders: dict[str, Any]) -> str:
+    """The mean count at the ε nearest to a half, of all vectors where they were looked at."""
+    place = min(range(len(intruders["epsilons"])), key=lambda i: abs(intruders["epsilons"][i] - 0.5))
+    counted = intruders["all"] or intruders["top_k"]
+    of = "" if intruders["all"] else f" of the first {intruders['top']}"
+    return f"{counted['mean'][place]:.2f}{of} (ε = {intruders['epsilons'][place]:g})"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
