@@ -54,7 +54,7 @@ class DiagnoseConfig:
     only: tuple[str, ...] = SECTIONS
     top: int = 10
     all_vectors: bool = True
-    around: Surroundings = Surroundings()
+    around: Surroundings = field(default_factory=Surroundings)
     reference: Path | None = None
     seed: int = 0
 
