@@ -10,6 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
 
+from lopsided.adapt import HEADED
 from lopsided.errors import LopsidedError
 from lopsided.fingerprint import fingerprint
 from lopsided.manifest import PEFT_PREFIX
@@ -19,7 +20,7 @@ from lopsided.untrusted import ADAPTER_CONFIG, first_line, open_tensors, read_js
 from lopsided.verify import load_base
 
 KINDS = ("LORA", "LOPSIDED")
-HEADED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+LABELLED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
 def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) -> PeftModel:
@@ -67,7 +68,8 @@ def _config(folder: Path) -> PeftConfig:
 def _head(config: PeftConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """How many labels the base has to be loaded with: as many as the narrowest matrix of the saved head has rows."""
     heads = [shape[0] for key, shape in shapes.items() if not _is_factor(key) and len(shape) == 2]
-    if config.task_type not in HEADED or not heads:
+    kind = str((config.auto_mapping or {}).get("base_model_class"))
+    if not heads or not (config.task_type in LABELLED or kind.endswith(HEADED)):
         return {}
     return {"num_labels": min(heads), "ignore_mismatched_sizes": True}
 

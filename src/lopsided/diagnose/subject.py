@@ -133,10 +133,7 @@ def subject_of_run(folder: str | Path) -> Subject:
             "a run of another method"
         )
     tuned: Any = reload(folder)
-    if method.train == "all":
-        layers, factors = _moved(base_of(record), tuned), {}
-    else:
-        layers, factors = _adapted(tuned)
+    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(record), tuned), {})
     return Subject(folder.resolve().name, _hash(folder / "run.json"), layers, factors, lambda: reload(folder))
 
 
