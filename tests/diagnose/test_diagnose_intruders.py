@@ -25,8 +25,8 @@ def turned(turn: torch.Tensor, where: list[int], *, d_out: int = M, module: str 
     return layer_of(U * VALUES @ V.T, (change * VALUES[where], V[:, where].T), module=module)
 
 
-def expected(likeness: list[float], others: int) -> list[int]:
-    """Counts for vectors of a known likeness among others that stayed, none of which lies near an ε."""
+def expected(likeness: list[float]) -> list[int]:
+    """Counts for vectors of a known likeness among others that stayed."""
     return [sum(x < epsilon for x in likeness) for epsilon in EPSILONS]
 
 
@@ -51,8 +51,8 @@ def test_planted_intruders_are_counted_at_every_epsilon(name):
     found = intruders(subject_of(turned(turn, where)))
     assert found["epsilons"] == list(EPSILONS)
     assert len(EPSILONS) == 20
-    assert found["all"]["by_layer"]["a.query"] == expected(everywhere, M)
-    assert found["top_k"]["by_layer"]["a.query"] == expected(first, M)
+    assert found["all"]["by_layer"]["a.query"] == expected(everywhere)
+    assert found["top_k"]["by_layer"]["a.query"] == expected(first)
     assert intruders(subject_of(turned(turn, where)), all_vectors=False) == {**found, "all": None}
 
 
@@ -78,7 +78,7 @@ def test_an_update_larger_than_the_weight_brings_an_intruder_first():
     np.testing.assert_allclose(closest(spike, base, 5), closest(spike, base)[:5], atol=1e-5)
 
 
-@pytest.mark.parametrize("d_out, d_in", [(80, 80), (150, 72), (72, 150)])
+@pytest.mark.parametrize(("d_out", "d_in"), [(80, 80), (150, 72), (72, 150)])
 @pytest.mark.parametrize("share", [1e-4, 1e-2, 0.1, 1.0, 30.0])
 @pytest.mark.parametrize("spread", [None, 1e-2, 1e-4])
 def test_the_search_finds_what_the_decomposition_finds(d_out, d_in, share, spread):
@@ -89,7 +89,9 @@ def test_the_search_finds_what_the_decomposition_finds(d_out, d_in, share, sprea
         assert found is not None
         whole = closest(layer, base)[:6]
         # Two singular values 1e-4 apart turn by 1e-3 when the weight is rounded to float32.
-        np.testing.assert_allclose(found[: min(d_out, d_in)].abs().amax(0), whole, atol=2e-3 if spread == 1e-4 else 1e-4)
+        np.testing.assert_allclose(
+            found[: min(d_out, d_in)].abs().amax(0), whole, atol=2e-3 if spread == 1e-4 else 1e-4
+        )
         assert count(closest(layer, base, 6), EPSILONS) == count(whole, EPSILONS)
 
 
@@ -155,7 +157,7 @@ def test_narrow_layers_have_all_their_vectors_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [({"epsilons": []}, "epsilon"), ({"epsilons": [0.5, 1.5]}, "epsilon"), ({"top": 0}, "top must be at least 1")],
 )
 def test_wrong_options_are_refused(options, said):

@@ -136,7 +136,8 @@ def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
 def _unsettled(residuals: Tensor, squares: Tensor, k: int, largest: float) -> list[int] | None:
     """The vectors among k whose angle to a true one may still exceed `ANGLE`; None if two of them are tied.
 
-    W0 is known within float32's rounding of its `largest` singular value, and the coordinates within a relative one. The angle is at most the residual over the distance to the other eigenvalues of WᵀW (Davis and Kahan).
+    W0 is known within float32's rounding of its `largest` singular value, and the coordinates within a relative one.
+    The angle is at most the residual over the distance to the other eigenvalues of WᵀW (Davis and Kahan).
     """
     values = squares.clamp(min=0.0).sqrt()
     if bool((values[:-1] - values[1:] <= TIE * values[:-1].clamp(min=largest)).any()):
