@@ -28,6 +28,7 @@ from lopsided.untrusted import weights_in
 
 # By letter ("A", "B"), then by module.
 Factors = Mapping[str, Mapping[str, Tensor]]
+NO_FACTORS: Factors = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,8 @@ def subject_of_run(folder: str | Path) -> Subject:
             "a run of another method"
         )
     tuned: Any = reload(folder)
-    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(record), tuned), {})
+    whole = method.train == "all"
+    layers, factors = (_moved(base_of(record), tuned), NO_FACTORS) if whole else _adapted(tuned)
     return Subject(folder.resolve().name, _hash(folder / "run.json"), layers, factors, lambda: reload(folder))
 
 
