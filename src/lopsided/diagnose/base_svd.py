@@ -3,7 +3,7 @@
 Notation: W0 = U·diag(σ)·Vᵀ with m = min(d_out, d_in), U of (d_out, m), σ of (m,) from the largest, V of (d_in, m).
 
 A file is named by the hash of the weight's bytes, so every run, adapter and model that has this weight shares it. It is
-as large as the layer's weight, or twice as large for a square one.
+once to twice as large as the weight, in float32; twice for a square one.
 """
 
 from __future__ import annotations

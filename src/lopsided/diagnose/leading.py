@@ -26,7 +26,8 @@ from lopsided.diagnose.base_svd import BaseSVD
 
 # The largest angle, in radians, that a vector may be away from the true one, by its residual and gap.
 ANGLE = 1e-6
-# Singular values that are nearer to each other, relative to the largest, don't tell their vectors apart.
+# Singular values that are nearer to each other, relative to W0's largest or to themselves, don't tell their vectors
+# apart.
 TIE = 1e-6
 # The largest residual on the float32 weight itself, relative to the largest singular value.
 RESIDUAL = 1e-5
@@ -70,15 +71,13 @@ def reduce(base: BaseSVD, L: Tensor, R: Tensor) -> Reduced:
 
 def _coordinates(vectors: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
     """X on an orthonormal basis that begins with `vectors`, and what the basis has beside them: (d, m), (d, K)"""
-    inside = (vectors.T @ X.float()).double()
-    d, m = vectors.shape
-    if d == m:
-        return inside, X.new_zeros(d, 0)
-    outside = X - (vectors @ inside.float()).double()
-    more = torch.linalg.qr(outside)[0]
-    # A column of X that lies inside leaves rounding, which is not orthogonal to the vectors.
-    more = _orthonormal(more - (vectors @ (vectors.T @ more.float())).double(), drop=0.5)
-    return torch.cat([inside, more.T @ X]), more
+    U = vectors.double()
+    inside = U.T @ X
+    # Rounded to float32, U·Uᵀ is not quite a projection: what it leaves of a large ΔW would hide small gaps.
+    inside += U.T @ (X - U @ inside)
+    outside = X - U @ inside
+    more = _orthonormal(outside / X.norm(dim=0).clamp_min(torch.finfo(X.dtype).tiny), drop=1e-10)
+    return torch.cat([inside, more.T @ outside]), more
 
 
 def leading(base: BaseSVD, weight: Tensor, L: Tensor, R: Tensor, k: int) -> Tensor | None:
@@ -119,7 +118,7 @@ def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
         squares, turns = squares[-k - 1 :].flip(0), turns[:, -k - 1 :].flip(1)
         right = basis @ turns
         residuals = images @ turns - right * squares
-        wanted = _unsettled(residuals, squares, k)
+        wanted = _unsettled(residuals, squares, k, float(W.values[0]))
         if wanted is None:
             return None
         if not wanted:
@@ -134,15 +133,16 @@ def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
     return None
 
 
-def _unsettled(residuals: Tensor, squares: Tensor, k: int) -> list[int] | None:
+def _unsettled(residuals: Tensor, squares: Tensor, k: int, largest: float) -> list[int] | None:
     """The vectors among k whose angle to a true one may still exceed `ANGLE`; None if two of them are tied.
 
+    W0 is known within float32's rounding of its `largest` singular value, and the coordinates within a relative one.
     The angle is at most the residual over the distance to the other eigenvalues of WᵀW (Davis and Kahan).
     """
-    gaps = squares[:-1] - squares[1:]
-    # Of σ² the difference is twice that of σ, relative to the largest.
-    if squares[0] <= 0 or bool((gaps <= 2 * TIE * squares[0]).any()):
+    values = squares.clamp(min=0.0).sqrt()
+    if bool((values[:-1] - values[1:] <= TIE * values[:-1].clamp(min=largest)).any()):
         return None
+    gaps = squares[:-1] - squares[1:]
     above = torch.cat([gaps.new_full((1,), torch.inf), gaps[:-1]])
     angles = residuals.norm(dim=0)[:k] / torch.minimum(above, gaps)
     return [j for j in range(k) if not angles[j] <= ANGLE]

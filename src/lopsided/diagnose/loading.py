@@ -10,16 +10,18 @@ import torch
 from peft import PeftConfig, PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
 
+from lopsided.adapt import HEADED
 from lopsided.errors import LopsidedError
 from lopsided.fingerprint import fingerprint
-from lopsided.manifest import PEFT_PREFIX
+from lopsided.manifest import KEY, PEFT_PREFIX
 from lopsided.tasks.models import quiet
 from lopsided.theory.dims import linear_maps
 from lopsided.untrusted import ADAPTER_CONFIG, first_line, open_tensors, read_json, weights_in
 from lopsided.verify import load_base
 
 KINDS = ("LORA", "LOPSIDED")
-HEADED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+MARKS = (".lopsided_", ".lora_")
+LABELLED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
 def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) -> PeftModel:
@@ -67,13 +69,14 @@ def _config(folder: Path) -> PeftConfig:
 def _head(config: PeftConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """How many labels the base has to be loaded with: as many as the narrowest matrix of the saved head has rows."""
     heads = [shape[0] for key, shape in shapes.items() if not _is_factor(key) and len(shape) == 2]
-    if config.task_type not in HEADED or not heads:
+    kind = str((config.auto_mapping or {}).get("base_model_class"))
+    if not heads or not (config.task_type in LABELLED or kind.endswith(HEADED)):
         return {}
     return {"num_labels": min(heads), "ignore_mismatched_sizes": True}
 
 
 def _is_factor(key: str) -> bool:
-    return ".lopsided_" in key or ".lora_" in key
+    return any(mark in key for mark in MARKS)
 
 
 def _put_on(model: Any, folder: Path, config: PeftConfig, base: str) -> PeftModel:
@@ -84,8 +87,8 @@ def _put_on(model: Any, folder: Path, config: PeftConfig, base: str) -> PeftMode
             return PeftModel.from_pretrained(model, str(folder), config=config)
     except LopsidedError:
         raise
-    # No such module; tensors of other shapes.
-    except (ValueError, RuntimeError, KeyError) as error:
+    # No such module; tensors of other shapes; a rank that is no number.
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines()] or [""]
         said = next((line for line in lines if "size mismatch" in line), lines[0])
         raise LopsidedError(
@@ -95,8 +98,8 @@ def _put_on(model: Any, folder: Path, config: PeftConfig, base: str) -> PeftMode
 
 def _check_complete(model: PeftModel, shapes: dict[str, tuple[int, ...]], folder: Path, base: str) -> None:
     """Every layer in the file has to be in the model, and the other way round: PEFT is content with some."""
-    marks = (".lopsided_", ".lora_")
-    saved = {key.removeprefix(PEFT_PREFIX).split(mark)[0] for key in shapes for mark in marks if mark in key}
+    keys = {key.removeprefix(PEFT_PREFIX) for key in shapes} - {KEY}
+    saved = {key.split(mark)[0] for key in keys for mark in MARKS if mark in key}
     found = {
         name
         for name, module in model.get_base_model().named_modules()

@@ -1,7 +1,7 @@
 """How alike the factors of several tuned models are, layer by layer.
 
-Notation: B of (d_out, r) is compared by its columns, A of (r, d_in) by its rows, so both by a space of r dimensions; see
-`theory.similarity`. Random spaces are as similar as r/d, d being d_out for B and d_in for A.
+Notation: B of (d_out, r) is compared by its columns, A of (r, d_in) by its rows, so each by a space of r dimensions
+(`theory.similarity`). Random spaces are as similar as r/d, where d is d_out for B and d_in for A.
 """
 
 from __future__ import annotations
