@@ -156,8 +156,8 @@ def table(result: Mapping[str, Any]) -> str:
         for name, value in result["figures"].items()
     ]
     runs = (
-        f"{setting['model']} on {setting['task']}, {setting['method']} of rank {setting['r']} merged, {setting['rows']} "
-        f"rows in {result['shapes']['batches']} batches, {setting['rounds']} rounds"
+        f"{setting['model']} on {setting['task']}, {setting['method']} of rank {setting['r']} merged, "
+        f"{setting['rows']} rows in {result['shapes']['batches']} batches, {setting['rounds']} rounds"
     )
     return "\n\n".join([markdown(["time", "target", "measured", "verdict"], rows), provenance(result, runs)])
 
