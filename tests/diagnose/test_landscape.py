@@ -22,6 +22,11 @@ from lopsided.diagnose.directions import (
     transposed_names,
 )
 from lopsided.diagnose.landscape import axis, landscape
+from lopsided.tasks import collator
+from lopsided.train import TrainConfig
+from lopsided.train.reload import reload_merged
+from lopsided.train.run import load_all, sample_rows
+from lopsided.train.trajectory import snapshots
 
 LABELS = [{"labels": torch.zeros(2)}]
 
@@ -314,3 +319,31 @@ def test_a_filter_that_a_direction_leaves_alone_stays_alone():
     assert torch.allclose(normalised(direction, weight), torch.tensor([[0.0, 5.0], [0.0, 0.0], [0.0, 0.0]]))
     # Norms must not flush or overflow.
     assert math.isclose(normalised(torch.full((1, 4), 1e30), torch.ones(1, 4)).norm().item(), 2.0, rel_tol=1e-6)
+
+
+# -- a run's own landscape -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["c3la", "lora"])
+def test_a_runs_trajectory_lies_where_the_run_was(run_once, bert, words, method):
+    folder, record = run_once(model=bert, task=words, method=method)
+    model, steps = reload_merged(folder), [step for step in snapshots(folder) if step < record["best_step"]]
+    centre = {name: parameter.detach().clone() for name, parameter in plane_parameters(model).items()}
+    ways = (plane_parameters(reload_merged(folder, snapshot=step)) for step in steps)
+    directions = trajectory_directions(centre, ways)
+    # Embeddings are left alone by an adapter; its layers and the head are not.
+    assert "bert.embeddings.word_embeddings.weight" not in directions.first
+    assert {"classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"} <= set(directions.first)
+    config = TrainConfig(**record["config"], out=folder)
+    data, _, tokenizer = load_all(config)
+    rows = sample_rows(data.encoded.splits["validation"], None)
+    collate = collator(data.task, tokenizer)
+    batches = [dict(collate([rows[i] for i in range(len(rows))]))]
+    found = landscape(model, directions, batches, points=3)
+    losses = {entry["step"]: entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry}
+    assert found.centre == pytest.approx(losses[record["best_step"]], abs=1e-5)
+    assert [point["step"] for point in found.to_json(steps=steps)["path"]] == steps
+    # The run has come nearer: its way is longer at its beginning.
+    lengths = [math.hypot(a, b) for a, b in directions.path]
+    assert lengths[0] == max(lengths) > 0
+    assert 0.5 < sum(directions.explained) <= 1.0 + 1e-9

@@ -7,7 +7,6 @@ import json
 import landscape as script
 import pytest
 import torch
-from train_helpers import bert, words  # noqa: F401
 
 from lopsided.diagnose.batches import mean_loss
 
@@ -19,7 +18,7 @@ def _threads():
     torch.set_num_threads(before)
 
 
-def test_the_script_measures_and_writes(bert, words, tmp_path, capsys):  # noqa: F811
+def test_the_script_measures_and_writes(bert, words, tmp_path, capsys):
     options = {"model": bert, "task": words, "r": 2, "rows": 12, "batch_size": 5, "points": 3, "rounds": 2}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     assert script.main([*arguments, "--threads", "1", "--whole", "--out", str(tmp_path)]) == 0
@@ -32,7 +31,7 @@ def test_the_script_measures_and_writes(bert, words, tmp_path, capsys):  # noqa:
     assert "12 rows in 3 batches, 2 rounds" in printed
 
 
-def test_the_merged_adapter_is_in_the_weights(bert, words):  # noqa: F811
+def test_the_merged_adapter_is_in_the_weights(bert, words):
     setting = script.Setting(model=bert, task=words, r=2, rows=12, batch_size=5)
     model, batches = script.made(setting)
     plain, same = script.load_all(script.TrainConfig(model=bert, task=words, out=script.Path("unused")))[1], batches

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -13,6 +15,32 @@ from lopsided.tasks import Task, load_model, load_task
 from lopsided.train.rundir import read_run
 from lopsided.train.trajectory import snapshots
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
+
+
+def finished_run(folder: Path) -> dict[str, Any]:
+    """A finished run's record.
+
+    Raises:
+        LopsidedError: if the folder holds no finished run.
+    """
+    record = read_run(folder)
+    if record is None or record["status"] != "finished":
+        state = "no run" if record is None else f"a run that {record['status']}"
+        raise LopsidedError(f"{folder} holds {state}; expected a finished run; make one with `lopsided train`")
+    return record
+
+
+def base_of(record: Mapping[str, Any]) -> Any:
+    """The model that a run began with, its new head as it was drawn."""
+    config = record["config"]
+    task: Task = load_task(
+        config["task"],
+        label=config["label"],
+        metric=config["metric"],
+        make_split=config["make_split"],
+        rename_labels=config.get("rename_labels"),
+    )
+    return load_model(config["model"], task, seed=config["seed"])[0]
 
 
 def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:
@@ -26,20 +54,11 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
     Raises:
         LopsidedError: if the folder holds no finished run, or no snapshot of that step.
     """
-    record = read_run(folder)
-    if record is None or record["status"] != "finished":
-        state = "no run" if record is None else f"a run that {record['status']}"
-        raise LopsidedError(f"{folder} holds {state}; expected a finished run; make one with `lopsided train`")
-    config, method = record["config"], method_from_parts(record["method"])
-    learned = folder / "adapter" if snapshot is None else _snapshot(folder, snapshot)
-    task: Task = load_task(
-        config["task"],
-        label=config["label"],
-        metric=config["metric"],
-        make_split=config["make_split"],
-        rename_labels=config.get("rename_labels"),
-    )
-    model, _ = load_model(config["model"], task, seed=config["seed"])
+    record = finished_run(folder)
+    method, learned = method_from_parts(record["method"]), folder / "adapter"
+    if snapshot is not None:
+        learned = _snapshot(folder, snapshot)
+    model = base_of(record)
     if method.train == "all":
         check_shards(learned)
         return type(model).from_pretrained(learned)
@@ -53,6 +72,16 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
         return model
     read_json(learned / ADAPTER_CONFIG)
     return PeftModel.from_pretrained(model, str(learned), is_trainable=trainable)
+
+
+def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:
+    """The same as a plain model, its adapter in its weights.
+
+    Raises:
+        LopsidedError: as `reload` does.
+    """
+    model = reload(folder, snapshot=snapshot)
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def _snapshot(folder: Path, step: int) -> Path:
