@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from lopsided.diagnose.batches import Batch
@@ -25,7 +24,7 @@ from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness
 from lopsided.errors import LopsidedError
 from lopsided.tasks import collator
 from lopsided.train.config import TrainConfig
-from lopsided.train.reload import reload
+from lopsided.train.reload import reload, reload_merged
 from lopsided.train.run import load_all, sample_rows
 from lopsided.train.trajectory import snapshots
 
@@ -80,7 +79,7 @@ def landscape_of_run(
     batches = [
         {key: value.to(device) for key, value in batch.items()} for batch in _batches(folder, record, asked.rows)
     ]
-    model = merged(folder).to(device)
+    model = reload_merged(folder).to(device)
     # The checkpoint that was kept is the centre, and later snapshots are not on the way to it.
     before = [step for step in snapshots(folder) if step < record["best_step"]]
     kind = asked.directions
@@ -100,20 +99,15 @@ def landscape_of_run(
     return found.to_json(steps=steps, split=SPLIT) | {"sharpness": sharpness_json(ascent, top)}
 
 
-def merged(folder: Path, snapshot: int | None = None) -> nn.Module:
-    """A run's model as a plain module in evaluation mode, what it learned in its weights."""
-    model: Any = reload(folder, snapshot=snapshot)
-    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
-
-
 def _directions(model: nn.Module, folder: Path, before: list[int], kind: str, seed: int) -> Directions:
     centre = {name: parameter.detach() for name, parameter in plane_parameters(model).items()}
     if kind == "random":
         return random_directions(centre, seed=seed, transposed=transposed_names(model))
     device = next(iter(centre.values())).device
-    passed = [
-        {name: p.detach().to(device) for name, p in plane_parameters(merged(folder, step)).items()} for step in before
-    ]
+    passed = (
+        {name: p.detach().to(device) for name, p in plane_parameters(reload_merged(folder, snapshot=step)).items()}
+        for step in before
+    )
     return trajectory_directions(centre, passed, transposed=transposed_names(model))
 
 

@@ -10,7 +10,7 @@ filter by a tenth of itself, whatever the scale of its layer. A filter that the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def random_directions(centre: Weights, *, seed: int = 0, transposed: frozenset[s
 
 
 def trajectory_directions(
-    centre: Weights, snapshots: Sequence[Weights], *, transposed: frozenset[str] = frozenset()
+    centre: Weights, snapshots: Iterable[Weights], *, transposed: frozenset[str] = frozenset()
 ) -> Directions:
     """The two principal directions of a run's way to its centre, normalised, and the way's coordinates.
 
@@ -113,7 +113,8 @@ def trajectory_directions(
 
     Args:
         centre: w*, from `plane_parameters`.
-        snapshots: w_e of the evaluations before the centre, with the same names; two or more.
+        snapshots: w_e of the evaluations before the centre, with the same names; two or more. They are read one by one,
+            and of each only what differs from the centre is kept.
         transposed: from `transposed_names`.
 
     Shapes:
@@ -125,19 +126,19 @@ def trajectory_directions(
     Source:
         Li et al. 2018, arXiv:1712.09913, section 7; Cadenhead et al. 2026, arXiv:2606.13767.
     """
-    if len(snapshots) < 2:
-        raise LopsidedError(
-            f"a plane through the trajectory needs at least 2 snapshots before the centre, got {len(snapshots)}; raise "
-            "--evaluations in training, or take random directions"
-        )
     with undisturbed(torch.device("cpu")):
-        deltas = _deltas(centre, snapshots)
-        gram = _gram(deltas, len(snapshots))
+        deltas, count = _deltas(centre, snapshots)
+        if count < 2:
+            raise LopsidedError(
+                f"a plane through the trajectory needs at least 2 snapshots before the centre, got {count}; raise "
+                "--evaluations in training, or take random directions"
+            )
+        gram = _gram(deltas, count)
         values, vectors = np.linalg.eigh(gram)
         values, vectors = values[::-1], vectors[:, ::-1]
         if not values[1] > FLAT * values[0]:
             raise LopsidedError(
-                f"expected snapshots that span a plane, got {len(snapshots)} on one line through the centre; take "
+                f"expected snapshots that span a plane, got {count} on one line through the centre; take "
                 "random directions"
             )
         found: list[dict[str, Tensor]] = []
@@ -150,7 +151,7 @@ def trajectory_directions(
                     for name, parts in deltas.items()
                 }
             )
-        path = _coordinates(found, deltas, len(snapshots))
+        path = _coordinates(found, deltas, count)
     shares = values[:2] / values.sum()
     return Directions(
         kind="trajectory",
@@ -180,20 +181,25 @@ def normalised(direction: Tensor, weight: Tensor, *, transposed: bool = False) -
     return scaled.t().contiguous() if transposed else scaled.view(direction.shape)
 
 
-def _deltas(centre: Weights, snapshots: Sequence[Weights]) -> dict[str, list[Tensor]]:
-    """Δ_e of every parameter that any snapshot has elsewhere than the centre."""
-    deltas: dict[str, list[Tensor]] = {}
-    for name, weight in centre.items():
-        for snapshot in snapshots:
+def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, list[Tensor]], int]:
+    """Δ_e of every parameter that any snapshot has elsewhere than the centre, and E."""
+    found: list[dict[str, Tensor]] = []
+    for snapshot in snapshots:
+        moved: dict[str, Tensor] = {}
+        for name, weight in centre.items():
             if name not in snapshot or snapshot[name].shape != weight.shape:
                 raise LopsidedError(
                     f"expected snapshots of the centre's parameters, got one where {name} is missing or of another "
                     "shape; pass snapshots of the same model"
                 )
-        parts = [(snapshot[name].detach().float() - weight.detach().float()) for snapshot in snapshots]
-        if any(bool(part.any()) for part in parts):
-            deltas[name] = parts
-    return deltas
+            delta = snapshot[name].detach().float() - weight.detach().float()
+            # An adapter leaves most of a model alone, and what it left alone is not kept.
+            if bool(delta.any()):
+                moved[name] = delta
+        found.append(moved)
+    names = [name for name in centre if any(name in moved for moved in found)]
+    zeros = {name: torch.zeros_like(centre[name], dtype=torch.float32, requires_grad=False) for name in names}
+    return {name: [moved.get(name, zeros[name]) for moved in found] for name in names}, len(found)
 
 
 def _gram(deltas: Mapping[str, list[Tensor]], count: int) -> np.ndarray:

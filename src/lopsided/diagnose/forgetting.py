@@ -88,7 +88,8 @@ def language_change(
     masked, also = _is_masked(base), _is_masked(tuned)
     if masked != also:
         raise LopsidedError(
-            f"expected two models of one kind, got {type(base).__name__} and {type(tuned).__name__}; load both as one class"
+            f"expected two models of one kind, got {type(base).__name__} and {type(tuned).__name__}; load "
+            "both as one class"
         )
     rows = _tokens(tokenizer, documents, max_length)
     labelled = [_mask(row, tokenizer, generator(seed, number)) if masked else row for number, row in enumerate(rows)]

@@ -73,6 +73,16 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
     return PeftModel.from_pretrained(model, str(learned), is_trainable=trainable)
 
 
+def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:
+    """The same as a plain model, its adapter in its weights.
+
+    Raises:
+        LopsidedError: as `reload` does.
+    """
+    model = reload(folder, snapshot=snapshot)
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
 def _snapshot(folder: Path, step: int) -> Path:
     found = snapshots(folder)
     if step not in found:

@@ -1,0 +1,186 @@
+"""What a landscape costs beside its evaluations alone.
+
+    python benchmarks/landscape.py [--rounds 5] [--points 25] [--rows 256] [--whole] [--out DIR]
+
+A chained adapter on all linear layers of the embedded model is merged, and 256 validation rows of vader/movie are put
+into batches of similar lengths. In each round, one row of a surface of 25 x 25 points takes its turn with 25 plain
+evaluations of the same batches at the centre, in an order that is shuffled anew; a row is what a surface consists of.
+With --whole, the surface with all its 625 points is timed against 625 evaluations, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import os
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import RESULTS, Progress, exact, ratio, turns, wall_ms
+from writing import figure, markdown, provenance, verdict
+
+from lopsided import LopsidedError, adapt
+from lopsided.checkpoint import write_json
+from lopsided.diagnose.batches import Batch, mean_loss
+from lopsided.diagnose.directions import plane_parameters, random_directions
+from lopsided.diagnose.landscape import Plane, axis, landscape
+from lopsided.tasks import collator
+from lopsided.train import TrainConfig
+from lopsided.train.measure import machine, versions
+from lopsided.train.run import load_all, sample_rows
+from lopsided.tuner import layers_of
+
+AT_MOST = 1.15
+ROW, PASSES = "one row of the surface", "as many evaluations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A surface, and how often one of its rows is timed.
+
+    Args:
+        rows, batch_size: validation rows, and how many are in a batch.
+        points: along each axis.
+        whole: whether the whole surface is timed as well, once.
+    """
+
+    model: str = "embedded"
+    task: str = "vader/movie"
+    method: str = "c3la"
+    r: int = 16
+    rows: int = 256
+    batch_size: int = 32
+    points: int = 25
+    whole: bool = False
+    rounds: int = 5
+    warmup: int = 1
+    threads: int = 2
+    seed: int = 0
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Times of a row and of its evaluations alone, and their ratio."""
+    model, batches = made(setting)
+    plane = Plane(model, random_directions(plane_parameters(model), seed=setting.seed))
+    values, chosen = axis(setting.points), random.Random(setting.seed)
+
+    def row() -> None:
+        with plane.moving():
+            plane.row(chosen.choice(values))
+            for a in values:
+                plane.put(a)
+                mean_loss(model, batches)
+
+    def passes() -> None:
+        for _ in values:
+            mean_loss(model, batches)
+
+    work = {ROW: lambda: wall_ms(row), PASSES: lambda: wall_ms(passes)}
+    taken = turns(work, setting, "landscape: rounds")
+    result = {
+        "milliseconds": taken,
+        "figures": {"row_to_evaluations": ratio(taken, ROW, PASSES)},
+        "shapes": {"tokens": sum(batch["input_ids"].numel() for batch in batches), "batches": len(batches)},
+    }
+    if setting.whole:
+        result["figures"]["surface_to_evaluations"] = exact(whole(setting, model, batches))
+    return result
+
+
+def made(setting: Setting) -> tuple[Any, list[Batch]]:
+    """The merged model, and batches of similar lengths."""
+    config = TrainConfig(model=setting.model, task=setting.task, seed=setting.seed, out=Path("unused"))
+    data, model, tokenizer = load_all(config)
+    rows = sample_rows(data.encoded.splits["validation"], setting.rows)
+    collate = collator(data.task, tokenizer)
+    batches = [
+        dict(collate([rows[i] for i in range(start, min(start + setting.batch_size, len(rows)))]))
+        for start in range(0, len(rows), setting.batch_size)
+    ]
+    model = adapt(model, setting.method, r=setting.r, target_modules="all-linear", seed=setting.seed)
+    generator = torch.Generator().manual_seed(setting.seed)
+    with torch.no_grad():
+        for layer in layers_of(model).values():
+            for factor in layer.trained("default").values():
+                factor.add_(0.01 * torch.randn(factor.shape, generator=generator))
+    return model.merge_and_unload().eval(), batches
+
+
+def whole(setting: Setting, model: Any, batches: list[Batch]) -> float:
+    """The time of a whole surface as a multiple of its evaluations alone."""
+    directions = random_directions(plane_parameters(model), seed=setting.seed)
+    progress = Progress("landscape: evaluations", setting.points)
+
+    def surface() -> None:
+        landscape(model, directions, batches, points=setting.points)
+
+    def evaluations() -> None:
+        for _ in range(setting.points):
+            for _ in range(setting.points):
+                mean_loss(model, batches)
+            progress.advance()
+
+    return wall_ms(surface) / wall_ms(evaluations)
+
+
+def result(setting: Setting) -> dict[str, Any]:
+    """The figures, with all that is needed to read them elsewhere."""
+    torch.set_num_threads(setting.threads)
+    before = os.getloadavg()[0]
+    measured = measure(setting)
+    return {
+        "benchmark": "landscape",
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine(),
+        "load_average": [before, os.getloadavg()[0]],
+        "versions": versions(),
+        "setting": dataclasses.asdict(setting),
+        **measured,
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    setting = result["setting"]
+    words = {
+        "row_to_evaluations": f"a row of {setting['points']} points against {setting['points']} evaluations",
+        "surface_to_evaluations": f"the surface of {setting['points']} x {setting['points']} points against as many",
+    }
+    rows = [
+        [words[name], f"at most {AT_MOST:.2f}", figure(value, places=3), verdict(value, AT_MOST)]
+        for name, value in result["figures"].items()
+    ]
+    runs = (
+        f"{setting['model']} on {setting['task']}, {setting['method']} of rank {setting['r']} merged, "
+        f"{setting['rows']} rows in {result['shapes']['batches']} batches, {setting['rounds']} rounds"
+    )
+    return "\n\n".join([markdown(["time", "target", "measured", "verdict"], rows), provenance(result, runs)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Writes landscape.json and prints its table.")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    for field in dataclasses.fields(Setting):
+        if isinstance(field.default, bool):
+            parser.add_argument(f"--{field.name}", action="store_true")
+        else:
+            parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    try:
+        found = result(Setting(**options))
+    except LopsidedError as error:
+        print(f"landscape: {error}", file=sys.stderr)
+        return 2
+    write_json(out / "landscape.json", found)
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

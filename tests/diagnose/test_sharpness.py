@@ -1,0 +1,216 @@
+"""Sharpness where it is known in closed form, and of tiny adapters against finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lopsided
+import tiny
+from lopsided import LopsidedError
+from lopsided.diagnose.batches import loss_and_gradient
+from lopsided.diagnose.directions import plane_parameters, random_directions
+from lopsided.diagnose.landscape import landscape
+from lopsided.diagnose.sharpness import hessian_product, hessian_top, largest_increase, sharpness_json
+
+LABELS = [{"labels": torch.zeros(1)}]
+
+
+class Quadratic(nn.Module):
+    """L = ½·⟨w − m, H·(w − m)⟩ of a weight read as one vector."""
+
+    def __init__(self, w, H, m=None) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w.clone())
+        self.register_buffer("H", H)
+        self.register_buffer("m", torch.zeros_like(w) if m is None else m)
+
+
+def loss(model, batch):
+    off = (model.w - model.m).reshape(-1)
+    return 0.5 * off @ model.H @ off
+
+
+def ruined(model, batch):
+    return model.w.sum() * float("nan")
+
+
+def spd(n: int, seed: int = 0) -> torch.Tensor:
+    root = torch.randn(n, n, generator=torch.Generator().manual_seed(seed))
+    return root @ root.T
+
+
+def batch_of(model, labels=3):
+    return [{**tiny.inputs(model), "labels": torch.arange(3) % labels}]
+
+
+# -- the largest rise ----------------------------------------------------------------------------------------
+
+
+def test_a_quadratics_largest_rise_around_its_minimum():
+    # One filter, of norm 5: the ball has radius ρ·5 = 0.5, and the maximum is ½·λ_max·0.5².
+    H, w = spd(6), torch.tensor([[3.0, 0.0, 4.0, 0.0, 0.0, 0.0]])
+    found = largest_increase(Quadratic(w, H, m=w), LABELS, radius=0.1, steps=60, loss=loss)
+    assert found.largest == pytest.approx(0.5 * float(torch.linalg.eigvalsh(H)[-1]) * 0.25, rel=1e-4)
+    # At a minimum the first step is drawn; from there it never falls.
+    assert found.losses[0] == 0.0
+    assert all(b >= a - 1e-6 for a, b in zip(found.losses, found.losses[1:]))
+    assert len(found.losses) == 61
+
+
+def test_every_filter_has_a_ball_of_its_own():
+    # Separable: filter f rises by h_f·(‖w_f‖²·(1 + ρ)² − ‖w_f‖²)/2 along itself, which is its maximum.
+    w, h = torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]]), torch.tensor([1.0, 10.0, 7.0])
+    H = torch.diag(h.repeat_interleave(2))
+    found = largest_increase(Quadratic(w, H), LABELS, radius=0.2, steps=1, loss=loss)
+    assert found.largest == pytest.approx(0.5 * (1.2**2 - 1) * (1.0 * 25 + 10.0 * 4), rel=1e-5)
+
+
+def test_where_nothing_rises_the_largest_rise_is_zero():
+    found = largest_increase(Quadratic(torch.ones(1, 3), -torch.eye(3), m=torch.ones(1, 3)), LABELS, loss=loss)
+    assert found.largest == 0.0
+    assert min(found.losses) < 0
+
+
+def test_the_ball_holds_the_landscapes_line_and_the_model_is_left_as_it_was():
+    model = lopsided.adapt(tiny.bert(), "cla", r=2, target_modules="all-linear")
+    tiny.train_a_little(model)
+    model = model.merge_and_unload()
+    model.zero_grad()
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batches = batch_of(model)
+    surface = landscape(model, random_directions(plane_parameters(model)), batches, points=3)
+    found = largest_increase(model, batches, radius=1.0, steps=3)
+    assert found.largest > max(surface.line) - surface.centre
+    assert found.largest == pytest.approx(max(found.losses) - found.losses[0])
+    smaller = largest_increase(model, batches, radius=0.01, steps=3)
+    assert 0 < smaller.largest < found.largest
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad == asked[name]
+        assert parameter.grad is None
+
+
+def test_an_ascent_out_of_the_finite_stops_there():
+    def walled(model, batch):
+        value = loss(model, batch)
+        return value + (float("inf") if model.w[0, 0] > 1.0 else 0.0)
+
+    found = largest_increase(Quadratic(torch.ones(1, 3), torch.eye(3)), LABELS, radius=0.1, loss=walled)
+    assert found.losses == (1.5, None)
+    assert found.largest == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": 0.0}, "positive radius"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"loss": lambda m, b: m.w.sum() * float("nan")}, "finite loss"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(LopsidedError, match=message):
+        largest_increase(Quadratic(torch.ones(1, 3), torch.eye(3)), LABELS, **{"loss": loss, **options})
+
+
+# -- the Hessian ---------------------------------------------------------------------------------------------
+
+
+def test_a_quadratics_top_eigenvalue():
+    H = spd(12)
+    found = hessian_top(Quadratic(torch.ones(3, 4), H), LABELS, steps=12, tolerance=1e-6, loss=loss)
+    assert found.value == pytest.approx(float(torch.linalg.eigvalsh(H)[-1]), rel=1e-4)
+    true = float((H @ found.vector - found.value * found.vector).norm())
+    assert true == pytest.approx(found.residual, abs=1e-4 * found.value)
+
+
+def differences(model, parameters, batches, vector, step: float) -> torch.Tensor:
+    """H·q from gradients on both sides of the weights."""
+    found = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            for p, part in zip(parameters, vector.split([p.numel() for p in parameters])):
+                p.add_(part.view_as(p), alpha=sign * step)
+        found.append(torch.cat([g.reshape(-1) for g in loss_and_gradient(model, parameters, batches)[1]]))
+        with torch.no_grad():
+            for p, part in zip(parameters, vector.split([p.numel() for p in parameters])):
+                p.add_(part.view_as(p), alpha=-sign * step)
+    return (found[0] - found[1]) / (2 * step)
+
+
+@pytest.mark.parametrize("method", ["lora", "cla", "rcla", "asym_a", "c3la"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_adapters_hessian_product_against_differences_of_gradients(method, attention):
+    model = tiny.bert()
+    model.set_attn_implementation(attention)
+    model = lopsided.adapt(model, method, r=2, target_modules="all-linear").eval()
+    tiny.train_a_little(model)
+    if method == "c3la":
+        lopsided.advance_chain(model)
+        tiny.train_a_little(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    vector /= vector.norm()
+    batches = batch_of(model)
+    exact = hessian_product(model, parameters, batches, vector)
+    assert float((exact - differences(model, parameters, batches, vector, 1e-2)).norm()) < 2e-2 * float(exact.norm())
+    assert float(exact.norm()) > 1e-4
+
+
+def test_an_adapters_top_eigenvalue_is_that_of_its_whole_hessian():
+    model = lopsided.adapt(tiny.bert(), "cla", r=1, target_modules=["query", "value"]).train()
+    tiny.train_a_little(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size, batches = sum(p.numel() for p in parameters), batch_of(model)
+    found = hessian_top(model, batches, steps=60, tolerance=1e-5)
+    model.eval()
+    H = torch.stack([hessian_product(model, parameters, batches, row) for row in torch.eye(size)])
+    assert torch.allclose(H, H.T, atol=1e-5)
+    assert found.value == pytest.approx(float(torch.linalg.eigvalsh(H)[-1]), rel=1e-3)
+    assert found.residual <= 1e-4 * found.value
+
+
+def test_the_top_is_that_of_the_mean_over_rows_and_leaves_the_model_as_it_was():
+    model = lopsided.adapt(tiny.bert(), "cla", r=2, target_modules="all-linear").train()
+    tiny.train_a_little(model)
+    model.zero_grad()
+    [whole] = batch_of(model)
+    parts = [{name: tensor[:1] for name, tensor in whole.items()}, {name: tensor[1:] for name, tensor in whole.items()}]
+    both = [hessian_top(model, batches, steps=10) for batches in ([whole], parts)]
+    assert both[0].value == pytest.approx(both[1].value, rel=1e-4)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if "lopsided" in n or "modules_to_save" in n
+    }
+
+
+def test_parameters_that_the_loss_does_not_read_add_nothing():
+    model = Quadratic(torch.ones(3, 4), spd(12))
+    model.other = nn.Parameter(torch.ones(5))
+    found = hessian_top(model, LABELS, steps=17, tolerance=1e-6, loss=loss)
+    assert found.value == pytest.approx(float(torch.linalg.eigvalsh(model.H)[-1]), rel=1e-4)
+    assert float(found.vector[12:].abs().max()) < 1e-3
+
+
+def test_a_model_without_gradients_is_refused():
+    model = tiny.bert().requires_grad_(False)
+    with pytest.raises(LopsidedError, match=r"got none with a gradient; load the run with reload"):
+        hessian_top(model, batch_of(model))
+
+
+def test_what_the_record_holds():
+    model = Quadratic(torch.ones(1, 3), torch.eye(3))
+    ascent = largest_increase(model, LABELS, radius=0.1, loss=loss)
+    top = hessian_top(model, LABELS, loss=loss)
+    assert sharpness_json(ascent, top) == {
+        "radius": 0.1,
+        "largest": ascent.largest,
+        "hessian_top": pytest.approx(1.0),
+        "hessian_residual": pytest.approx(0.0, abs=1e-6),
+    }
+    assert sharpness_json(ascent, None)["hessian_top"] is None
