@@ -71,8 +71,10 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The last part of its name, which layers of one role share."""
-        return self.module.rpartition(".")[2]
+        """What layers of one role share: the part of the name after the last number, such as `attention.self.query`."""
+        parts = self.module.split(".")
+        numbers = [place for place, part in enumerate(parts) if part.isdecimal()]
+        return ".".join(parts[numbers[-1] + 1 :] if numbers else parts[-1:])
 
     @property
     def is_dense(self) -> bool:
