@@ -93,6 +93,14 @@ def test_a_is_along_the_columns_and_b_along_the_rows():
     assert found.loss[2][1] == pytest.approx(0.5 * (9 + 2 * 16 + 4 * 9))
 
 
+def test_a_smaller_extent_is_the_same_function_nearer():
+    model, directions = bowl(), random_directions(plane_parameters(bowl()), seed=3)
+    near, far = (landscape(model, directions, LABELS, points=5, extent=e, loss=loss) for e in (0.5, 1.0))
+    assert near.axis == near.t == [-0.5, -0.25, 0.0, 0.25, 0.5]
+    assert near.line[0] == pytest.approx(far.line[1], rel=1e-6)
+    assert near.loss[4][0] == pytest.approx(far.loss[3][1], rel=1e-6)
+
+
 def test_points_without_a_finite_loss_are_counted():
     model = bowl()
 
@@ -187,6 +195,7 @@ def test_what_the_record_holds():
     ("change", "message"),
     [
         (lambda: axis(1), "at least 2 points along an axis, got 1"),
+        (lambda: axis(3, 0.0), "positive extent of the axes, got 0.0"),
         (lambda: landscape(bowl(), random_directions({"w": torch.ones(2, 2)}), []), "got none"),
         (lambda: landscape(bowl(), random_directions({"w": torch.ones(2, 2)}), [{"x": 1}]), "without labels"),
         (lambda: landscape(bowl(), random_directions({"v": torch.ones(2, 2)}), LABELS), "got one of v"),

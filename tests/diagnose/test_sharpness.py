@@ -51,19 +51,19 @@ def batch_of(model, labels=3):
 def test_a_quadratics_largest_rise_around_its_minimum():
     # One filter, of norm 5: the ball has radius ρ·5 = 0.5, and the maximum is ½·λ_max·0.5².
     H, w = spd(6), torch.tensor([[3.0, 0.0, 4.0, 0.0, 0.0, 0.0]])
-    found = largest_increase(Quadratic(w, H, m=w), LABELS, radius=0.1, steps=60, loss=loss)
+    found = largest_increase(Quadratic(w, H, m=w), LABELS, radius=0.1, steps=150, loss=loss)
     assert found.largest == pytest.approx(0.5 * float(torch.linalg.eigvalsh(H)[-1]) * 0.25, rel=1e-4)
     # At a minimum the first step is drawn; from there it never falls.
     assert found.losses[0] == 0.0
     assert all(b >= a - 1e-6 for a, b in zip(found.losses, found.losses[1:]))
-    assert len(found.losses) == 61
+    assert len(found.losses) == 151
 
 
 def test_every_filter_has_a_ball_of_its_own():
     # Separable: filter f rises by h_f·(‖w_f‖²·(1 + ρ)² − ‖w_f‖²)/2 along itself, which is its maximum.
     w, h = torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]]), torch.tensor([1.0, 10.0, 7.0])
     H = torch.diag(h.repeat_interleave(2))
-    found = largest_increase(Quadratic(w, H), LABELS, radius=0.2, steps=1, loss=loss)
+    found = largest_increase(Quadratic(w, H), LABELS, radius=0.2, steps=4, loss=loss)
     assert found.largest == pytest.approx(0.5 * (1.2**2 - 1) * (1.0 * 25 + 10.0 * 4), rel=1e-5)
 
 
@@ -101,6 +101,13 @@ def test_an_ascent_out_of_the_finite_stops_there():
     found = largest_increase(Quadratic(torch.ones(1, 3), torch.eye(3)), LABELS, radius=0.1, loss=walled)
     assert found.losses == (1.5, None)
     assert found.largest == 0.0
+
+
+def test_each_step_goes_a_quarter_of_the_radius_and_never_beyond_it():
+    # Linear in the norm along w itself: the rise says how far the ascent has gone.
+    found = largest_increase(Quadratic(torch.ones(1, 4), torch.eye(4)), LABELS, radius=0.4, steps=6, loss=loss)
+    reached = [(2 * value / 4) ** 0.5 - 1 for value in found.losses]
+    assert reached == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4], abs=1e-6)
 
 
 @pytest.mark.parametrize(

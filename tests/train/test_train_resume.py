@@ -186,7 +186,7 @@ def test_what_a_killed_process_had_begun_to_write_is_cleared_away(run_once, tmp_
     (config.out / ".run.json-abc").write_text("{")
     (config.out / ".gitignore").write_text("checkpoints/")
     cut_off(config)
-    assert sorted(os.listdir(config.out)) == [".gitignore", ".lock", "checkpoints", "run.json"]
+    assert sorted(os.listdir(config.out)) == [".gitignore", ".lock", "checkpoints", "run.json", "trajectory"]
     train(config, resume=True)
     assert_same_run(config.out, undisturbed)
 

@@ -173,12 +173,35 @@ def normalised(direction: Tensor, weight: Tensor, *, transposed: bool = False) -
         tensor([[0., 5.],
                 [0., 0.]])
     """
-    rows, filters = (part.t() if transposed else part.flatten(1) for part in (direction, weight.detach()))
-    # Norms in float64: a product of two float32 sizes near the smallest would flush.
-    own, wanted = rows.double().norm(dim=1), filters.double().norm(dim=1)
+    own, wanted = (_norms(part, transposed) for part in (direction, weight))
     factors = torch.where(own > 0, wanted / own.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-    scaled = (rows * factors[:, None]).to(torch.float32)
-    return scaled.t().contiguous() if transposed else scaled.view(direction.shape)
+    return _scaled(direction, factors, transposed)
+
+
+def within(change: Tensor, weight: Tensor, radius: float, *, transposed: bool = False) -> Tensor:
+    """The nearest change that moves no filter by more than the radius times its own norm.
+
+    Shapes:
+        change, weight: (d_out, …), or (d_in, d_out) where transposed.
+
+    Example:
+        >>> within(torch.tensor([[0.0, 2.0], [0.0, 0.1]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]]), 0.2)
+        tensor([[0.0000, 1.0000],
+                [0.0000, 0.1000]])
+    """
+    own, most = (_norms(part, transposed) for part in (change, weight))
+    factors = (radius * most / own.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    return _scaled(change, factors, transposed)
+
+
+def _norms(part: Tensor, transposed: bool) -> Tensor:
+    """Of each filter, in float64: the square of a small float32 would flush."""
+    return (part.t() if transposed else part.flatten(1)).detach().double().norm(dim=1)
+
+
+def _scaled(part: Tensor, factors: Tensor, transposed: bool) -> Tensor:
+    shape = (1, -1) if transposed else (-1, *(1 for _ in part.shape[1:]))
+    return (part * factors.view(shape)).to(torch.float32)
 
 
 def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, list[Tensor]], int]:

@@ -1,8 +1,8 @@
 """The loss around a finished run's weights: on a line, on a plane, along the way that led there.
 
 Notation: w* is the centre, d_1 and d_2 are directions (`lopsided.diagnose.directions`); the surface is
-f(a, b) = L(w* + a·d_1 + b·d_2) for a and b in [-1, 1], the line is f(t, 0). A surface drawn in three dimensions is the
-same numbers as its contours.
+f(a, b) = L(w* + a·d_1 + b·d_2), for a and b in [-1, 1] by default, and the line is f(t, 0). A surface drawn in three
+dimensions is the same numbers as its contours.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ def landscape(
     batches: Sequence[Batch],
     *,
     points: int = 25,
+    extent: float = 1.0,
     loss: Loss = model_loss,
     done: Done = lambda number, total: None,
 ) -> Landscape:
@@ -149,6 +150,8 @@ def landscape(
         model: plain (adapters merged), at the centre; evaluated without dropout.
         batches: with labels; the same for all points.
         points: along each axis. An odd number has the centre among them, and then the line is a row of the surface.
+        extent: of the axes. At 1 every filter changes by as much as itself, which is far beyond the way that an adapter
+            has come: a map of that way wants the size of the path's coordinates.
         loss: of one batch, its mean over `predictions_in(batch)`.
         done: is told the number of points that are done, and of all, after each.
 
@@ -158,7 +161,7 @@ def landscape(
     Source:
         Li et al. 2018, arXiv:1712.09913; Cadenhead et al. 2026, arXiv:2606.13767.
     """
-    values = axis(points)
+    values = axis(points, extent)
     check_batches(batches)
     plane = Plane(model, directions)
     middle = points % 2 == 1
@@ -184,8 +187,8 @@ def landscape(
     return Landscape(directions=directions, axis=values, loss=surface, centre=centre, t=values, line=line, rows=rows)
 
 
-def axis(points: int) -> list[float]:
-    """Even steps from -1 to 1; the middle of an odd number is exactly 0, and the halves mirror each other.
+def axis(points: int, extent: float = 1.0) -> list[float]:
+    """Even steps from -extent to extent; the middle of an odd number is exactly 0, and the halves mirror each other.
 
     Example:
         >>> axis(5)
@@ -193,4 +196,6 @@ def axis(points: int) -> list[float]:
     """
     if points < 2:
         raise LopsidedError(f"expected at least 2 points along an axis, got {points}; raise --points")
-    return [(2 * i - (points - 1)) / (points - 1) for i in range(points)]
+    if not 0 < extent < math.inf:
+        raise LopsidedError(f"expected a positive extent of the axes, got {extent}; correct it")
+    return [extent * ((2 * i - (points - 1)) / (points - 1)) for i in range(points)]

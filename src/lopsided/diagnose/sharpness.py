@@ -26,7 +26,14 @@ from lopsided.diagnose.batches import (
     model_loss,
     predictions_in,
 )
-from lopsided.diagnose.directions import Directions, normalised, plane_parameters, random_directions, transposed_names
+from lopsided.diagnose.directions import (
+    Directions,
+    normalised,
+    plane_parameters,
+    random_directions,
+    transposed_names,
+    within,
+)
 from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
 from lopsided.diagnose.landscape import Plane
 from lopsided.errors import LopsidedError
@@ -52,22 +59,21 @@ def largest_increase(
     model: nn.Module,
     batches: Sequence[Batch],
     *,
-    radius: float = 0.05,
-    steps: int = 5,
+    radius: float = 0.01,
+    steps: int = 10,
     seed: int = 0,
     loss: Loss = model_loss,
 ) -> Ascent:
     """The largest rise of the loss that ascent finds where every filter may change by a share ρ of its own norm.
 
     The ball is {δ : ‖δ_f‖₂ ≤ ρ·‖w*_f‖₂ for every filter f}, so that a landscape's points with |t| ≤ ρ on its line lie
-    in it. Ascent goes to the ball's point that is highest to first order, δ_f ← ρ·‖w*_f‖·g_f/‖g_f‖ with g at w* + δ,
-    and again from there; where L is convex it never falls. The first step is SAM's, filter by filter; on a quadratic
-    around w* with one filter the steps are those of the power method. A filter without a gradient stays at w*. Where
-    the whole gradient is zero, the step is random.
+    in it. From δ = 0, each step adds (ρ/4)·‖w*_f‖·g_f/‖g_f‖ to every filter, with g at w* + δ, and brings it back into
+    its ball where it has left it; a filter without a gradient stays. Where the whole gradient is zero, the step is
+    random. A step of ρ would be SAM's, filter by filter; beyond small radii it leaps over the maximum.
 
     Args:
         model: plain (adapters merged), with the weights w*; left as it was, bit for bit.
-        radius: ρ. steps: of the ascent, a gradient each.
+        radius: ρ. steps: of the ascent, a gradient over all batches each; fewer than four do not reach the ball's edge.
         seed: of the random step.
 
     Raises:
@@ -76,7 +82,7 @@ def largest_increase(
 
     Source:
         Keskar et al. 2017, arXiv:1609.04836, metric 2.1 (the largest value in a neighbourhood relative to w); Foret et
-        al. 2021, arXiv:2010.01412, equation 2 (the first-order maximum); filters after Li et al. 2018,
+        al. 2021, arXiv:2010.01412, equation 2 (its first-order maximum); filters after Li et al. 2018,
         arXiv:1712.09913.
     """
     if not (0 < radius < math.inf and steps >= 1):
@@ -84,8 +90,9 @@ def largest_increase(
     check_batches(batches)
     parameters, transposed = plane_parameters(model), transposed_names(model)
     centre = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    plane = Plane(model, _towards(centre))
+    plane = Plane(model, Directions(kind="ascent", first=centre, second={}))
     losses: list[float | None] = []
+    change = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in centre.items()}
     with evaluating(model), plane.moving(), differentiating(model, list(parameters.values())):
         for _ in range(steps):
             value, gradients = loss_and_gradient(model, list(parameters.values()), batches, loss)
@@ -96,12 +103,12 @@ def largest_increase(
                 break
             if not any(bool(g.any()) for g in gradients):
                 gradients = list(random_directions(centre, seed=seed, transposed=transposed).first.values())
-            up = {
-                name: normalised(g, centre[name], transposed=name in transposed)
-                for name, g in zip(parameters, gradients)
-            }
-            plane.first = [up[name] for name in plane.names]
-            plane.put(radius)
+            for (name, weight), g in zip(centre.items(), gradients):
+                columns = name in transposed
+                up = normalised(g, weight, transposed=columns)
+                change[name] = within(change[name].add(up, alpha=radius / 4), weight, radius, transposed=columns)
+            plane.first = [change[name] for name in plane.names]
+            plane.put(1.0)
         else:
             losses.append(_finite(mean_loss(model, batches, loss)))
     start = losses[0]
@@ -180,10 +187,6 @@ def sharpness_json(ascent: Ascent, top: Ritz | None) -> dict[str, float | None]:
         "hessian_top": None if top is None else top.value,
         "hessian_residual": None if top is None else top.residual,
     }
-
-
-def _towards(weights: dict[str, Tensor]) -> Directions:
-    return Directions(kind="ascent", first=weights, second={})
 
 
 def _finite(value: float) -> float | None:
