@@ -52,8 +52,8 @@ def draw(plot: Plot, path: Path) -> None:
         axes.set_title(plot.title, fontsize=10, loc="left", wrap=True)
         axes.grid(alpha=0.25)
         if len(plot.lines) > 1:
-            # Beside the axes, where it hides no point.
-            figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+            # Beside the axes, where it hides no point and no title.
+            figure.legend(loc="outside right center", fontsize=8, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 

@@ -151,7 +151,7 @@ def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
 
 def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
     lines = [f"## {result['name']}", "", f"**Claim.** {result['claim']} ({result['source']})", ""]
-    lines += [f"**What it means.** {result['meaning']}", "", f"**Verdict: {result['verdict']}.**", ""]
+    lines += [f"**What it means for a run, where it holds.** {result['meaning']}", "", f"**Verdict: {result['verdict']}.**", ""]
     lines += ["| figure | measured | range for the claim | paper | in range |", "|---|---:|---|---:|---|"]
     for found in result["figures"]:
         interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
@@ -174,6 +174,8 @@ def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) + ")"
     if isinstance(value, list):
         return "[" + ", ".join(_short(inner) for inner in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
