@@ -151,7 +151,8 @@ def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
 
 def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
     lines = [f"## {result['name']}", "", f"**Claim.** {result['claim']} ({result['source']})", ""]
-    lines += [f"**What it means for a run, where it holds.** {result['meaning']}", "", f"**Verdict: {result['verdict']}.**", ""]
+    lines += [f"**What it means for a run, where it holds.** {result['meaning']}", ""]
+    lines += [f"**Verdict: {result['verdict']}.**", ""]
     lines += ["| figure | measured | range for the claim | paper | in range |", "|---|---:|---|---:|---|"]
     for found in result["figures"]:
         interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
