@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/files.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/undo.py
+	$(BIN)/python benchmarks/landscape.py
 	$(BIN)/python benchmarks/render.py
 
 clean:
