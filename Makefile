@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/undo.py
 	$(BIN)/python benchmarks/intruders.py
+	$(BIN)/python benchmarks/landscape.py
 	$(BIN)/python benchmarks/render.py
 
 clean:

@@ -16,7 +16,8 @@ import datetime
 import os
 import random
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,24 @@ def measure(setting: Setting) -> dict[str, Any]:
         for _ in values:
             mean_loss(model, batches)
 
-    work = {ROW: lambda: wall_ms(row), PASSES: lambda: wall_ms(passes)}
+    busy: dict[str, list[float]] = {ROW: [], PASSES: []}
+
+    def timed(name: str, once: Callable[[], None]) -> float:
+        start = time.process_time()
+        milliseconds = wall_ms(once)
+        busy[name].append(1000.0 * (time.process_time() - start))
+        return milliseconds
+
+    work = {ROW: lambda: timed(ROW, row), PASSES: lambda: timed(PASSES, passes)}
     taken = turns(work, setting, "landscape: rounds")
+    busy = {name: times[-setting.rounds :] for name, times in busy.items()}
     result = {
         "milliseconds": taken,
-        "figures": {"row_to_evaluations": ratio(taken, ROW, PASSES)},
+        "processor_milliseconds": busy,
+        "figures": {
+            "row_to_evaluations": ratio(taken, ROW, PASSES),
+            "processor_row_to_evaluations": ratio(busy, ROW, PASSES),
+        },
         "shapes": {"tokens": sum(batch["input_ids"].numel() for batch in batches), "batches": len(batches)},
     }
     if setting.whole:
@@ -149,6 +163,7 @@ def table(result: Mapping[str, Any]) -> str:
     setting = result["setting"]
     words = {
         "row_to_evaluations": f"a row of {setting['points']} points against {setting['points']} evaluations",
+        "processor_row_to_evaluations": "the same in processor time, which other processes disturb less",
         "surface_to_evaluations": f"the surface of {setting['points']} x {setting['points']} points against as many",
     }
     rows = [

@@ -23,8 +23,11 @@ def test_the_script_measures_and_writes(bert, words, tmp_path, capsys):
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     assert script.main([*arguments, "--threads", "1", "--whole", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "landscape.json").read_text())
-    assert set(result["figures"]) == {"row_to_evaluations", "surface_to_evaluations"}
-    assert [len(times) for times in result["milliseconds"].values()] == [2, 2]
+    assert set(result["figures"]) == {
+        *("row_to_evaluations", "processor_row_to_evaluations", "surface_to_evaluations"),
+    }
+    for clock in ("milliseconds", "processor_milliseconds"):
+        assert [len(times) for times in result[clock].values()] == [2, 2]
     assert result["shapes"]["batches"] == 3
     printed = capsys.readouterr().out
     assert "a row of 3 points against 3 evaluations | at most 1.15 |" in printed

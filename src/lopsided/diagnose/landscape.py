@@ -27,8 +27,8 @@ Done = Callable[[int, int], None]
 class Plane:
     """A model's weights, put anywhere on a plane through where they are; the model computes with them as usual.
 
-    The weights are written in place, past nothing: no module is rebuilt and no file is read. A row of points shares
-    w* + b·d_2, so that a point costs one pass over the weights.
+    The weights are written in place: no module is rebuilt and no file is read. A row of points shares w* + b·d_2, so
+    that a point costs one pass over the weights.
 
     Args:
         model: plain, with its weights at the centre.
