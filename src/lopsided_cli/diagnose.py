@@ -22,8 +22,12 @@ def diagnose(
     ] = True,
     points: Annotated[int, typer.Option(help="Points of a landscape along each axis.")] = 25,
     rows: Annotated[int, typer.Option(help="Validation rows of landscapes and sharpness.")] = 256,
+    hessian_rows: Annotated[int, typer.Option(help="How many of them the Hessian is taken of.")] = 64,
     directions: Annotated[str, typer.Option(help="Of landscapes: auto, random or trajectory.")] = "auto",
-    radius: Annotated[float, typer.Option(help="Of sharpness, as a share of each filter's norm.")] = 0.05,
+    extent: Annotated[
+        float | None, typer.Option(help="Reach of a landscape's axes; 1, or the path's own by default.")
+    ] = None,
+    radius: Annotated[float, typer.Option(help="Of sharpness, as a share of each filter's norm.")] = 0.01,
     reference: Annotated[
         Path | None, typer.Option(help="A text file, or a folder of scored pairs, to see what was forgotten.")
     ] = None,
@@ -45,7 +49,15 @@ def diagnose(
             only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
             top=top,
             all_vectors=all_vectors,
-            around=Surroundings(points=points, rows=rows, directions=directions, radius=radius, seed=seed),
+            around=Surroundings(
+                points=points,
+                rows=rows,
+                hessian_rows=hessian_rows,
+                directions=directions,
+                extent=extent,
+                radius=radius,
+                seed=seed,
+            ),
             reference=reference,
             seed=seed,
         )

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 import lopsided
 
-SMALL = ("--points", 3, "--rows", 16)
+SMALL = ("--points", 3, "--rows", 16, "--hessian-rows", 8)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """The fixtures of `train_helpers`, and a cache of the tests' own."""
 
 import pytest
-from train_helpers import bert, one_thread, run_once, words
+from train_helpers import bert, llama, one_thread, run_once, words
 
-__all__ = ["bert", "one_thread", "run_once", "words"]
+__all__ = ["bert", "llama", "one_thread", "run_once", "words"]
 
 
 @pytest.fixture(autouse=True, scope="session")

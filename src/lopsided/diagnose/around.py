@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from lopsided.train.run import load_all, sample_rows
 from lopsided.train.trajectory import snapshots
 
 SPLIT = "validation"
+# How much further than its path a landscape reaches.
+ROOM = 1.5
 DIRECTIONS = ("auto", "random", "trajectory")
 
 
@@ -39,8 +41,11 @@ class Surroundings:
     Args:
         points: of a landscape, along each axis.
         rows: at most so many of validation, the same for all runs of a task.
+        hessian_rows: so many of them for the Hessian, of which each step costs five passes.
         directions: "random", "trajectory", or "auto": the trajectory where a run kept one with two evaluations before
             its best checkpoint, and random ones elsewhere.
+        extent: how far the axes reach, in norms of each filter; None takes 1 along random directions, and one and a
+            half times the way of the path along a trajectory, which would be a dot at 1.
         radius: of the ball in which sharpness looks for the largest loss, as a share of each filter's norm.
         seed: of random directions.
 
@@ -50,18 +55,22 @@ class Surroundings:
 
     points: int = 25
     rows: int = 256
+    hessian_rows: int = 64
     directions: str = "auto"
-    radius: float = 0.05
+    extent: float | None = None
+    radius: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.directions not in DIRECTIONS:
             raise LopsidedError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
-        for name, least in (("points", 2), ("rows", 2)):
+        for name, least in (("points", 2), ("rows", 2), ("hessian_rows", 2)):
             if getattr(self, name) < least:
                 raise LopsidedError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 < self.radius < math.inf:
-            raise LopsidedError(f"radius must be positive, got {self.radius}")
+        for name in ("radius", "extent"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise LopsidedError(f"{name} must be positive, got {value}")
 
 
 def landscape_of_run(
@@ -76,9 +85,7 @@ def landscape_of_run(
         LopsidedError: for a trajectory that the run did not keep.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = [
-        {key: value.to(device) for key, value in batch.items()} for batch in _batches(folder, record, asked.rows)
-    ]
+    batches, few = _batches(folder, record, (asked.rows, asked.hessian_rows), device)
     model = reload_merged(folder).to(device)
     # The checkpoint that was kept is the centre, and later snapshots are not on the way to it.
     before = [step for step in snapshots(folder) if step < record["best_step"]]
@@ -91,12 +98,18 @@ def landscape_of_run(
         if number % asked.points == 0:
             note(f"landscape: {number} of {total} points")
 
-    found = landscape(model, along, batches, points=asked.points, done=done)
+    found = landscape(model, along, batches, points=asked.points, extent=_extent(asked, along), done=done)
     note("sharpness")
     ascent = largest_increase(model, batches, radius=asked.radius, seed=asked.seed)
-    top = hessian_top(reload(folder, trainable=True).to(device), batches, seed=asked.seed)
+    top = hessian_top(reload(folder, trainable=True).to(device), few, seed=asked.seed)
     steps = before if along.path is not None else []
     return found.to_json(steps=steps, split=SPLIT) | {"sharpness": sharpness_json(ascent, top)}
+
+
+def _extent(asked: Surroundings, along: Directions) -> float:
+    if asked.extent is not None:
+        return asked.extent
+    return 1.0 if along.path is None else ROOM * max(abs(x) for point in along.path for x in point)
 
 
 def _directions(model: nn.Module, folder: Path, before: list[int], kind: str, seed: int) -> Directions:
@@ -111,14 +124,15 @@ def _directions(model: nn.Module, folder: Path, before: list[int], kind: str, se
     return trajectory_directions(centre, passed, transposed=transposed_names(model))
 
 
-def _batches(folder: Path, record: Mapping[str, Any], rows: int) -> list[Batch]:
-    """The run's validation rows as its own batches, shortest first."""
+def _batches(
+    folder: Path, record: Mapping[str, Any], counts: Sequence[int], device: torch.device
+) -> Iterator[list[Batch]]:
+    """So many of the run's validation rows as its own batches, shortest first; fewer rows are some of more."""
     config = TrainConfig(**record["config"], out=folder)
     data, model, tokenizer = load_all(config)
     collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
-    chosen = sample_rows(data.encoded.splits[SPLIT], rows)
     size = config.batch_size
-    return [
-        dict(collate([chosen[j] for j in range(first, min(first + size, len(chosen)))]))
-        for first in range(0, len(chosen), size)
-    ]
+    for count in counts:
+        rows = sample_rows(data.encoded.splits[SPLIT], count)
+        places = [range(first, min(first + size, len(rows))) for first in range(0, len(rows), size)]
+        yield [{key: tensor.to(device) for key, tensor in collate([rows[j] for j in part]).items()} for part in places]
