@@ -76,7 +76,7 @@ def compare(
         )
         with bar(Console(stderr=True)) as callbacks:
             results = run(config, resume=resume, callbacks=callbacks)
-        write_report(results, folder / "report.html")
+        write_report([folder], folder / "report.html")
         if json:
             import json as json_module
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, train, verify
+from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, report, train, verify
 
 app = typer.Typer(
     help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
@@ -23,6 +23,7 @@ app.command("bounds")(bounds.bounds)
 app.command("advise")(advise.advise)
 app.command("lab")(lab.lab)
 app.command("diagnose")(diagnose.diagnose)
+app.command("report")(report.report)
 
 
 def main() -> None:

@@ -3,11 +3,11 @@ import math
 
 import pytest
 
-from lopsided.report import format, notes, plots
+from lopsided.report import figure, format, notes
 from lopsided.report.format import UNITS, cell_text, duration
 
 
-@pytest.mark.parametrize("module", [format, notes, plots])
+@pytest.mark.parametrize("module", [figure, format, notes])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

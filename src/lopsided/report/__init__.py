@@ -1,38 +1,55 @@
-"""What `lopsided compare` measured, as one HTML file (`write_report`) or a terminal table (`terminal`).
-
-Both are pure functions of the dictionary in results.json.
-"""
+"""Run directories -> one HTML file (`write_report`); a comparison's results -> a terminal table (`terminal`)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_report"]
+__all__ = ["report_text", "write_report"]
 
 
-def write_report(results: dict[str, Any], path: Path) -> None:
-    """Write `results` to `path` as one self-contained HTML file that opens without a network.
+def write_report(paths: Sequence[Path], path: Path) -> dict[str, Any]:
+    """Write the report about the runs in `paths` to `path`: one self-contained file that opens without a network.
 
     The file appears whole or not at all: it is written beside `path` and renamed over it.
 
     Args:
-        results: the dictionary that `lopsided compare` writes as results.json, schema 1.
+        paths: run directories, folders of `lopsided lab` and `lopsided advise`, or folders that contain such.
         path: the file to write; its folder must exist.
 
+    Returns:
+        What `gather` found.
+
     Raises:
-        ModuleNotFoundError: if plotly or jinja2 is missing.
-        ValueError: if the schema or a column's unit is one this version doesn't know.
+        LopsidedError: for bad input, such as a folder that holds no run; if plotly or jinja2 is missing.
     """
+    from lopsided.report.gather import gather
+
+    gathered = gather(paths)
+    text = report_text(gathered)
+    from lopsided.report.page import write_atomically
+
+    write_atomically(text, path)
+    return gathered
+
+
+def report_text(gathered: dict[str, Any], *, live: str = "") -> str:
+    """The page as text; see `page.render`.
+
+    Raises:
+        LopsidedError: if plotly or jinja2 is missing.
+    """
+    from lopsided.errors import LopsidedError
+
     # Here and not at the top: the terminal table lives in this package and needs neither library.
     try:
-        from lopsided.report.page import render, write_atomically
+        from lopsided.report.page import render
     except ModuleNotFoundError as error:
         if error.name not in ("plotly", "jinja2"):
             raise
-        raise ModuleNotFoundError(
+        raise LopsidedError(
             f"the HTML report needs plotly and jinja2, and {error.name} is not installed; "
-            "run: pip install 'lopsided[report]'",
-            name=error.name,
+            "run: pip install 'lopsided[report]'"
         ) from error
-    write_atomically(render(results), path)
+    return render(gathered, live=live)

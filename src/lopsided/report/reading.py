@@ -1,96 +1,215 @@
-"""What a plot says in words: the costs that a score is plotted against, and two sentences for each."""
+"""What a figure says in words: one sentence for what it shows, and one for what that means for choosing a method.
+
+The second is written from the data. Where the data choose nothing, it says so.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
-from lopsided.report.format import cell_text, is_finite
+from scipy import stats
+
 from lopsided.report.notes import joined
 
-
-@dataclass(frozen=True)
-class Axis:
-    """A cost to plot the score against, and the words for it."""
-
-    key: str
-    title: str
-    shows: str
-    cheapest: str
-    same: str
-    log: bool
+ALONE = "Only {0} has these figures, so they choose nothing."
 
 
-AXES = (
-    Axis(
-        key="trained_parameters",
-        title="trained parameters",
-        shows="further left trains fewer parameters",
-        cheapest="the fewest parameters",
-        same="train equally many parameters",
-        log=True,
-    ),
-    Axis(
-        key="step_ms",
-        title="milliseconds a step",
-        shows="further left takes less time a step",
-        cheapest="the least time a step",
-        same="take the same time a step",
-        log=False,
-    ),
-)
-
-
-def what_it_shows(rows: list[dict[str, Any]], x: dict[str, Any], axis: Axis, y: dict[str, Any]) -> str:
-    """How to read the plot of `rows`."""
-    better = "higher" if y["better"] == "high" else "lower"
-    costs = [row["cells"][x["key"]]["mean"] for row in rows]
-    beside = "; methods of equal cost stand side by side" if len(set(costs)) < len(costs) else ""
-    floor = "; the dotted line is the floor" if any(row["floor"] for row in rows) else ""
+def pareto_shows() -> str:
     return (
-        f"Each point is one method, with bars of two standard errors: {better} is better, {axis.shows}{beside}{floor}."
+        "Each point is one method, the mean over its seeds with its 95 % interval, side by side where they are equal; "
+        "the line joins the methods that no other beats on both axes."
     )
 
 
-def what_it_means(rows: list[dict[str, Any]], x: dict[str, Any], axis: Axis, y: dict[str, Any]) -> str:
-    """The cheapest of those that the data can't tell from the best, and what the dearest would cost."""
-
-    def cost(row: dict[str, Any]) -> float:
-        return float(row["cells"][x["key"]]["mean"])
-
-    def written(row: dict[str, Any]) -> str:
-        unit = " ms" if x["unit"] == "ms" else ""
-        return cell_text(row["cells"][x["key"]], x["unit"]) + unit
-
-    def error(row: dict[str, Any]) -> float:
-        se = row["cells"][x["key"]].get("se")
-        return float(se) if is_finite(se) else 0.0
-
-    leaders = sorted((row for row in rows if row["cells"][y["key"]].get("mark")), key=cost)
-    floors = [row["method"] for row in leaders if row["floor"]]
-    if not leaders:
-        return f"No method here is marked best on {y['title']}, so this plot doesn't choose one."
-    if floors:
-        return (
-            f"The floor, {joined(floors)}, is among the best on {y['title']}, "
-            "so these results give no reason to train an adapter at all."
-        )
-    if len(leaders) == 1:
-        return (
-            f"{leaders[0]['method']} is best on {y['title']} and nothing ties with it, "
-            f"so its cost ({written(leaders[0])}) is what the best score takes here."
-        )
-    # A measured cost has noise of its own: within two standard errors nobody is cheaper.
-    first = leaders[0]
-    cheap = [row["method"] for row in leaders if cost(row) - cost(first) <= 2 * math.hypot(error(row), error(first))]
-    if len(cheap) == len(leaders):
-        return (
-            f"The {len(leaders)} methods that are best or tied {axis.same}, so this plot doesn't choose between them."
-        )
-    verb = "needs" if len(cheap) == 1 else "need"
+def pareto_means(front: list[str], x: dict[str, Any], y: dict[str, Any]) -> str:
+    if not front:
+        return f"No method has both {y['title']} and {x['title']}."
+    if len(front) == 1:
+        return f"{front[0]} is best on both {y['title']} and {x['title']}, so on these two no other is worth taking."
     return (
-        f"Of the {len(leaders)} methods that are best or tied, {joined(cheap)} {verb} {axis.cheapest} "
-        f"({written(first)}; {leaders[-1]['method']} needs {written(leaders[-1])}), "
-        f"so take a dearer one only for the sake of another column of the table."
+        f"On {y['title']} against {x['title']}, choose among {joined(front)}: "
+        "every other method is matched or beaten on both by one of these."
     )
+
+
+def bounds_shows() -> str:
+    return (
+        "The filled mark is the measured |test loss − train loss| with its 95 % interval, which runs to the edge if it "
+        "holds zero; the hollow one is the information bound, with σ estimated from the test losses: no guarantee."
+    )
+
+
+def bounds_means(measured: dict[str, float], bound: dict[str, float]) -> str:
+    ratios = [bound[label] / measured[label] for label in measured]
+    far = f"The bounds lie {_times(min(ratios))} to {_times(max(ratios))} times above the gaps"
+    if len(ratios) == 1:
+        return f"The bound lies {_times(ratios[0])} times above the gap, and says nothing of other methods."
+    if len(ratios) < 3:
+        return f"{far}; two methods are too few to tell whether they order methods as the gaps do."
+    agreement = stats.spearmanr([bound[label] for label in measured], list(measured.values())).statistic
+    if agreement != agreement:
+        return f"{far} and are equal for all methods, so they choose none."
+    if agreement > 0.5:
+        return f"{far}, and order the methods much as the gaps do (rank correlation {agreement:.2f}): read the order."
+    return f"{far}, and don't order the methods as the gaps do (rank correlation {agreement:.2f}): don't choose by it."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+
+
+def gaps_shows() -> str:
+    return "Each mark is the mean loss on a split less that on the training rows, with a bootstrap 95 % interval."
+
+
+def gaps_means(values: dict[str, dict[str, float]]) -> str:
+    worst = {split: max(found.values(), key=abs) for split, found in values.items() if found}
+    split = max(worst, key=lambda name: abs(worst[name]), default=None)
+    if split is None:
+        return "No run has a gap that is finite, so this chooses nothing."
+    found = values[split]
+    least, most = min(found, key=lambda k: found[k]), max(found, key=lambda k: found[k])
+    if least == most:
+        return f"The gap of {least} is widest on {split} ({found[least]:+.3f})."
+    return (
+        f"The gap is widest on {split}, where {least} has the least ({found[least]:+.3f}) and {most} the most "
+        f"({found[most]:+.3f}); where intervals overlap, the runs don't tell the methods apart."
+    )
+
+
+def forgetting_shows(section: dict[str, Any]) -> str:
+    better = "higher" if section["better"] == "high" else "lower"
+    return (
+        f"Each mark is what fine-tuning changed on {section['reference']} ({section['metric']}, {better} is better), "
+        "against the model as it was before, with a 95 % interval."
+    )
+
+
+def forgetting_means(worse: dict[str, float], section: dict[str, Any]) -> str:
+    if not worse:
+        return "No run has a change that is finite, so this chooses nothing."
+    least, most = min(worse, key=lambda k: worse[k]), max(worse, key=lambda k: worse[k])
+    if least == most:
+        return ALONE.format(least)
+    return (
+        f"{least} kept the most of what the model could do and {most} the least: among methods that score alike, "
+        f"prefer {least} where {section['reference']} still matters."
+    )
+
+
+def losses_shows(chained: bool) -> str:
+    links = "; small bars on a line mark where its chain began a new link" if chained else ""
+    return f"The loss over the steps, the mean over seeds or every seed of one method{links}."
+
+
+def losses_means(best: dict[str, tuple[float, int, bool]]) -> str:
+    """From each method's lowest validation loss, its step, and whether that was the last step."""
+    if not best:
+        return "No run was evaluated while it trained, so the curves choose nothing."
+    first = min(best, key=lambda label: best[label][0])
+    low = f"{first} came to the lowest validation loss ({best[first][0]:.3f} at step {best[first][1]})"
+    falling = [label for label, (_, _, last) in best.items() if last]
+    if len(falling) == len(best):
+        return f"{low}; every method was still improving at its last step, so more steps may change the order."
+    if not falling:
+        return f"{low}; every method was past its best before the end, so more steps won't help."
+    if len(falling) > 4:
+        return f"{low}; {len(falling)} of {len(best)} methods were still improving at their last step."
+    return f"{low}; more steps may still help {joined(falling)}."
+
+
+def intruders_shows(top: int) -> str:
+    return (
+        "Singular directions of the tuned weights whose cosine with every original one stays below ε, counted a layer: "
+        f"over all directions, and over the {top} strongest."
+    )
+
+
+def intruders_means(counts: dict[str, float]) -> str:
+    if len(counts) < 2:
+        return ALONE.format(next(iter(counts), "no method"))
+    least, most = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
+    return (
+        f"At ε = 0.5, {least} brought the fewest new directions ({counts[least]:.1f} a layer) and {most} the most "
+        f"({counts[most]:.1f}): few intruders go with little forgetting, so between equal scores prefer few."
+    )
+
+
+def spectra_shows() -> str:
+    return (
+        "The singular values of each update ΔW over its largest, the mean over layers and seeds: a line that falls "
+        "late spreads the update over many directions."
+    )
+
+
+def spectra_means(ranks: dict[str, float]) -> str:
+    if len(ranks) < 2:
+        return ALONE.format(next(iter(ranks), "no method"))
+    least, most = min(ranks, key=lambda k: ranks[k]), max(ranks, key=lambda k: ranks[k])
+    return (
+        f"{most} used the most directions (effective rank {ranks[most]:.1f}) and {least} the fewest "
+        f"({ranks[least]:.1f}): a method far below its rank would have done with a lower one."
+    )
+
+
+def landscapes_shows(section: dict[str, Any], lost: int) -> str:
+    along = (
+        "the two main directions of its training path"
+        if section["directions"] == "trajectory"
+        else "two random directions"
+    )
+    gaps = f"; {lost} losses were not finite and are gaps" if lost else ""
+    return (
+        f"The {section['split']} loss around where a run ended, along {along}, as a surface to turn and as contours; "
+        f"the line is the path of training, and colours mean the same in every run{gaps}."
+    )
+
+
+def landscapes_means(sharp: dict[str, float], section: dict[str, Any]) -> str:
+    if not sharp:
+        return "No sharpness was measured, so compare the widths of the valleys by eye, and don't choose by them."
+    radius = (section.get("sharpness") or {}).get("radius")
+    flat, steep = min(sharp, key=lambda k: sharp[k]), max(sharp, key=lambda k: sharp[k])
+    within = f"Within a radius of {radius:g} the loss rises" if radius else "The loss rises"
+    if flat == steep:
+        return f"{within} by up to {sharp[flat]:.3f} for {flat}."
+    return (
+        f"{within} least for {flat} ({sharp[flat]:.3f}) and most for {steep} ({sharp[steep]:.3f}): "
+        "flatness is a reason to choose only between methods that score alike."
+    )
+
+
+def similarity_shows() -> str:
+    return "How much of the space of one run's factor lies in another's, the mean over layers; 1 is the same space."
+
+
+def similarity_means(told: dict[str, tuple[float, float | None]]) -> str:
+    """From each factor's mean similarity and what chance would give."""
+    parts = []
+    for factor, (value, chance) in told.items():
+        against = "" if chance is None else f" where chance gives {chance:.2f}"
+        parts.append(f"{factor}'s are {value:.2f}{against}")
+    value, chance = next(iter(told.values()))
+    near = chance is not None and value < 3 * chance
+    end = "so runs end in unrelated spaces" if near else "so runs share a part of what they learn"
+    return f"On average {joined(parts)}, {end}: similarity tells how runs relate, not which is better."
+
+
+def timeline_shows(measured: bool) -> str:
+    more = "; point at one for its losses, learning rate and norm" if measured else ""
+    return f"Each bar is one link of a chain, from its first step to its last{more}."
+
+
+def timeline_means(rows: dict[str, list[dict[str, Any]]]) -> str:
+    falls = {}
+    for label, links in rows.items():
+        ends = [links[-1]["loss_first"], links[-1]["loss_last"], links[0]["loss_first"]]
+        if None not in ends and ends[2] != ends[1]:
+            falls[label] = (ends[0] - ends[1]) / (ends[2] - ends[1])
+    if not falls:
+        return "What each link gained is not known here: `lopsided diagnose RUN` measures it."
+    most = max(falls, key=lambda label: falls[label])
+    share = f"The last link of {most} brought {100 * falls[most]:.0f} % of its whole fall in loss"
+    if falls[most] > 1 / (2 * len(rows[most])):
+        return f"{share}: the chain had not run dry, and more links may pay."
+    return f"{share}: fewer links would have done nearly as well."

@@ -1,0 +1,151 @@
+"""Figures of lines: losses over steps, intruders over ε, spectra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lopsided.report import reading
+from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean, mean_curve, series, view
+
+STEP = Axis(title="step")
+
+
+def losses(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """Training and validation loss of all methods, and of each method's seeds with its links marked."""
+    members = by_label(run for run in runs if run.get("validation") or run.get("train"))
+    if not members:
+        return None
+    loss = Axis(title="loss")
+    views = []
+    for split in ("validation", "train"):
+        rows = [row for label, found in members.items() if (row := _mean_loss(label, found, split))]
+        if rows:
+            views.append(view(f"all methods, {split}", STEP, loss, rows))
+    best: dict[str, tuple[float, int, bool]] = {}
+    for label, found in members.items():
+        rows = []
+        for run in found:
+            for split in ("train", "validation"):
+                x, y = _columns(run[split])
+                name = f"{split}, seed {run['seed']}"
+                rows.append(series(label, x, y, name=name, dash=split == "train", marks=run["boundaries"]))
+        views.append(view(f"{label}, every seed (dotted: train)", STEP, loss, rows))
+        if lowest := _lowest(found):
+            best[label] = lowest
+    return Figure(
+        key=f"{table['key']}-losses",
+        kind="lines",
+        title="Loss curves",
+        shows=reading.losses_shows(any(run["boundaries"] for found in members.values() for run in found)),
+        means=reading.losses_means(best),
+        choose="curves",
+        views=views,
+    )
+
+
+def _columns(points: list[list[Any]]) -> tuple[list[Any], list[Any]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _mean_loss(label: str, runs: list[dict[str, Any]], split: str) -> dict[str, Any] | None:
+    """The mean over seeds; seeds that were evaluated at other steps can't be averaged, and the first one stands."""
+    curves = [_columns(run[split]) for run in runs if run[split]]
+    if not curves:
+        return None
+    steps = curves[0][0]
+    alike = [y for x, y in curves if x == steps]
+    return series(label, steps, mean_curve(alike), marks=runs[0]["boundaries"])
+
+
+def _lowest(runs: list[dict[str, Any]]) -> tuple[float, int, bool] | None:
+    """The lowest mean validation loss, its step, and whether that was the last one."""
+    curve = _mean_loss("", runs, "validation")
+    points = [] if curve is None else [(y, x) for x, y in zip(curve["x"], curve["y"]) if y is not None]
+    if not points:
+        return None
+    loss, step = min(points)
+    return loss, step, step == points[-1][1]
+
+
+def intruders(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """How many new directions each update brought, over the threshold ε."""
+    found = diagnosed(runs, "intruders")
+    views = []
+    counts: dict[str, float] = {}
+    for part, words in (("all", "all directions"), ("top_k", "the top directions")):
+        having = by_label(run for run in found if run["diagnosis"]["intruders"].get(part))
+        if not having:
+            continue
+        kinds = list(next(iter(having.values()))[0]["diagnosis"]["intruders"][part].get("by_kind", {}))
+        for kind in [None, *kinds]:
+            rows = [_intruder_row(label, group, part, kind) for label, group in having.items()]
+            name = f"{words}, mean over layers" if kind is None else f"{words}, {kind}"
+            axis = Axis(title="intruder dimensions a layer")
+            views.append(view(name, Axis(title="ε, the cosine that counts as new"), axis, rows))
+            if kind is None and not counts:
+                counts = {row["label"]: middle for row in rows if (middle := _middle(row)) is not None}
+    if not views:
+        return None
+    return Figure(
+        key=f"{table['key']}-intruders",
+        kind="lines",
+        title="Intruder dimensions",
+        shows=reading.intruders_shows(found[0]["diagnosis"]["intruders"]["top"]),
+        means=reading.intruders_means(counts),
+        choose="layers",
+        views=views,
+    )
+
+
+def _intruder_row(label: str, runs: list[dict[str, Any]], part: str, kind: str | None) -> dict[str, Any]:
+    sections = [run["diagnosis"]["intruders"] for run in runs]
+    curves = [s[part]["mean"] if kind is None else s[part]["by_kind"].get(kind, []) for s in sections]
+    return series(label, sections[0]["epsilons"], mean_curve(curves))
+
+
+def _middle(row: dict[str, Any]) -> float | None:
+    """The count at the ε nearest 0.5."""
+    points = [(abs(x - 0.5), y) for x, y in zip(row["x"], row["y"]) if y is not None]
+    return float(min(points)[1]) if points else None
+
+
+def spectra(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """The singular values of the updates, over the largest one, by kind of layer."""
+    members = by_label(diagnosed(runs, "layers"))
+    if not members:
+        return None
+    firsts = [found[0]["diagnosis"]["layers"] for found in members.values()]
+    kinds = list(dict.fromkeys(layer["kind"] for layers in firsts for layer in layers))
+    views = []
+    for kind in [None, *kinds]:
+        rows = []
+        for label, found in members.items():
+            layers = _of_kind(found, kind)
+            curve = mean_curve([_relative(layer["delta"]["singular_values"]) for layer in layers])
+            if curve:
+                rows.append(series(label, list(range(1, len(curve) + 1)), curve))
+        x, y = Axis(title="number of the singular value"), Axis(title="singular value of ΔW, over the largest")
+        views.append(view(kind or "all layers", x, y, rows))
+    ranks = {}
+    for label, found in members.items():
+        value = mean(layer["delta"]["effective_rank"] for layer in _of_kind(found, None))
+        if value is not None:
+            ranks[label] = value
+    return Figure(
+        key=f"{table['key']}-spectra",
+        kind="lines",
+        title="Spectra of the updates",
+        shows=reading.spectra_shows(),
+        means=reading.spectra_means(ranks),
+        choose="layers",
+        views=views,
+    )
+
+
+def _of_kind(runs: list[dict[str, Any]], kind: str | None) -> list[dict[str, Any]]:
+    return [layer for run in runs for layer in run["diagnosis"]["layers"] if kind in (None, layer["kind"])]
+
+
+def _relative(values: list[float | None]) -> list[float | None]:
+    largest = values[0] if values else None
+    return [None if value is None or not largest else value / largest for value in values]

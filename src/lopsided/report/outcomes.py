@@ -1,0 +1,154 @@
+"""Figures of what runs end with: scores against costs, bounds beside gaps, gaps by split, forgetting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lopsided.report import reading
+from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean, rounded, series, view
+
+# Costs that methods differ in by factors.
+LOGARITHMIC = ("trained_parameters", "kept_bytes", "file_bytes")
+
+
+def pareto(table: dict[str, Any]) -> Figure | None:
+    """Any two columns against each other, and the methods that nothing beats on both."""
+    if len(table["columns"]) < 2 or len(table["rows"]) < 2:
+        return None
+    keys = [column["key"] for column in table["columns"]]
+    x = "trained_parameters" if "trained_parameters" in keys else keys[0]
+    y = "score" if "score" in keys else next(key for key in keys if key != x)
+    points = [
+        {
+            "label": row["label"],
+            "floor": row["floor"],
+            "cells": {k: [c["mean"], c["half"]] for k, c in row["cells"].items() if k in keys},
+        }
+        for row in table["rows"]
+    ]
+    columns = [{**column, "log": column["key"] in LOGARITHMIC} for column in table["columns"]]
+    named = {column["key"]: column for column in columns}
+    return Figure(
+        key=f"{table['key']}-pareto",
+        kind="pareto",
+        title="What a score costs",
+        shows=reading.pareto_shows(),
+        means=reading.pareto_means(front(points, named[x], named[y]), named[x], named[y]),
+        views=[{"name": "", "columns": columns, "points": points, "x": x, "y": y}],
+    )
+
+
+def front(points: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
+    """The labels of the points that no other matches on both axes and beats on one, cheapest first; never the floor."""
+
+    def place(point: dict[str, Any]) -> tuple[float, float] | None:
+        values = [point["cells"][axis["key"]][0] for axis in (x, y)]
+        if None in values:
+            return None
+        across, up = (v if axis["better"] == "low" else -v for v, axis in zip(values, (x, y)))
+        return across, up
+
+    places = {point["label"]: at for point in points if not point["floor"] and (at := place(point)) is not None}
+    kept = [
+        (at, label)
+        for label, at in places.items()
+        if not any(o[0] <= at[0] and o[1] <= at[1] and o != at for o in places.values())
+    ]
+    return [label for _, label in sorted(kept)]
+
+
+def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """Each method's measured gap, and the bound of it."""
+    members = by_label(run for run in runs if run.get("bound"))
+    gap = {row["label"]: row["cells"].get("generalization_error", {}) for row in table["rows"]}
+    labels = [label for label in members if gap.get(label, {}).get("mean")]
+    if not labels:
+        return None
+    bound = {label: mean(run["bound"]["value"] for run in members[label]) or 0.0 for label in labels}
+    labels.sort(key=lambda label: bound[label])
+    measured = [_interval(label, gap[label]["mean"], gap[label]["half"]) for label in labels]
+    above = [series(label, [bound[label]], [label], name=f"{label}, bound", hollow=True) for label in labels]
+    values = {label: gap[label]["mean"] for label in labels}
+    return Figure(
+        key=f"{table['key']}-bounds",
+        kind="intervals",
+        title="Bound beside measured gap",
+        shows=reading.bounds_shows(),
+        means=reading.bounds_means(values, bound),
+        views=[view("", Axis(title="nats a prediction", log=True), Axis(title="method"), measured + above)],
+    )
+
+
+def _interval(label: str, value: float, half: float | None) -> dict[str, Any]:
+    ends = {} if half is None else {"low": rounded([value - half]), "high": rounded([value + half])}
+    return series(label, [value], [label], name=f"{label}, measured", **ends)
+
+
+def gaps(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """Each split's loss less the training loss."""
+    members = by_label(diagnosed(runs, "generalization"))
+    firsts = [found[0]["diagnosis"]["generalization"]["gaps"] for found in members.values()]
+    splits = list(dict.fromkeys(split for first in firsts for split in first))
+    if not splits:
+        return None
+    values: dict[str, dict[str, float]] = {}
+    views = []
+    for split in splits:
+        rows = []
+        for label, found in members.items():
+            parts = [run["diagnosis"]["generalization"]["gaps"].get(split) for run in found]
+            if None not in parts and (row := _mean_interval(label, parts)):
+                values.setdefault(split, {})[label] = row["x"][0]
+                rows.append(row)
+        views.append(view(split, Axis(title=f"loss on {split} less loss on train"), Axis(title="method"), rows))
+    views.sort(key=lambda one: one["name"] != "test")
+    return Figure(
+        key=f"{table['key']}-gaps",
+        kind="intervals",
+        title="Generalization gaps",
+        shows=reading.gaps_shows(),
+        means=reading.gaps_means(values),
+        choose="split",
+        views=views,
+    )
+
+
+def forgetting(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    """How much worse, or better, each method's model became at something else."""
+    found = diagnosed(runs, "forgetting")
+    sections = [run["diagnosis"]["forgetting"] for run in found]
+    kinds = list(dict.fromkeys((section["reference"], section["metric"]) for section in sections))
+    if not kinds:
+        return None
+    views = []
+    worse: dict[str, float] = {}
+    for reference, metric in kinds:
+        rows = []
+        for label, group in by_label(found).items():
+            parts = [r["diagnosis"]["forgetting"] for r in group]
+            parts = [part for part in parts if (part["reference"], part["metric"]) == (reference, metric)]
+            if parts and (row := _mean_interval(label, [{**part, "value": part["change"]} for part in parts])):
+                rows.append(row)
+                sign = 1.0 if parts[0]["better"] == "low" else -1.0
+                if (reference, metric) == kinds[0]:
+                    worse[label] = sign * row["x"][0]
+        name = f"{metric} on {reference}"
+        views.append(view(name, Axis(title=f"change of {name}"), Axis(title="method"), rows))
+    first = sections[0]
+    return Figure(
+        key=f"{table['key']}-forgetting",
+        kind="intervals",
+        title="Forgetting",
+        shows=reading.forgetting_shows(first),
+        means=reading.forgetting_means(worse, first),
+        choose="reference",
+        views=views,
+    )
+
+
+def _mean_interval(label: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The mean over seeds, with the mean of the runs' own intervals."""
+    value, low, high = (mean(part[key] for part in parts) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return None
+    return series(label, [value], [label], low=rounded([low]), high=rounded([high]))

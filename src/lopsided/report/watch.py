@@ -1,0 +1,104 @@
+"""The report on this machine's own address, made anew when a run's files have changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from lopsided.errors import LopsidedError
+from lopsided.report import report_text
+from lopsided.report.folders import state
+from lopsided.report.gather import gather
+from lopsided.report.page import write_atomically
+
+HOST = "127.0.0.1"
+
+
+class Watched:
+    """The page of some folders, in step with them; also in the file `out`, without the reloading.
+
+    Args:
+        paths: as for `gather`.
+        out: the file that is written whenever the page is made.
+    """
+
+    def __init__(self, paths: Sequence[Path], out: Path) -> None:
+        self.paths, self.out = paths, out
+        self.made = 0
+        self._lock = threading.Lock()
+        self._state, self._text = "", ""
+        self.page()
+
+    def state(self) -> str:
+        """The folders' state; the last one that could be read, while a folder is being replaced."""
+        try:
+            return state(self.paths)
+        except (LopsidedError, FileNotFoundError):
+            return self._state
+
+    def page(self) -> str:
+        """The page as of now; it is made anew only if a file has changed since.
+
+        Raises:
+            LopsidedError: the first time, for bad input. Later on the last good page stands.
+        """
+        with self._lock:
+            now = self.state() if self._text else state(self.paths)
+            if now != self._state:
+                try:
+                    gathered = gather(self.paths)
+                except (LopsidedError, FileNotFoundError):
+                    if not self._text:
+                        raise
+                    return self._text
+                self._state, self._text = now, report_text(gathered, live=now)
+                self.made += 1
+                write_atomically(report_text(gathered), self.out)
+            return self._text
+
+
+def server(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
+    """A server of the page at /, and of its state at /version; the caller starts and closes it.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        LopsidedError: if the port can't be had.
+    """
+
+    allowed: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Host") not in allowed:
+                self.send_error(HTTPStatus.FORBIDDEN)
+            elif self.path == "/":
+                self._answer(watched.page(), "text/html")
+            elif self.path == "/version":
+                self._answer(watched.state(), "text/plain")
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+        def _answer(self, text: str, kind: str) -> None:
+            body = text.encode("utf-8", errors="replace")
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: a line every two seconds would say nothing."""
+
+    try:
+        serving = ThreadingHTTPServer((HOST, port), Handler)
+    except (OSError, OverflowError) as error:
+        raise LopsidedError(f"--port {port} can't be had: {error}; choose another, or leave it out") from error
+    # A page elsewhere whose name leads to this machine must not read the runs.
+    allowed += [f"{HOST}:{serving.server_port}", f"localhost:{serving.server_port}"]
+    return serving
