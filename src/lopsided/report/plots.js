@@ -31,7 +31,7 @@ function layoutOf(width, height, x, y) {
 // Round numbers for a logarithmic axis, at most seven where powers of ten allow it.
 function logarithmic(axis, values, small) {
   const logs = values.map(Math.log10), [low, high] = [Math.min(...logs), Math.max(...logs)];
-  const air = Math.max(0.08 * (high - low), (0.6 - (high - low)) / 2, 0.05), [from, to] = [low - air, high + air];
+  const air = Math.max(0.08 * (high - low), (1 - (high - low)) / 2), [from, to] = [low - air, high + air];
   let ticks = [];
   for (const steps of [[1, 2, 5], [1, 3], [1]]) {
     ticks = [];
@@ -185,7 +185,7 @@ function surface(view, width) {
   layout.dragmode = "turntable";
   layout.scene = {
     xaxis: axis("a"), yaxis: axis("b"), zaxis: {...axis("loss"), range: [low - 0.05 * (high - low), cut]},
-    aspectmode: "manual", aspectratio: {x: 1, y: 1, z: 0.7}, camera: {eye: {x: 1.35, y: -1.35, z: 0.85}, center: {x: 0, y: 0, z: -0.12}},
+    aspectmode: "manual", aspectratio: {x: 1, y: 1, z: 0.7}, camera: {eye: width < 520 ? {x: 1.6, y: -1.6, z: 1} : {x: 1.35, y: -1.35, z: 0.85}, center: {x: 0, y: 0, z: -0.12}},
   };
   const data = [{
     // Above the axis a surface would be drawn outside of it.
