@@ -22,7 +22,7 @@ from measuring import RESULTS
 from lopsided import LopsidedError
 
 # Scripts of this folder; each has a function `table(result) -> str`.
-BENCHMARKS = ("step_time", "memory", "files", "scaling", "undo", "gpu")
+BENCHMARKS = ("step_time", "memory", "files", "scaling", "undo", "intruders", "landscape", "gpu")
 UNMEASURED = "Not measured."
 
 

@@ -56,7 +56,9 @@ def test_the_trajectory_is_walked_where_it_leads_to_the_best_checkpoint(cli, tin
     assert "layers" not in found
     steps = [point["step"] for point in found["landscape"]["path"] or []]
     expected = [step for step in (2, 4, 6) if step < best]
-    assert steps == (expected if len(expected) >= 2 else [])
+    assert steps == ([*expected, best] if len(expected) >= 2 else [])
+    if steps:
+        assert found["landscape"]["path"][-1] == {"step": best, "a": 0.0, "b": 0.0}
     assert found["landscape"]["directions"] == ("trajectory" if steps else "random")
     assert diagnosis_of(run, "--only", "landscape", "--directions", "random")["landscape"]["directions"] == "random"
 

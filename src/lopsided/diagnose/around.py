@@ -102,8 +102,11 @@ def landscape_of_run(
     note("sharpness")
     ascent = largest_increase(model, batches, radius=asked.radius, seed=asked.seed)
     top = hessian_top(reload(folder, trainable=True).to(device), few, seed=asked.seed)
-    steps = before if along.path is not None else []
-    return found.to_json(steps=steps, split=SPLIT) | {"sharpness": sharpness_json(ascent, top)}
+    told = found.to_json(steps=before if along.path is not None else [], split=SPLIT)
+    if told["path"] is not None:
+        # The way ends at the centre.
+        told["path"].append({"step": record["best_step"], "a": 0.0, "b": 0.0})
+    return told | {"sharpness": sharpness_json(ascent, top)}
 
 
 def _extent(asked: Surroundings, along: Directions) -> float:
