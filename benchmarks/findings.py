@@ -1,8 +1,10 @@
 """Do chains have more intruders and sharper landscapes than their unchained twins, and do they generalise worse?
 
     lopsided compare --seeds 0,1,2 --methods lora,cola,asym_b,rac_b,cla,c3la,full --out study
-    lopsided diagnose study
-    python benchmarks/findings.py study [--out docs/findings.json]
+    lopsided compare --seeds 0,1,2 --methods lora --lr 3e-3 --out lora     # cola's learning rate
+    lopsided compare --seeds 0,1,2 --methods cla --lr 1e-3 --out cla       # c3la's
+    lopsided diagnose study lora cla
+    python benchmarks/findings.py study lora cla [--out docs/findings.json]
 
 Reads diagnosed run directories and prints, for every figure, each method's mean over seeds, and the difference of each
 chain and its twin with the same seed: the same head, the same rows in the same order. An interval is Student's, 95 %,
@@ -33,6 +35,7 @@ RESULT = Path(__file__).parents[1] / "docs" / "findings.json"
 TWINS = {"cola": "lora", "rac_b": "asym_b", "rac_a": "asym_a", "c3la": "cla", "rc3la": "rcla", "cpaca": "paca"}
 EPSILON = 0.5
 Record, Diagnosis = dict[str, Any], dict[str, Any]
+Study = Mapping[str, Mapping[int, tuple[Record, Diagnosis]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ FIGURES = {
 
 
 def read_study(folders: Sequence[Path]) -> dict[str, dict[int, tuple[Record, Diagnosis]]]:
-    """Each method's diagnosed runs, by seed.
+    """Each method's diagnosed runs, by seed; a method at another learning rate than its own is one for itself.
 
     Raises:
         LopsidedError: if a run has no diagnosis.
@@ -91,19 +94,37 @@ def read_study(folders: Sequence[Path]) -> dict[str, dict[int, tuple[Record, Dia
             assert record is not None
             if not path.is_file():
                 raise LopsidedError(f"expected a diagnosed run, got {run} without diagnosis.json; lopsided diagnose it")
-            of_method = found.setdefault(record["method"]["name"], {})
-            of_method[record["config"]["seed"]] = (record, json.loads(path.read_text()))
+            found.setdefault(label(record), {})[record["config"]["seed"]] = (record, json.loads(path.read_text()))
     return found
 
 
-def measure(study: Mapping[str, Mapping[int, tuple[Record, Diagnosis]]]) -> dict[str, Any]:
+def label(record: Record) -> str:
+    name, rate = record["method"]["name"], record["learning_rate"]
+    return name if rate == record["method"]["lr"] else f"{name} at {rate:g}"
+
+
+def comparisons(study: Study) -> dict[str, dict[str, str]]:
+    """Chains and their twins: each at its own learning rate, and at the chain's where the twin was run at it."""
+    rates = {name: next(iter(runs.values()))[0]["learning_rate"] for name, runs in study.items()}
+    own = {chain: twin for chain, twin in TWINS.items() if chain in study and twin in study}
+    equal = {
+        chain: found
+        for chain, twin in TWINS.items()
+        for found in (twin, f"{twin} at {rates.get(chain, 0):g}")
+        if chain in study and found in study and rates[found] == rates[chain]
+    }
+    pairs = {"each at its own learning rate": own, "both at one learning rate": equal}
+    return {name: twins for name, twins in pairs.items() if twins}
+
+
+def measure(study: Study) -> dict[str, Any]:
     """Means and paired differences of every figure."""
-    twins = {chain: twin for chain, twin in TWINS.items() if chain in study and twin in study}
-    paired = [set(study[name]) for pair in twins.items() for name in pair]
+    pairs = comparisons(study)
+    paired = [set(study[name]) for twins in pairs.values() for pair in twins.items() for name in pair]
     seeds = sorted(set.intersection(*paired)) if paired else []
     if not seeds:
         raise LopsidedError(f"expected a chain and its twin with one seed in common, got {', '.join(study)}; add one")
-    result: dict[str, Any] = {"seeds": seeds, "twins": twins, "figures": {}}
+    result: dict[str, Any] = {"seeds": seeds, "pairs": pairs, "figures": {}}
     for key, figure in FIGURES.items():
         values = {
             name: {seed: figure.read(*run) for seed, run in runs.items()}
@@ -111,14 +132,22 @@ def measure(study: Mapping[str, Mapping[int, tuple[Record, Diagnosis]]]) -> dict
             if all(_has(figure, run) for run in runs.values())
         }
         apart = {
-            chain: np.array([values[chain][seed] - values[twin][seed] for seed in seeds])
-            for chain, twin in twins.items()
+            title: {
+                chain: np.array([values[chain][seed] - values[twin][seed] for seed in seeds])
+                for chain, twin in twins.items()
+            }
+            for title, twins in pairs.items()
         }
         result["figures"][key] = {
             "title": figure.title,
             "methods": {name: _plain(over_seeds(list(of.values()))) for name, of in values.items()},
-            "chain less twin": {chain: _plain(over_seeds(difference)) for chain, difference in apart.items()},
-            "all twins": _plain(over_seeds(np.mean(list(apart.values()), axis=0))),
+            "chain less twin": {
+                title: {
+                    **{chain: _plain(over_seeds(difference)) for chain, difference in of.items()},
+                    "all": _plain(over_seeds(np.mean(list(of.values()), axis=0))),
+                }
+                for title, of in apart.items()
+            },
         }
     return result
 
@@ -136,30 +165,25 @@ def _plain(found: Measured) -> dict[str, Any]:
 
 
 def tables(result: Mapping[str, Any]) -> str:
-    """Both tables, as markdown."""
-    figures = result["figures"]
+    """The means of all methods, and each comparison, as markdown."""
+    figures, seeds = result["figures"], ", ".join(map(str, result["seeds"]))
     names = list(dict.fromkeys(name for found in figures.values() for name in found["methods"]))
     means = [
-        [f"`{name}`", *(_written(found["methods"].get(name), FIGURES[key].places) for key, found in figures.items())]
-        for name in names
+        [found["title"], *(_written(found["methods"].get(name), FIGURES[key].places) for name in names)]
+        for key, found in figures.items()
     ]
-    pairs = [
-        [
-            f"`{chain}` less `{twin}`",
-            *(_written(found["chain less twin"][chain], FIGURES[key].places) for key, found in figures.items()),
+    parts = [f"Means over seeds {seeds}, with 95 % intervals:", markdown(["figure", *names], means)]
+    for title, twins in result["pairs"].items():
+        rows = [
+            [
+                found["title"],
+                *(_written(found["chain less twin"][title][name], FIGURES[key].places) for name in (*twins, "all")),
+            ]
+            for key, found in figures.items()
         ]
-        for chain, twin in result["twins"].items()
-    ]
-    whole = ["all twins", *(_written(found["all twins"], FIGURES[key].places) for key, found in figures.items())]
-    header = [found["title"] for found in figures.values()]
-    return "\n\n".join(
-        [
-            f"Means over seeds {', '.join(map(str, result['seeds']))}, with 95 % intervals:",
-            markdown(["method", *header], means),
-            "Chain less twin, paired by seed:",
-            markdown(["twins", *header], [*pairs, whole]),
-        ]
-    )
+        header = ["figure", *(f"`{chain}` less `{twin}`" for chain, twin in twins.items()), "mean of these"]
+        parts += [f"Chain less twin, paired by seed, {title}:", markdown(header, rows)]
+    return "\n\n".join(parts)
 
 
 def _written(found: Mapping[str, Any] | None, places: int) -> str:
