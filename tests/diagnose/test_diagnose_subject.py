@@ -9,13 +9,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 import lopsided
 import tiny
 from lopsided import METHODS, LopsidedError
 from lopsided.diagnose.intruders import intruders
-from lopsided.diagnose.subject import Layer, subject_of_adapter, subject_of_run
+from lopsided.diagnose.subject import Layer, _adapted, subject_of_adapter, subject_of_run
 from lopsided.train.reload import base_of, finished_run, reload
 
 
@@ -274,3 +275,18 @@ def test_our_adapter_on_another_base_is_refused_and_can_be_allowed(bases, tmp_pa
     assert_adds_up(found, tiny.bert(seed=1))
     shutil.rmtree(tmp_path / "other")
     refused(tmp_path / "ours", tmp_path / "other", "there is none")
+
+
+def test_a_link_that_has_only_begun_is_not_compared(bert):
+    model = lopsided.adapt(AutoModelForSequenceClassification.from_pretrained(bert), "c3la", r=4, links=3, seed=1)
+    for name, parameter in model.named_parameters():
+        if "lopsided_B" in name:
+            parameter.data.fill_(0.5)
+    lopsided.advance_chain(model)
+    layers, factors = _adapted(model)
+    for layer in layers:
+        assert len(layer.links) == 2
+        assert float(layer.links[1].energy()) == 0
+        assert (factors["B"][layer.module] == 0.5).all()
+        # The first window, not the second one.
+        assert factors["A"][layer.module][:, :4].sum() == 4

@@ -102,8 +102,8 @@ class Subject:
         name: of the run's or the adapter's folder.
         id: the first 12 hexadecimal digits of the SHA-256 of `run.json`, or of the adapter's weights.
         layers: what was tuned, in the model's order.
-        factors: A of (r, d_in) and B of (d_out, r) by letter and module, the last link's of a chain, without the scale;
-            a selector is written out as a matrix. Empty for full fine-tuning.
+        factors: A of (r, d_in) and B of (d_out, r) by letter and module, without the scale, of a chain's last link that
+            learned; a selector is written out as a matrix. Empty for full fine-tuning.
         load: makes the tuned model.
     """
 
@@ -189,7 +189,9 @@ def _adapted(model: PeftModel, adapter: str = "default") -> tuple[tuple[Layer, .
             continue
         pairs = [(_plain(A), _plain(B)) for A, B in terms]
         layers.append(Layer(name, weight, tuple(Update(scaling * B, A) for A, B in pairs)))
-        factors["A"][name], factors["B"][name] = pairs[-1]
+        # A link that has only begun has learned nothing that could be compared.
+        learned = [pair for pair in pairs if all(bool(factor.any()) for factor in pair)]
+        factors["A"][name], factors["B"][name] = (learned or pairs)[-1]
     return tuple(layers), factors
 
 

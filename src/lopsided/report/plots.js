@@ -7,7 +7,13 @@ const ink = name => getComputedStyle(document.documentElement).getPropertyValue(
 // Plotly reads a few tags in its texts.
 const escaped = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const faint = (colour, share) => colour + Math.round(255 * share).toString(16).padStart(2, "0");
-const look = label => ({colour: page.looks[label][0], symbol: page.looks[label][1]});
+// Methods that share a colour differ in their symbol, and in the dashes of their lines.
+const DASHES = ["solid", "dash", "dashdot"];
+const dash = label => {
+  const alike = Object.keys(page.looks).filter(other => page.looks[other][0] === page.looks[label][0]);
+  return DASHES[alike.indexOf(label) % DASHES.length];
+};
+const look = label => ({colour: page.looks[label][0], symbol: page.looks[label][1], dash: dash(label)});
 const short = (text, most) => text.length > most ? text.slice(0, most - 1) + "…" : text;
 const shown = list => list.filter(one => !hidden.has(one.label));
 const four = value => value === null || value === undefined ? "–" : String(Number(Number(value).toPrecision(4)));
@@ -55,11 +61,11 @@ function heightAt(one, at) {
 function lines(view, width) {
   const traces = [];
   for (const one of shown(view.series)) {
-    const {colour, symbol} = look(one.label);
+    const {colour, symbol, dash} = look(one.label);
     const sparse = one.x.length <= 12;
     traces.push({
       x: one.x, y: one.y, name: escaped(one.name), mode: one.dash ? "lines" : "lines+markers", connectgaps: false,
-      line: {color: colour, width: one.dash ? 1.3 : 2, dash: one.dash ? "dot" : "solid"},
+      line: {color: colour, width: one.dash ? 1.3 : 2, dash: one.dash ? "dot" : dash},
       marker: {color: colour, symbol, size: 7, ...(sparse ? {} : {maxdisplayed: 8})},
       hovertemplate: `<b>${escaped(one.name)}</b><br>${escaped(view.x.title)} %{x}<br>${escaped(view.y.title)} %{y}<extra></extra>`,
     });
@@ -139,8 +145,10 @@ function matrix(view, width) {
   Object.assign(layout.xaxis, {tickangle: -45});
   layout.yaxis.autorange = "reversed";
   const names = kept.map(i => escaped(view.names[i]));
+  // Up to the largest value of all runs: factors of unlike runs are near chance, and on a scale up to 1 all dark.
+  const most_alike = Math.max(...view.values.flat().filter(value => value !== null));
   return {layout, data: [{
-    type: "heatmap", z: kept.map(i => kept.map(j => view.values[i][j])), x: numbers, y: numbers, zmin: 0, zmax: 1, colorscale: "Cividis",
+    type: "heatmap", z: kept.map(i => kept.map(j => view.values[i][j])), x: numbers, y: numbers, zmin: 0, zmax: most_alike, colorscale: "Cividis",
     customdata: kept.map((_, i) => kept.map((_, j) => [names[i], names[j]])), hoverongaps: false, xgap: 1, ygap: 1,
     hovertemplate: "%{customdata[0]} and %{customdata[1]}<br>similarity %{z}<extra></extra>",
     colorbar: {thickness: 10, len: 0.9, outlinewidth: 0, tickfont: {color: ink("--quiet")}},

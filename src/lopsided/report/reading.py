@@ -152,16 +152,15 @@ def spectra_means(ranks: dict[str, float]) -> str:
     )
 
 
-def landscapes_shows(section: dict[str, Any], lost: int) -> str:
+def landscapes_shows(section: dict[str, Any], kinds: set[str], lost: int) -> str:
+    path, random = "the two main directions of its training path", "two random directions"
     along = (
-        "the two main directions of its training path"
-        if section["directions"] == "trajectory"
-        else "two random directions"
+        f"{path}, or {random} where no path was kept" if len(kinds) > 1 else path if "trajectory" in kinds else random
     )
     gaps = f"; {lost} losses were not finite and are gaps" if lost else ""
     return (
         f"The {section['split']} loss around where a run ended, along {along}, as a surface to turn and as contours; "
-        f"the line is the path of training, and colours mean the same in every run{gaps}."
+        f"the line is the path, the reach of the axes is each run's own, and colours mean the same in every run{gaps}."
     )
 
 

@@ -26,11 +26,12 @@ def landscapes(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
     sharp = {label: _sharpness(found) for label, found in members.items()}
     lost = sum(run["diagnosis"]["landscape"]["not_finite"] for found in members.values() for run in found[:1])
     section = next(iter(members.values()))[0]["diagnosis"]["landscape"]
+    kinds = {found[0]["diagnosis"]["landscape"]["directions"] for found in members.values()}
     return Figure(
         key=f"{table['key']}-landscapes",
         kind="landscape",
         title="Loss landscapes",
-        shows=reading.landscapes_shows(section, lost),
+        shows=reading.landscapes_shows(section, kinds, lost),
         means=reading.landscapes_means({k: v for k, v in sharp.items() if v is not None}, section),
         choose="run",
         views=views,
