@@ -10,6 +10,8 @@ import typer
 
 from lopsided_cli import options
 
+HEADINGS = ("run", "G(W)", "intruders", "‖ΔW‖", "stable rank", "rise in radius", "top eigenvalue", "base's own score")
+
 
 def diagnose(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, or folders of them.")] = None,
@@ -92,8 +94,7 @@ def _tell(found: dict[Path, dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="What the runs became", title_justify="left")
-    headings = ("run", "G(W)", "intruders a layer", "‖ΔW‖", "stable rank", "rise within radius", "top eigenvalue")
-    for heading in headings:
+    for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
     for diagnosis in found.values():
         table.add_row(*summary(diagnosis))
@@ -110,6 +111,7 @@ def summary(diagnosis: dict[str, Any]) -> list[str]:
     gap = (diagnosis.get("generalization") or {}).get("G")
     intruders, layers = diagnosis.get("intruders"), diagnosis.get("layers")
     sharpness = (diagnosis.get("landscape") or {}).get("sharpness", {})
+    forgetting = diagnosis.get("forgetting")
     return [
         diagnosis["run"]["name"],
         "–" if gap is None else f"{gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]",
@@ -118,6 +120,7 @@ def summary(diagnosis: dict[str, Any]) -> list[str]:
         "–" if not layers else f"{sum(layer['delta']['stable_rank'] for layer in layers) / len(layers):.2f}",
         _figure(sharpness.get("largest")),
         _figure(sharpness.get("hessian_top")),
+        "–" if not forgetting else f"{forgetting['base']:.3f} to {forgetting['tuned']:.3f} ({forgetting['metric']})",
     ]
 
 

@@ -93,13 +93,18 @@ def test_an_adapter_without_its_run(cli, bert, tmp_path):
         if name.endswith("lopsided_B.default"):
             parameter.data.normal_()
     lopsided.to_lora(model, tmp_path / "lora")
-    out = tmp_path / "out"
-    printed = cli("diagnose", "--adapter", tmp_path / "lora", "--base", bert, "--out", out, "--json")
+    out, pairs = tmp_path / "out", tmp_path / "pairs.jsonl"
+    rows = [{"sentence1": "river stone", "sentence2": "lamp " * (i % 5), "label": i % 3} for i in range(24)]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    asked = ("diagnose", "--adapter", tmp_path / "lora", "--base", bert, "--out", out, "--reference", pairs)
+    printed = cli(*asked, "--json")
     assert printed.status == 0, printed.err
     found = json.loads(printed.out)
     assert found == json.loads((out / "diagnosis.json").read_text())
     assert all(layer["delta"]["rank"] == 4 for layer in found["layers"])
     assert "diagnose its run" in found["skipped"]["landscape"]
+    assert found["forgetting"]["rows"] == 24
+    assert f"{found['forgetting']['base']:.3f}" in "".join(cli(*asked).out.split())
 
 
 def test_bad_input_is_one_line(cli, tmp_path):
