@@ -34,7 +34,7 @@ check: setup
 soak: setup
 	$(BIN)/python -m pytest -m soak
 
-# About forty minutes on a machine that does nothing else; benchmarks/gpu.py is for CUDA machines and run by hand.
+# About fifty minutes on a machine that does nothing else; benchmarks/gpu.py is for CUDA machines and run by hand.
 bench: setup
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/memory.py

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import os
 import random
 import sys
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import RESULTS, Progress, exact, ratio, turns, wall_ms
+from measuring import RESULTS, Progress, exact, ratio, stamped, turns, wall_ms
 from writing import figure, markdown, provenance, verdict
 
 from lopsided import LopsidedError, adapt
@@ -33,7 +31,6 @@ from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.landscape import Plane, axis, landscape
 from lopsided.tasks import collator
 from lopsided.train import TrainConfig
-from lopsided.train.measure import machine, versions
 from lopsided.train.run import load_all, sample_rows
 from lopsided.tuner import layers_of
 
@@ -143,22 +140,6 @@ def whole(setting: Setting, model: Any, batches: list[Batch]) -> float:
     return wall_ms(surface) / wall_ms(evaluations)
 
 
-def result(setting: Setting) -> dict[str, Any]:
-    """The figures, with all that is needed to read them elsewhere."""
-    torch.set_num_threads(setting.threads)
-    before = os.getloadavg()[0]
-    measured = measure(setting)
-    return {
-        "benchmark": "landscape",
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": machine(),
-        "load_average": [before, os.getloadavg()[0]],
-        "versions": versions(),
-        "setting": dataclasses.asdict(setting),
-        **measured,
-    }
-
-
 def table(result: Mapping[str, Any]) -> str:
     setting = result["setting"]
     words = {
@@ -188,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
     try:
-        found = result(Setting(**options))
+        setting = Setting(**options)
+        found = stamped("landscape", setting, lambda: measure(setting))
     except LopsidedError as error:
         print(f"landscape: {error}", file=sys.stderr)
         return 2

@@ -102,18 +102,7 @@ class Benchmark:
 
     def result(self, setting: Setting, only: Sequence[str] | None = None) -> dict[str, Any]:
         """The figures, with all that is needed to read them elsewhere."""
-        torch.set_num_threads(setting.threads)
-        before = os.getloadavg()[0]
-        measured = self.measure(setting, only)
-        return {
-            "benchmark": self.name,
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "machine": machine(),
-            "load_average": [before, os.getloadavg()[0]],
-            "versions": versions(),
-            "setting": dataclasses.asdict(setting),
-            **measured,
-        }
+        return stamped(self.name, setting, lambda: self.measure(setting, only))
 
     def _parse(self, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
         parser = argparse.ArgumentParser(description=f"Writes {self.name}.json and prints its table.")
@@ -127,6 +116,22 @@ class Benchmark:
         given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Setting)}
         changes = {name: value for name, value in given.items() if value is not None}
         return options, dataclasses.replace(self.default, **({**QUICK, **changes} if options.quick else changes))
+
+
+def stamped(name: str, setting: Any, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured with `setting.threads` threads, beside all that is needed to read it elsewhere."""
+    torch.set_num_threads(setting.threads)
+    before = os.getloadavg()[0]
+    measured = measure()
+    return {
+        "benchmark": name,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine(),
+        "load_average": [before, os.getloadavg()[0]],
+        "versions": versions(),
+        "setting": dataclasses.asdict(setting),
+        **measured,
+    }
 
 
 # -- measuring -----------------------------------------------------------------------------------------------

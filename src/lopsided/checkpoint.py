@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import re
@@ -112,6 +113,11 @@ def _check_replaceable(path: Path, new: Path) -> None:
             f"{path} holds {strangers[0]}, which would be lost; expected a new folder, or one written by the same "
             "command; choose another one"
         )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes: 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -236,8 +236,9 @@ def test_a_watched_page_comes_anew_and_keeps_what_the_reader_chose(opened, tmp_p
         page.locator("#g0-leaderboard th button[data-title=method]").click()
         fabricate_run(tmp_path / "runs" / "lora", "lora", 0)
         page.wait_for_selector(".chip[data-label=lora]", timeout=120_000)
-        assert page.locator("#g0-leaderboard tr[data-label=cla]").is_hidden()
-        assert page.locator("#g0-leaderboard th").first.get_attribute("aria-sort") == "ascending"
+        # The new page stands before its script has put back what was chosen.
+        page.locator("#g0-leaderboard tr[data-label=cla]").wait_for(state="hidden")
+        page.wait_for_selector("#g0-leaderboard th:first-child[aria-sort=ascending]")
         page.close()
         serving.shutdown()
         thread.join()

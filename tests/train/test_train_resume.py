@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_helpers import tiny_config
+from train_helpers import Cut, PowerCut, tiny_config
 from transformers import TrainerCallback
 
 from lopsided import LopsidedError
@@ -18,19 +18,6 @@ from lopsided.train.rundir import newest_checkpoint, write_json
 METHODS = ["lora", "lora_plus", "c3la", "relora", "bernoulli", "full", "head"]
 # Settings under which c3la's links end at 7, 15 and 22, and checkpoints stand at 8, 16, 24 and 30.
 CUT_AT = 19
-
-
-class PowerCut(Exception):
-    """Of no kind that a run knows how to record."""
-
-
-class Cut(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise PowerCut
 
 
 class NeverTrain(TrainerCallback):

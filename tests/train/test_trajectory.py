@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from train_helpers import tiny_config, word_tokenizer
-from transformers import TrainerCallback
+from train_helpers import Cut, PowerCut, tiny_config, word_tokenizer
 
 from lopsided import LopsidedError
 from lopsided.tasks import load_task
@@ -19,19 +18,6 @@ from lopsided.train.rundir import write_run
 from lopsided.train.trajectory import snapshots
 
 STEPS = [8, 16, 24, 30]
-
-
-class PowerCut(Exception):
-    pass
-
-
-class Cut(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise PowerCut
 
 
 def tensors(folder) -> dict[int, dict[str, torch.Tensor]]:

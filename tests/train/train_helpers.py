@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    TrainerCallback,
 )
 
 from lopsided.train import TrainConfig, train
@@ -177,3 +178,18 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         return made[key]
 
     return run
+
+
+class PowerCut(Exception):
+    """Of no kind that a run knows how to record."""
+
+
+class Cut(TrainerCallback):
+    """Ends the run after a step, as a power cut would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise PowerCut

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from lopsided.errors import LopsidedError, nearest
 from lopsided.train import read_predictions, read_run
 from lopsided.train.measure import machine, versions
 from lopsided.train.reload import finished_run
-from lopsided.train.rundir import run_folders
+from lopsided.train.rundir import run_folders, run_id
 from lopsided.untrusted import read_json
 
 SCHEMA = 1
@@ -154,7 +153,7 @@ def diagnose_run(
     _look_at_weights(findings, subject, record["config"]["model"])
     findings.section("timeline", lambda: timeline(record, [layer.links for layer in _there(subject).layers]))
     findings.section("landscape", lambda: landscape_of_run(folder, record, config.around, note=note))
-    identity = {"id": _hash(folder / "run.json"), "name": folder.resolve().name}
+    identity = {"id": run_id(folder), "name": folder.resolve().name}
     write_json(folder / FILE, _whole(findings, identity, command, started))
     return subject
 
@@ -215,12 +214,7 @@ def _is_diagnosed(folder: Path, config: DiagnoseConfig) -> bool:
         return False
     there = read_json(path)
     asked = {"schema": SCHEMA, "settings": config.to_json()}
-    return {key: there.get(key) for key in asked} == asked and there["run"]["id"] == _hash(folder / "run.json")
-
-
-def _hash(path: Path) -> str:
-    """The first 12 digits of a file's SHA-256, by which runs know each other."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return {key: there.get(key) for key in asked} == asked and there["run"]["id"] == run_id(folder)
 
 
 def _whole(findings: _Findings, identity: Mapping[str, str], command: str, started: float) -> dict[str, Any]:

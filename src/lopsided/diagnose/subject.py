@@ -7,7 +7,6 @@ of (r, d_in).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lopsided.checkpoint import file_hash
 from lopsided.diagnose.loading import load_adapter
 from lopsided.errors import LopsidedError
 from lopsided.method import method_from_parts
 from lopsided.theory.dims import linear_maps
 from lopsided.train.reload import base_of, finished_run, reload
+from lopsided.train.rundir import ID_DIGITS, run_id
 from lopsided.tuner import LopsidedLinear
 from lopsided.untrusted import weights_in
 
@@ -138,7 +139,7 @@ def subject_of_run(folder: str | Path) -> Subject:
     tuned: Any = reload(folder)
     whole = method.train == "all"
     layers, factors = (_moved(base_of(record), tuned), NO_FACTORS) if whole else _adapted(tuned)
-    return Subject(folder.resolve().name, _hash(folder / "run.json"), layers, factors, lambda: reload(folder))
+    return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
 
 
 def subject_of_adapter(folder: str | Path, base: str, *, allow_base_mismatch: bool = False) -> Subject:
@@ -159,7 +160,7 @@ def subject_of_adapter(folder: str | Path, base: str, *, allow_base_mismatch: bo
         return load_adapter(folder, base, allow_base_mismatch=allow_base_mismatch)
 
     layers, factors = _adapted(load())
-    return Subject(folder.resolve().name, _hash(weights_in(folder)), layers, factors, load)
+    return Subject(folder.resolve().name, file_hash(weights_in(folder))[:ID_DIGITS], layers, factors, load)
 
 
 @torch.no_grad()
@@ -204,7 +205,3 @@ def _matrix(module: nn.Module) -> Tensor:
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32).contiguous()
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

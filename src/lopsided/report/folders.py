@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lopsided.errors import LopsidedError
+from lopsided.train.rundir import folders_with
 
 KINDS = {"run.json": "run", "result.json": "lab", "advice.json": "advice"}
 # What a run directory's figures come from; a change of one of these makes the report anew.
 WATCHED = ("run.json", "predictions.npz", "diagnosis.json", "result.json", "advice.json")
-# Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
-DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,11 @@ def find(paths: Sequence[Path]) -> Found:
     """
     found = Found()
     for path in paths:
-        folders = list(_folders(_checked(path), DEPTH))
+        folders = list(folders_with(KINDS, _checked(path)))
         if not folders:
             raise LopsidedError(_nothing_in(path))
-        for kind, folder in folders:
+        for folder in folders:
+            kind = next(kind for name, kind in KINDS.items() if (folder / name).is_file())
             kept = {"run": found.run, "lab": found.lab, "advice": found.advice}[kind]
             if folder.resolve() not in [other.resolve() for other in kept]:
                 kept.append(folder)
@@ -71,16 +71,6 @@ def _checked(path: Path) -> Path:
     if not path.is_dir():
         raise LopsidedError(f"{path} is a file: expected a run directory, or a folder of them; give its folder")
     return path
-
-
-def _folders(folder: Path, depth: int) -> Iterator[tuple[str, Path]]:
-    kind = next((kind for name, kind in KINDS.items() if (folder / name).is_file()), None)
-    if kind is not None:
-        yield kind, folder
-    elif depth:
-        for inner in sorted(folder.iterdir()):
-            if inner.is_dir() and not inner.name.startswith("."):
-                yield from _folders(inner, depth - 1)
 
 
 def _nothing_in(path: Path) -> str:

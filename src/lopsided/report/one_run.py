@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ from typing import Any
 
 from lopsided.bench.columns import Run
 from lopsided.bench.summary import TRAINS, read_finished
+from lopsided.checkpoint import file_hash
+from lopsided.diagnose import record as diagnose
 from lopsided.errors import LopsidedError
 from lopsided.manifest import HASH_LENGTH, KEY, unseal
 from lopsided.report.counting import Counter
 from lopsided.theory.of_runs import bound_of_run
 from lopsided.train import TrainConfig, read_run
+from lopsided.train.rundir import run_id
 from lopsided.untrusted import open_tensors
 
-DIAGNOSIS_SCHEMA = 1
 # What a finished run's record has beyond an unfinished one's.
 FINISHED = (
     *("model", "task", "learning_rate", "trained_parameters", "metrics", "generalization_error", "history"),
@@ -48,14 +49,13 @@ def load_run(folder: Path, *, bounds: bool) -> Loaded:
         raise LopsidedError(f"{folder} is not a run: expected run.json in it, received none; train it first")
     finished = record["status"] == "finished"
     _check(folder, record, finished)
-    digest = hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()
-    diagnosis, note = _diagnosis(folder, digest[:12])
+    diagnosis, note = _diagnosis(folder)
     counter = Counter()
     counter.finite(record)
     counter.finite(diagnosis)
     shown = {
-        "id": digest[:12],
-        "sha256": digest,
+        "id": run_id(folder),
+        "sha256": file_hash(folder / "run.json"),
         "folder": str(folder),
         "name": folder.resolve().name,
         "status": {"running": "unfinished"}.get(record["status"], record["status"]),
@@ -120,18 +120,18 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _diagnosis(folder: Path, identity: str) -> tuple[dict[str, Any] | None, str | None]:
+def _diagnosis(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """What `lopsided diagnose` found, or why it is not shown."""
-    path = folder / "diagnosis.json"
+    path = folder / diagnose.FILE
     if not path.is_file():
         return None, None
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); diagnose the run again") from error
-    if not isinstance(found, dict) or found.get("schema") != DIAGNOSIS_SCHEMA:
-        return None, f"its diagnosis.json is not of schema {DIAGNOSIS_SCHEMA}: run `lopsided diagnose {folder}` again"
-    if found["run"]["id"] != identity:
+    if not isinstance(found, dict) or found.get("schema") != diagnose.SCHEMA:
+        return None, f"its diagnosis.json is not of schema {diagnose.SCHEMA}: run `lopsided diagnose {folder}` again"
+    if found["run"]["id"] != run_id(folder):
         return None, f"its diagnosis.json is of an earlier state: run `lopsided diagnose {folder}` again"
     return found, None
 

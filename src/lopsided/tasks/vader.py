@@ -10,7 +10,6 @@ Social Media Text", ICWSM.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from lopsided.checkpoint import file_hash
 from lopsided.errors import LopsidedError, nearest
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.splits import split_of, stable_hash
@@ -79,7 +79,7 @@ def fetch() -> Path:
 
 
 def _check(path: Path, fix: str) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_hash(path)
     if digest != SHA256:
         raise LopsidedError(f"{path.name}: expected sha256 {SHA256}; received {digest}; {fix}")
 

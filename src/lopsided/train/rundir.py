@@ -12,18 +12,21 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lopsided.checkpoint import write_json
+from lopsided.checkpoint import file_hash, write_json
 from lopsided.errors import LopsidedError
 from lopsided.resume import discard_incomplete, step_of, whole_checkpoints
 
 SCHEMA = 1
+ID_DIGITS = 12
+# Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
+DEPTH = 4
 
 
 @contextmanager
@@ -64,13 +67,28 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def run_id(folder: Path) -> str:
+    """What a run is known by: the first digits of its record's SHA-256, which another state of the run changes."""
+    return file_hash(folder / "run.json")[:ID_DIGITS]
+
+
+def folders_with(names: Collection[str], path: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The folders at or below a path that hold a file of one of these names; not looked for inside of one another."""
+    if any((path / name).is_file() for name in names):
+        yield path
+    elif depth and path.is_dir():
+        for inner in sorted(path.iterdir()):
+            if inner.is_dir() and not inner.name.startswith("."):
+                yield from folders_with(names, inner, depth - 1)
+
+
 def run_folders(path: Path) -> list[Path]:
     """The run directory at a path, or those below it: a comparison keeps its own in `runs`.
 
     Raises:
         LopsidedError: if there is none.
     """
-    found = [path] if (path / "run.json").is_file() else sorted(file.parent for file in path.glob("*/**/run.json"))
+    found = list(folders_with(["run.json"], path))
     if not found:
         raise LopsidedError(
             f"expected a run directory or a folder of them, got {path} without a run.json; make one with "
