@@ -247,10 +247,10 @@ def test_advances_that_cannot_be_are_refused_and_change_nothing():
     with pytest.raises(LopsidedError, match="does not hold the adapter's own factor"):
         lopsided.advance_chain(model, other)
     layer = list(layers_of(model).values())[-1]
-    layer.lopsided_B["default"].data[0, 0] = float("nan")
+    layer.lopsided_B["default"].weight.data[0, 0] = float("nan")
     with pytest.raises(LopsidedError, match="NaN or Inf"):
         lopsided.advance_chain(model, optimizer)
-    layer.lopsided_B["default"].data.copy_(before[[k for k in before if "lopsided_B" in k][-1]])
+    layer.lopsided_B["default"].weight.data.copy_(before[[k for k in before if "lopsided_B" in k][-1]])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert link_of(model) == 0
 

@@ -155,7 +155,7 @@ def test_lora_plus_is_a_ratio_not_two_rates():
     model = lopsided.adapt(tiny.bert(), "lora_plus", r=2, target_modules=["query"])
     rates = {id(p): g["lr"] for g in lopsided.param_groups(model, lr=1e-3) for p in g["params"]}
     for layer in layers_of(model).values():
-        A, B = rates[id(layer.lopsided_A["default"])], rates[id(layer.lopsided_B["default"])]
+        A, B = rates[id(layer.lopsided_A["default"].weight)], rates[id(layer.lopsided_B["default"].weight)]
         assert pytest.approx((1e-3, 16e-3)) == (A, B)
 
 

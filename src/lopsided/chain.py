@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -19,18 +18,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.optim import check_held, check_split, reset_state, split_factors
-from lopsided.tuner import LopsidedLinear, active_layers, layers_of, single_active
+from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
 from lopsided.tuner.delta import undisturbed
 
 
-def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | None = None) -> int:
+def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | None = None) -> int:
     """End the link in training and start the next one: the function stays, the sketch and the state are new.
 
     In every layer W ← W + s·B·A (or the term is set beside a 16-bit W), the next sketch is drawn, the trained
     factor is set to zero in place, and so is its optimizer state. The schedule of the learning rate goes on.
 
     Args:
-        model: from `lopsided.adapt` or `peft.get_peft_model`.
+        model: from `lopsided.adapt`, `peft.get_peft_model`, `inject_adapter_in_model`, or with `model.add_adapter`.
         optimizer: the one in use, or accelerate's wrapper of it; None when nothing is being optimized.
         adapter_name: which adapter; None takes the active one.
 
@@ -50,7 +49,7 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
     """
     name = adapter_name or single_active(model)
     layers = active_layers(model, name)
-    config, adapter = model.peft_config[name], next(iter(layers.values())).adapters[name]
+    adapter = next(iter(layers.values())).adapters[name]
     if adapter.method.chain is None:
         raise LopsidedError(f"method {adapter.method.name!r} has no chain to advance; choose a chained method")
     if adapter.links is not None and adapter.link + 1 >= adapter.links:
@@ -69,7 +68,8 @@ def advance_chain(model: PeftModel, optimizer: Any = None, adapter_name: str | N
                 factor.grad.zero_()
         for module, layer in layers.items():
             layer.advance(name, drawn[module])
-    config.link = adapter.link
+    for config in configs_of(model, name):
+        config.link = adapter.link
     return adapter.link
 
 

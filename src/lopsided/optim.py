@@ -65,7 +65,8 @@ def split_factors(model: nn.Module) -> Iterable[tuple[Tensor, Tensor, float]]:
 def _split_factors(layer: LopsidedLinear) -> Iterable[tuple[Tensor, Tensor, float]]:
     for name, adapter in layer.adapters.items():
         if adapter.method.lr_ratio != 1.0:
-            yield layer.lopsided_A[name], layer.lopsided_B[name], adapter.method.lr_ratio
+            factors = layer.trained(name)
+            yield factors["A"], factors["B"], adapter.method.lr_ratio
 
 
 def check_split(optimizer: Optimizer, factors: Iterable[tuple[Tensor, Tensor, float]]) -> None:

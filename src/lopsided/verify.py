@@ -142,7 +142,7 @@ def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -
     _check_finite(tensors)
     for line in config.base or ():
         check_line(line)
-    link = max(len(tensor) for name, tensor in tensors.items() if name.endswith(".lopsided_checksum")) - 1
+    link = max(len(tensor) for name, tensor in tensors.items() if name.endswith(("_checksum", ".checksum"))) - 1
     checks = {
         "configuration": f"schema {config.schema}, {config.method}, r={config.r}, link {link}",
         "tensors": f"{len(tensors)} in {len(modules)} layers, safetensors, all finite",

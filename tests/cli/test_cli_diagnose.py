@@ -90,7 +90,7 @@ def test_a_comparison_is_diagnosed_as_a_whole(cli, tiny, tmp_path):
 def test_an_adapter_without_its_run(cli, bert, tmp_path):
     model = lopsided.adapt(AutoModelForSequenceClassification.from_pretrained(bert), "asym_b", r=4, seed=1)
     for name, parameter in model.named_parameters():
-        if name.endswith("lopsided_B.default"):
+        if name.endswith("lopsided_B.default.weight"):
             parameter.data.normal_()
     lopsided.to_lora(model, tmp_path / "lora")
     out, pairs = tmp_path / "out", tmp_path / "pairs.jsonl"

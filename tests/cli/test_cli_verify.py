@@ -70,7 +70,7 @@ def test_a_redrawn_sketch_is_compared_with_the_base_at_hand(cli, folders):
 
     config = library.LopsidedConfig.from_pretrained(str(folders / "adapter"))
     _, tensors = unseal(load_file(folders / "adapter" / FILE))
-    name = next(name for name in tensors if name.endswith("lopsided_seed"))
+    name = next(name for name in tensors if name.endswith("lopsided_state.seed"))
     tensors[name] = tensors[name] + 1
     tensors[f"base_model.model.{KEY}"] = seal(tensors, config.as_method(), [(2, 2.0)] * 2)
     save_file(tensors, folders / "adapter" / FILE, metadata={"format": "pt"})

@@ -94,7 +94,7 @@ def test_a_training_loss_that_is_not_finite_names_its_step(tmp_path, bert, words
     ("spoil", "message"),
     [
         (infinite, rf"the loss is nan at step 3, which first shows in the output of \S*{KEY};"),
-        (infinite_backwards, rf"the gradient of \S*{KEY}\.lopsided_B\.default is not finite at step 3;"),
+        (infinite_backwards, rf"the gradient of \S*{KEY}\.lopsided_B\.default\.weight is not finite at step 3;"),
     ],
 )
 def test_a_run_stops_at_its_last_good_step_and_names_the_module(run_once, tmp_path, bert, words, spoil, message):
@@ -155,10 +155,10 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize(
     ("name", "step", "message"),
     [
-        (f"{KEY}.lopsided_B.default", 6, rf"{KEY}.lopsided_B.default holds"),
+        (f"{KEY}.lopsided_B.default.weight", 6, rf"{KEY}.lopsided_B.default.weight holds"),
         ("classifier.modules_to_save.default.bias", 6, "classifier.modules_to_save.default.bias holds"),
         # A step later it has spread.
-        (f"{KEY}.lopsided_B.default", 5, r"lopsided_B.default and \d+ more of the trained parameters hold"),
+        (f"{KEY}.lopsided_B.default.weight", 5, r"lopsided_B.default.weight and \d+ more of the trained parameters hold"),
     ],
 )
 @pytest.mark.parametrize(

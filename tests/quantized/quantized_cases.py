@@ -126,7 +126,7 @@ def test_rows_of_a_mixed_batch_on_a_quantized_base(kind):
     model.add_adapter("other", lopsided.LopsidedConfig(method="rac_b", r=4, links=2, target_modules=["0", "2"]))
     for layer in layers_of(model).values():
         for name in ("default", "other"):
-            nn.init.normal_(layer.lopsided_B[name])
+            nn.init.normal_(layer.lopsided_B[name].weight)
     model.eval()
     # Rows of one size, since a row's rounding in an 8-bit product depends on the batch it is in.
     x = torch.randn(3, 64)

@@ -251,7 +251,7 @@ def test_a_base_that_is_not_in_memory_can_be_noted_later_and_is_said_to_be_uncom
     for layer, name in zip(layers_of(model).values(), (0, 1)):
         layer.base_layer.weight.data.copy_(real.bert.encoder.layer[name].attention.self.query.weight)
     for layer in layers_of(model).values():
-        layer.lopsided_B["default"].data.zero_()
+        layer.lopsided_B["default"].weight.data.zero_()
     model.base_model.model.classifier.modules_to_save["default"].load_state_dict(real.classifier.state_dict())
     model.save_pretrained(tmp_path / "later")
     assert lines(tmp_path / "later") == lines(tmp_path / "plain")

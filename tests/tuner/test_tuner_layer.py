@@ -121,8 +121,8 @@ def test_two_active_adapters_add_up():
     model.add_adapter("other", LopsidedConfig(method="asym_a", r=2, target_modules=["first"]))
     [layer] = layers_of(model).values()
     with torch.no_grad():
-        layer.lopsided_B["default"].normal_()
-        layer.lopsided_A["other"].normal_()
+        layer.lopsided_B["default"].weight.normal_()
+        layer.lopsided_A["other"].weight.normal_()
     model.base_model.set_adapter(["default", "other"])
     both = sum(layer.get_delta_weight(name) for name in ("default", "other"))
     y = torch.randn(4, 7)
@@ -151,7 +151,7 @@ def test_a_merge_refuses_nan_and_leaves_the_weight(safe):
     base, _ = network()
     weight = base.first.weight.detach().clone()
     model = adapted(METHODS["cla"], base)
-    layers_of(model)["base_model.model.first"].lopsided_B["default"].data[0, 0] = float("nan")
+    layers_of(model)["base_model.model.first"].lopsided_B["default"].weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="first: NaNs detected"):
         model.merge_adapter(safe_merge=safe)
     assert torch.equal(layers_of(model)["base_model.model.first"].base_layer.weight, weight)
@@ -162,7 +162,7 @@ def test_a_safe_merge_refuses_a_sum_that_overflows_although_its_parts_are_finite
     base[0].weight.data.fill_(60000.0)
     model = lopsided.adapt(base, "cla", r=2, alpha=2, target_modules="all-linear")
     [layer] = layers_of(model).values()
-    layer.lopsided_B["default"].data.fill_(10000.0)
+    layer.lopsided_B["default"].weight.data.fill_(10000.0)
     before = layer.base_layer.weight.clone()
     with pytest.raises(ValueError, match=r"8 entries of W0 \+ ΔW overflow torch.float16, so nothing is merged"):
         model.merge_adapter(safe_merge=True)
@@ -210,7 +210,7 @@ def test_autocast_is_close_to_float32_and_trains(name, dtype):
 def test_a_16_bit_base_trains_float32_factors_with_the_float32_sketch(dtype):
     model = lopsided.adapt(tiny.bert().to(dtype), "asym_b", r=2, target_modules=["query"])
     layer = next(iter(layers_of(model).values()))
-    assert layer.lopsided_B["default"].dtype == torch.float32
+    assert layer.lopsided_B["default"].weight.dtype == torch.float32
     same = next(iter(layers_of(lopsided.adapt(tiny.bert(), "asym_b", r=2, target_modules=["query"])).values()))
     assert torch.equal(layer._sketch["default"], same._sketch["default"])
 

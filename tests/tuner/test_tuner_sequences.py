@@ -36,7 +36,7 @@ def two_adapters():
     model.add_adapter("b", LopsidedConfig(method="cla", seed=3, **TARGETS))
     for layer in layers_of(model).values():
         with torch.no_grad():
-            layer.lopsided_B["b"].normal_()
+            layer.lopsided_B["b"].weight.normal_()
     return model, x
 
 
@@ -118,14 +118,15 @@ def test_several_active_adapters_are_refused_where_one_is_meant(tmp_path):
         lopsided.advance_chain(Net())
 
 
-@pytest.mark.parametrize("drop", ["lopsided_B", "lopsided_past_B"])
+@pytest.mark.parametrize("drop", ["lopsided_B.weight", "lopsided_state.past_B"])
 def test_a_file_without_a_factor_is_refused(drop, tmp_path):
     model, _ = two_adapters()
     model.save_pretrained(tmp_path, selected_adapters=["default"])
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     tensors.pop(f"base_model.model.second.{drop}")
     save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LopsidedError, match=f"lacks {drop} of 1 of 2"):
+    what = drop.removeprefix("lopsided_").removeprefix("state.").removesuffix(".weight")
+    with pytest.raises(LopsidedError, match=f"lacks {what} of 1 of 2"):
         PeftModel.from_pretrained(network()[0], str(tmp_path))
 
 
@@ -144,7 +145,7 @@ def test_an_export_names_modules_and_not_their_ends(tmp_path):
     model = lopsided.adapt(copy.deepcopy(base), "asym_b", r=2, target_modules="fc")
     assert len(layers_of(model)) == 1
     with torch.no_grad():
-        first(model).lopsided_B["default"].normal_()
+        first(model).lopsided_B["default"].weight.normal_()
     lopsided.to_lora(model, tmp_path)
     lora = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
     torch.testing.assert_close(lora(x), model(x), atol=1e-5, rtol=0)
@@ -190,7 +191,7 @@ def test_split_checks_look_only_at_what_is_trained():
 def test_an_optimizer_without_all_factors_is_refused_before_it_is_touched():
     base, x = network()
     model = adapted(METHODS["c3la"], base)
-    factors = [layer.lopsided_B["default"] for layer in layers_of(model).values()]
+    factors = [layer.lopsided_B["default"].weight for layer in layers_of(model).values()]
     optimizer = torch.optim.AdamW(factors[:1], lr=1e-2)
     take_steps(model, optimizer, x, 1)
     before = optimizer.state[factors[0]]["exp_avg"].clone()

@@ -121,7 +121,7 @@ def test_adapter_dropout_acts_on_the_adapter_alone_and_only_in_training():
     layer.train()
     assert torch.equal(layer(x), layer.base_layer(x))
     with torch.no_grad():
-        layer.lopsided_B["default"].normal_()
+        layer.lopsided_B["default"].weight.normal_()
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))

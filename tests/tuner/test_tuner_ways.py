@@ -129,7 +129,7 @@ def test_threads_take_turns_in_one_weight():
     layer = torch.nn.Sequential(torch.nn.Linear(64, 64))
     model = lopsided.adapt(layer, "cla", r=8, target_modules="all-linear").eval()
     [adapted] = layers_of(model).values()
-    torch.nn.init.normal_(adapted.lopsided_B["default"])
+    torch.nn.init.normal_(adapted.lopsided_B["default"].weight)
     x = torch.randn(16, 64)
     with torch.no_grad():
         expected, wrong = model(x), []
@@ -200,7 +200,7 @@ def test_a_backward_through_another_base_weight_is_refused(method, switch):
     )
     with torch.no_grad():
         for layer in layers_of(model).values():
-            layer.lopsided_B["default"].fill_(0.1)
+            layer.lopsided_B["default"].weight.fill_(0.1)
     lopsided.advance_chain(model)
     x = torch.randn(3, 6, requires_grad=True)
     loss = model(x).sum()

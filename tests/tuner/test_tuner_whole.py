@@ -21,7 +21,7 @@ from lopsided.verify import verify
 
 
 def _last(tensors, what):
-    return max(name for name in tensors if name.endswith(f"lopsided_{what}"))
+    return max(name for name in tensors if name.endswith((f"lopsided_{what}.weight", f"lopsided_state.{what}")))
 
 
 DAMAGE = {

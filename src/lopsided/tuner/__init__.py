@@ -3,7 +3,7 @@
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.guard import guard_peft
 from lopsided.tuner.layer import SPLIT_LAYERS, LopsidedLinear, layers_of
-from lopsided.tuner.model import LopsidedModel, active_layers, single_active, trained_numbers
+from lopsided.tuner.model import LopsidedModel, active_layers, configs_of, single_active, trained_numbers
 from lopsided.tuner.register import register_with_peft
 
 register_with_peft(LopsidedConfig, LopsidedModel)
@@ -15,6 +15,7 @@ __all__ = [
     "LopsidedLinear",
     "LopsidedModel",
     "active_layers",
+    "configs_of",
     "layers_of",
     "single_active",
     "trained_numbers",

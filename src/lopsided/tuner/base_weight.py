@@ -5,6 +5,7 @@ Notation: W0 of shape (d_out, d_in) is the base layer's own weight; a `Conv1D` h
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,8 +18,8 @@ from lopsided.tuner.delta import Part
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import Undo
 
-# Adapters whose links are in the weight: (adapter, revision of its past links, with the link in training).
-Held = tuple[tuple[str, int, bool], ...]
+# What is in the weight: (revision of an adapter's past links, its scale, its name if the link in training is in it, too).
+Held = tuple[tuple[int, float, str | None], ...]
 
 
 class BaseWeight:
@@ -37,6 +38,12 @@ class BaseWeight:
         self._undo = Undo()
         # The fingerprint of W0, which takes a whole undo to see while something is written over it.
         self._seen: str | None = None
+
+    def with_layer(self, layer: nn.Module) -> BaseWeight:
+        """The same for a copy of the layer, for pickle."""
+        twin = copy.copy(self)
+        twin.layer = layer
+        return twin
 
     @property
     def tensor(self) -> Tensor:

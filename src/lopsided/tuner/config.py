@@ -20,7 +20,8 @@ from lopsided.sketch import SKETCHES, Selector, Sketch, Stored
 from lopsided.tuner.register import add_enum_member
 from lopsided.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
 
-SCHEMA = 1
+# 2: factors are named `lopsided_B.weight` in the file, and the frozen tensors `lopsided_state.seed` and so on.
+SCHEMA = 2
 MAX_LINKS = 10**6
 
 
@@ -88,6 +89,8 @@ class LopsidedConfig(PeftConfig):
         self.from_file = fields["peft_type"] is not None
         # Whether its tensors have yet to be loaded.
         self.waiting = self.from_file
+        # Whether tensors stand beside it whose names only `PeftModel` translates.
+        self.older = False
         check_fields(
             LopsidedConfig, {**fields, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}, "LopsidedConfig"
         )
@@ -194,6 +197,8 @@ class LopsidedConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         values = {name: list(v) if isinstance(v, set) else v for name, v in super().to_dict().items()}
         del values["allow_base_mismatch"]
+        # Whatever it was read as.
+        values["schema"] = SCHEMA
         return values
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
@@ -213,7 +218,7 @@ class LopsidedConfig(PeftConfig):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
     ) -> LopsidedConfig:
-        """The configuration of a saved adapter, in a folder or on the hub.
+        """A saved configuration, alone or beside an adapter's tensors, in a folder or on the hub.
 
         In a folder, the configuration's own damage, a pickle in the place of the tensors, and tensors that are cut off
         are seen here, before any model is touched.
@@ -226,8 +231,10 @@ class LopsidedConfig(PeftConfig):
         """
         allow = kwargs.pop("allow_base_mismatch", False)
         folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        has_tensors = folder.is_dir() and bool(sorted(folder.glob("adapter_model*")))
         if folder.is_dir():
             read_json(folder / ADAPTER_CONFIG)
+        if has_tensors:
             with open_tensors(weights_in(folder)):
                 pass
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
@@ -236,6 +243,7 @@ class LopsidedConfig(PeftConfig):
                 f"{folder} holds a {config.peft_type} adapter; expected one of lopsided; load it with PeftModel"
             )
         config.allow_base_mismatch = allow
+        config.older = config.schema < SCHEMA and (has_tensors or not folder.is_dir())
         return config
 
 

@@ -25,6 +25,7 @@ from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import layers_of
 from lopsided.tuner.model import LopsidedModel
 from lopsided.tuner.saved import Loading, loading, meet_base
+from lopsided.tuner.state import ADAPTER_ONLY
 from lopsided.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_tensors, weights_in
 
 
@@ -114,6 +115,11 @@ def _guarded_save(save: Callable[..., None]) -> Callable[..., None]:
                 "safe_serialization=False would write a pickle, which lopsided does not load; expected True; leave it "
                 "out"
             )
-        save(self, save_directory, safe_serialization, *args, **kwargs)
+        # PEFT takes the adapter out of the whole model's state, for which base weights need not be undone.
+        token = ADAPTER_ONLY.set(isinstance(self.base_model, LopsidedModel))
+        try:
+            save(self, save_directory, safe_serialization, *args, **kwargs)
+        finally:
+            ADAPTER_ONLY.reset(token)
 
     return save_pretrained

@@ -7,16 +7,17 @@ W0·x + s·B·A·x for its active adapters. Past links of a chain are part of th
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -27,8 +28,9 @@ from lopsided.tuner.compute import Selected, Term, add_term, concatenate
 from lopsided.tuner.delta import Part, delta_weight
 from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
-from lopsided.tuner.links import CPU, EXTRAS, Adapter, Drawn
+from lopsided.tuner.links import CPU, Adapter, Drawn
 from lopsided.tuner.sharded import gathered, overwrite
+from lopsided.tuner.state import ADAPTER_ONLY, STATE, Factor, State, parse_key
 from lopsided.tuner.undo import report_rounding
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
@@ -39,12 +41,12 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     """A `nn.Linear` or `Conv1D` with Lopsided adapters.
 
     Only trained factors are parameters, so nothing that switches gradients on can reach a frozen one:
-    `lopsided_A` (r, d_in), `lopsided_B` (d_out, r), and for methods that toss a coin `lopsided_C`
-    (r, max(d_out, d_in)), whose first columns are A or Bᵀ.
+    `lopsided_A.<adapter>.weight` (r, d_in), `lopsided_B.<adapter>.weight` (d_out, r), and for methods that toss a coin
+    `lopsided_C.<adapter>.weight` (r, max(d_out, d_in)), whose first columns are A or Bᵀ.
     """
 
     adapter_layer_names = ("lopsided_A", "lopsided_B", "lopsided_C")
-    other_param_names = ("r", "scaling", "lopsided_dropout", "adapters")
+    other_param_names = ("r", "scaling", "lopsided_dropout", "lopsided_state", "adapters")
     base_layer: Any
     active_adapters: list[str]
     _active_adapter: str | list[str]
@@ -57,9 +59,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         shape = self.base_layer.weight.shape
         self.in_features: int = shape[0] if self.transposed else self.base_layer.in_features
         self.out_features: int = shape[1] if self.transposed else self.base_layer.out_features
-        self.lopsided_A = nn.ParameterDict()
-        self.lopsided_B = nn.ParameterDict()
-        self.lopsided_C = nn.ParameterDict()
+        self.lopsided_A = nn.ModuleDict()
+        self.lopsided_B = nn.ModuleDict()
+        self.lopsided_C = nn.ModuleDict()
+        self.lopsided_state = nn.ModuleDict()
         self.lopsided_dropout = nn.ModuleDict()
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
@@ -74,6 +77,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self._expected: dict[str, tuple[Mapping[str, Tensor], Adapter]] = {}
         self._mixing = False
         self._lock = Lock()
+        self.register_state_dict_post_hook(_give_original)
+        self.register_load_state_dict_post_hook(_take_in)
 
     # -- adapters --------------------------------------------------------------------------------------------
 
@@ -96,6 +101,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self._announce()
         self.r[name] = adapter.r
         self.scaling[name] = adapter.scaling
+        self.lopsided_state[name] = State(adapter)
         self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
         device = self._device()
@@ -106,8 +112,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         }
         for letter in adapter.letters:
             factor = torch.zeros(shapes[letter], dtype=torch.float32, device=device)
-            self._parameters_of(letter)[name] = nn.Parameter(factor)
+            self._factors_of(letter)[name] = Factor(factor)
         if not adapter.pending:
+            # A copy of another adapter, which has its sketches already.
+            self._start_factors(name)
+        elif adapter.can_be_new:
             self._begin_link(name, adapter.draw(adapter.link, self._original_numpy()))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -122,8 +131,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _begin_link(self, name: str, drawn: Drawn) -> None:
         """Give the link in training its sketch, and set its trained factor to where it starts."""
+        self.adapters[name].drawn.append(drawn)
+        self._start_factors(name)
+
+    def _start_factors(self, name: str) -> None:
         adapter = self.adapters[name]
-        adapter.drawn.append(drawn)
         for letter, factor in self.trained(name).items():
             start = adapter.drawn[-1].matrix() if letter == "A" and adapter.method.train == "AB" else None
             with torch.no_grad():
@@ -138,8 +150,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """
         adapter = self.adapters[name]
         trained = self._whole(name)
-        adapter.past.append({k: v.detach().to(CPU, torch.float32, copy=True) for k, v in trained.items()})
-        adapter.revision += 1
+        adapter.append({k: v.detach().to(CPU, torch.float32, copy=True) for k, v in trained.items()})
         self._begin_link(name, drawn)
         self._settle()
         held, dtype = self.base_weight.held, self.base_weight.tensor.dtype
@@ -149,7 +160,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def draw_next(self, name: str) -> Drawn:
         """The sketch of the next link; raises if the link in training can't be ended, and changes nothing."""
         adapter = self.adapters[name]
-        self._check_loaded(name)
+        self.check_loaded(name)
         if self.merged_adapters:
             raise LopsidedError(f"{adapter.module}: adapters {self.merged_adapters} are merged; unmerge them first")
         trained = self._whole(name)
@@ -175,40 +186,57 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def terms(self, name: str, device: torch.device) -> list[Term]:
         """Every link's B·A, the one in training last."""
-        self._check_loaded(name)
+        self.check_loaded(name)
         adapter = self.adapters[name]
         current = adapter.term(self._side[name], self._whole(name), self._sketch[name])
         return [term.to(device) for term in (*adapter.past_terms(), current)]
 
     def _current(self, name: str) -> Term:
         trained = self.trained(name)
-        self._check_loaded(name, trained)
+        self.check_loaded(name, trained)
         return self.adapters[name].term(self._side[name], trained, self._sketch[name])
 
-    def _check_loaded(self, name: str, trained: Mapping[str, Tensor] | None = None) -> None:
-        if self.adapters[name].pending:
-            raise LopsidedError(
-                f"{self.adapters[name].module}: adapter {name!r} was created from a saved configuration, but its "
-                "tensors were not loaded; load it with peft.PeftModel.from_pretrained or PeftModel.load_adapter"
-            )
+    def check_loaded(self, name: str, trained: Mapping[str, Tensor] | None = None) -> None:
+        """Take over what has arrived for an adapter, and raise if it can't compute."""
+        adapter = self.adapters[name]
         # torch multiplies by a tensor without data and returns whatever was in memory.
         trained = self.trained(name) if trained is None else trained
         if any(factor.is_meta for factor in trained.values()):
             raise LopsidedError(
-                f"{self.adapters[name].module}: adapter {name!r} is on the meta device or offloaded; expected factors "
-                "in memory; load them, or take the offloading off"
+                f"{adapter.module}: adapter {name!r} is on the meta device or offloaded; expected factors in memory; "
+                "load them, or take the offloading off"
             )
+        if adapter.arrived:
+            self._take_over(name)
+        if adapter.awaits or adapter.pending:
+            self._check_new(name, trained)
+
+    def _check_new(self, name: str, trained: Mapping[str, Tensor]) -> None:
+        """Raise unless an adapter whose saved tensors never came is a new one, as from a configuration used again.
+
+        A trained factor without them would be multiplied by a sketch that was drawn for this model's names, which are
+        not always those of the model that it was trained on.
+        """
+        adapter = self.adapters[name]
+        moved = trained.get("B", next(iter(trained.values())))
+        if adapter.pending or not adapter.can_be_new or bool(gathered(moved).any()):
+            raise LopsidedError(
+                f"{adapter.module}: adapter {name!r} was created from a saved configuration, but its "
+                f"tensors were not loaded, those of {STATE} at least; load it with peft.PeftModel.from_pretrained or "
+                "PeftModel.load_adapter"
+            )
+        adapter.awaits = False
 
     def trained(self, name: str) -> dict[str, Tensor]:
         """The adapter's trained factors by letter: "A", "B", or "C" for a coin's."""
-        return {letter: self._parameters_of(letter)[name] for letter in self.adapters[name].letters}
+        return {letter: self._factors_of(letter)[name].weight for letter in self.adapters[name].letters}  # type: ignore[misc]
 
     def _whole(self, name: str) -> dict[str, Tensor]:
         return {letter: gathered(factor) for letter, factor in self.trained(name).items()}
 
-    def _parameters_of(self, letter: str) -> nn.ParameterDict:
+    def _factors_of(self, letter: str) -> nn.ModuleDict:
         found = getattr(self, f"lopsided_{letter}")
-        assert isinstance(found, nn.ParameterDict)
+        assert isinstance(found, nn.ModuleDict)
         return found
 
     # -- what PEFT calls -------------------------------------------------------------------------------------
@@ -308,15 +336,17 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _settle(self) -> None:
         """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
-        parts: list[tuple[str, int, bool]] = []
+        wanted: list[tuple[int, float, str | None]] = []
         for name, adapter in self.adapters.items():
             whole = name in self.merged_adapters
             # As PEFT has it, a merged layer computes its merged adapters and nothing else.
             counts = not self.merged_adapters and name in self.active_adapters
             past = counts and adapter.link > 0 and self._links_are_merged(adapter)
             if not self._disable_adapters and (whole or past):
-                parts.append((name, adapter.revision, whole))
-        wanted = tuple(parts)
+                wanted.append((adapter.revision, self.scaling[name], name if whole else None))
+        self._hold(tuple(wanted))
+
+    def _hold(self, wanted: Held) -> None:
         if wanted == self.base_weight.held and not any(whole for *_, whole in wanted):
             return
         if self.base_weight.tensor.is_meta:
@@ -324,23 +354,30 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
                 f"the base weight under adapters {sorted(self.adapters)} is offloaded, with something merged into it; "
                 "expected it in memory; take the offloading off before switching, merging or loading adapters"
             )
-        module = self.adapters[wanted[0][0]].module if wanted else ""
-        if self.base_weight.hold(wanted, lambda: self._parts(wanted), module):
+        for *_, whole in wanted:
+            if whole is not None:
+                self.check_loaded(whole)
+        module = next(iter(self.adapters.values())).module if wanted else ""
+        with self._lock.held:
+            was_sharded = self.base_weight.hold(wanted, lambda: self._parts(wanted), module)
+        if was_sharded:
             for name in self.adapters:
                 self._place(name)
 
     def _parts(self, wanted: Held) -> list[Part]:
         """All that the base weight shall hold, from tensors that nobody changes."""
         parts = []
-        for name, _, whole in wanted:
-            adapter, copies = self.adapters[name], {}
-            terms = adapter.past_terms()
-            if whole:
-                self._check_loaded(name)
-                copies = {k: f.detach().to(CPU, torch.float32, copy=True) for k, f in self.trained(name).items()}
-                terms.append(adapter.term(adapter.side, copies, adapter.drawn[-1].factor))
+        for revision, scaling, whole in wanted:
+            copies: dict[str, Tensor] = {}
+            if whole is None:
+                # Adapters that share their past are one here: switching between them writes nothing.
+                terms = next(a for a in self.adapters.values() if a.revision == revision).past_terms()
+            else:
+                adapter = self.adapters[whole]
+                copies = {k: f.detach().to(CPU, torch.float32, copy=True) for k, f in self.trained(whole).items()}
+                terms = [*adapter.past_terms(), adapter.term(adapter.side, copies, adapter.drawn[-1].factor)]
             copied = sum(copy.nbytes for copy in copies.values())
-            parts.append(Part(tuple(terms), self.scaling[name], copied))
+            parts.append(Part(tuple(terms), scaling, copied))
         return parts
 
     def _place(self, name: str) -> None:
@@ -371,15 +408,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             return self._forward_rows(x, adapter_names, *args, **kwargs)
         computing = () if self._disable_adapters or self.merged_adapters else self.active_adapters
         names = [name for name in computing if name in self.adapters]
+        for name in names:
+            if self.adapters[name].unread:
+                self.check_loaded(name)
         if len(names) == 1 and not args and not kwargs and can_fuse(x) and self._fuses(names[0]):
             out = self._fused(x, names[0])
         else:
-            out = self.base_layer(x, *args, **kwargs)
+            out = self._base(x, *args, **kwargs)
             for name in names:
                 out = self._add(out, x, name)
         if not torch.compiler.is_compiling() and out.requires_grad:
             out.register_hook(_Unchanged(self))
         return out
+
+    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling() or not self.training or not self._may_lend():
+            return self.base_layer(x, *args, **kwargs)
+        with self._lock.held:
+            return self.base_layer(x, *args, **kwargs)
 
     def _add(self, out: Tensor, x: Tensor, name: str) -> Tensor:
         for term in self._stacked[name]:
@@ -390,15 +436,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         weight, bias = self.base_layer.weight, self.base_layer.bias
         weight = weight.t() if self.transposed else weight
         term, scaling = self._current(name), self.scaling[name]
-        if self._lends(term):
+        # Nothing is lent outside training, where other threads may read the weight.
+        lends = self.training and self._lends(term)
+        if lends and torch.is_grad_enabled():
             return patched(x, weight, bias, term, scaling, self._lock)
-        return beside(x, weight, bias, term, scaling)
+        with self._lock.held if lends else nullcontext():
+            return beside(x, weight, bias, term, scaling)
+
+    def _may_lend(self) -> bool:
+        """Whether a thread that trains this layer lends columns to the base weight."""
+        names = [name for name in self.active_adapters if name in self.adapters and not self.adapters[name].pending]
+        return self.training and any(self._lends(self._current(name)) and self._fuses(name) for name in names)
 
     def way(self, name: str) -> str:
-        """How an adapter's term is computed: "patched", "gather" or "dense".
+        """How an adapter's term is computed in training: "patched", "gather" or "dense".
 
         Windows are patched. Random columns, which lie an entry to a cache line, are not: lending them costs more than
-        the products beside. Autocast, `torch.compile`, transforms of functions and mixed batches take "gather", too.
+        the products beside. Evaluation, autocast, `torch.compile`, transforms of functions and mixed batches take
+        "gather", too.
         """
         term = self._current(name)
         return "patched" if self._lends(term) and self._fuses(name) else term.way
@@ -460,41 +515,78 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     # -- saving and loading ----------------------------------------------------------------------------------
 
-    def extra_tensors(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """What a saved adapter holds beside its trained factors: (`lopsided_<what>.<adapter>`, tensor)."""
-        for what, tensor in self.adapters[name].pack().items():
-            yield f"lopsided_{what}.{name}", tensor
-
-    def get_extra_state(self) -> Tensor:
-        """The same, of all adapters, for a whole model's `state_dict`, as the bytes of one tensor.
-
-        A model's state holds W0 with the links in it; without this it would be read as another W0.
-        """
-        named = {key: t for name, a in self.adapters.items() if not a.pending for key, t in self.extra_tensors(name)}
-        return torch.frombuffer(bytearray(save(named)), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self._read_extras(load(bytes(state.cpu().numpy())))
-
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        ours = {f"{prefix}lopsided_{what}.{name}" for name in self.adapters for what in EXTRAS}
-        self._read_extras({key.removeprefix(prefix): state_dict.pop(key) for key in ours & state_dict.keys()})
+        # Of version 0.1.0: its state holds the base weight with the links in it, and takes their place once they are
+        # written here.
+        older = f"{prefix}_extra_state"
+        if older in state_dict:
+            self._read_older(state_dict, prefix, load(bytes(state_dict.pop(older).cpu().numpy())))
+        elif f"{prefix}base_layer.weight" in state_dict:
+            # What comes is W0; `_take_in` writes the links over it again.
+            for name in self.adapters:
+                self.check_unmerged(name)
+            self.base_weight.restore()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _read_extras(self, extras: Mapping[str, Tensor]) -> None:
-        """Move each adapter that `extras` describe to its link, and the base weight with it."""
+    def _read_older(self, state_dict: dict[str, Tensor], prefix: str, extras: Mapping[str, Tensor]) -> None:
         for name, adapter in self.adapters.items():
-            keys = {what: f"lopsided_{what}.{name}" for what in EXTRAS}
-            tensors = {what: extras[key] for what, key in keys.items() if key in extras}
-            if not tensors:
-                continue
-            self.check_unmerged(name)
-            expected, fresh = self._expected.pop(name, ({}, adapter))
-            if not all(tensor is expected.get(what) for what, tensor in tensors.items()):
-                fresh = self.prepare(name, tensors)
-            adapter.become(fresh)
-            self._place(name)
-            self._settle()
+            for letter in adapter.letters:
+                if (factor := state_dict.pop(f"{prefix}lopsided_{letter}.{name}", None)) is not None:
+                    state_dict[f"{prefix}lopsided_{letter}.{name}.weight"] = factor
+            for key, tensor in extras.items():
+                path, _, owner = key.rpartition(".")
+                found = parse_key(f"layer.{path}")
+                if owner == name and found is not None:
+                    adapter.arrived[found[1]] = tensor
+                    state_dict[f"{prefix}{STATE}.{name}.{found[1]}"] = tensor
+            if adapter.arrived:
+                self._take_over(name)
+
+    def original_weight(self, live: Tensor) -> Tensor:
+        """W0 as the base layer has it: `live` itself, or a copy where adapters write to it.
+
+        Args:
+            live: the base layer's weight.
+        """
+        may_lend = self._may_lend()
+        with self._lock.held:
+            if not self.base_weight.written:
+                return live.detach().clone() if may_lend else live
+            W0 = self.base_weight.original()
+            return (W0.T if self.transposed else W0).contiguous().to(live.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LopsidedLinear:
+        with self._lock.held:
+            twin = self.__class__.__new__(self.__class__)
+            memo[id(self)] = twin
+            twin.__setstate__(copy.deepcopy(self.__dict__, memo))
+            return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle writes: a base weight that no thread lends columns to while it is written."""
+        state = dict(self.__dict__)
+        if self._may_lend():
+            base, weight = copy.copy(self.base_layer), self.base_layer.weight
+            with self._lock.held:
+                copied = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+            base._parameters = {**base._parameters, "weight": copied}
+            state["_modules"] = {**state["_modules"], "base_layer": base}
+            state["base_weight"] = self.base_weight.with_layer(base)
+        return state
+
+    def _take_over(self, name: str) -> None:
+        """Move an adapter to where the tensors that arrived for it say that it stands, and the base weight with it."""
+        adapter = self.adapters[name]
+        tensors = dict(adapter.arrived)
+        self.check_unmerged(name)
+        expected, fresh = self._expected.pop(name, ({}, adapter))
+        if not all(tensor is expected.get(what) for what, tensor in tensors.items()):
+            adapter.check_complete(tensors)
+            fresh = self.prepare(name, tensors)
+        adapter.arrived.clear()
+        adapter.become(fresh)
+        self._place(name)
+        self._settle()
 
     def check_unmerged(self, name: str) -> None:
         """Raise if merged adapters forbid a load."""
@@ -523,6 +615,21 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "lopsided." + super().__repr__()
+
+
+def _take_in(layer: LopsidedLinear, incompatible: Any) -> None:
+    """After a load: take over what came, and write over W0 what belongs there."""
+    for name, adapter in layer.adapters.items():
+        if adapter.arrived:
+            layer._take_over(name)
+    layer._settle()
+
+
+def _give_original(layer: LopsidedLinear, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    """Put W0 in the place of what the base weight holds: the links are in the state by themselves."""
+    key = f"{prefix}base_layer.weight"
+    if key in state_dict and not ADAPTER_ONLY.get():
+        state_dict[key] = layer.original_weight(state_dict[key])
 
 
 class _Unchanged:

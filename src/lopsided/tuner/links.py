@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ CPU = torch.device("cpu")
 # The tensors that a saved adapter holds beside its trained factors. `past_` ones grow with the chain.
 EXTRAS = ("seed", "checksum", "indices", "sketch", "past_A", "past_B", "past_C")
 CHECKSUM_TOLERANCE = 1e-5
+# Of a sketch's checksum, and of its indices, until the saved ones arrive.
+ABSENT = -1
+_REVISIONS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,10 @@ class Adapter:
         d_out, d_in: the layer's widths.
         scaling: s.
         links: how many links the chain may have; None where it is open-ended or not a chain.
-        pending: whether it waits for a saved adapter's tensors, because its sketch can't be drawn or its
-            chain's past is in them. It can't compute until then.
+        saved_link: the link that a saved adapter's configuration stands at; 0 for a new one.
+        can_be_new: whether a sketch can be drawn for it if no saved tensors arrive.
+        awaits: whether it was made from a saved adapter's configuration, and the tensors have yet to be seen. Until
+            then it computes only where it can be a new adapter: at link 0, with its factor at zero.
     """
 
     module: str
@@ -54,11 +60,25 @@ class Adapter:
     seed: int
     links: int | None
     merge_links: bool | None
-    pending: bool = False
+    saved_link: int = 0
+    can_be_new: bool = True
+    awaits: bool = False
     past: list[dict[str, Tensor]] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
-    # Counts the changes of `past`, so that the layer knows when the base weight is stale.
+    # Saved tensors by what they are, handed in by whatever loads them, until the layer takes them over.
+    arrived: dict[str, Tensor] = field(default_factory=dict)
+    # Names the content of `past`: equal only for adapters that share it.
     revision: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has no sketch: it can't be drawn, or a chain's past is in tensors that have yet to be loaded."""
+        return not self.drawn
+
+    @property
+    def unread(self) -> bool:
+        """Whether something has to be looked at before it computes."""
+        return self.awaits or bool(self.arrived)
 
     @property
     def link(self) -> int:
@@ -73,6 +93,20 @@ class Adapter:
     def letters(self) -> str:
         """The trained factors: "A", "B" or both, and "C" where a coin says which one it is."""
         return "C" if self.method.train == "coin" else self.method.train
+
+    def append(self, trained: Mapping[str, Tensor]) -> None:
+        """End the link in training with these factors, which nobody changes from now on."""
+        self.past.append(dict(trained))
+        self.revision = next(_REVISIONS)
+
+    def copy_frozen(self, other: Adapter) -> None:
+        """Stand where another adapter of the same configuration stands: the same sketches and the same past links."""
+        self.seed, self.past, self.drawn = other.seed, list(other.past), list(other.drawn)
+        self.revision, self.awaits = other.revision, False
+
+    def same_frozen(self, other: Adapter) -> bool:
+        """Whether two adapters of one configuration differ in nothing but their trained factors."""
+        return (self.seed, self.revision, self.link) == (other.seed, other.revision, other.link)
 
     def width(self, side: Side) -> int:
         return self.d_out if side == "A" else self.d_in
@@ -108,7 +142,12 @@ class Adapter:
     # -- the saved form --------------------------------------------------------------------------------------
 
     def pack(self) -> dict[str, Tensor]:
-        """The tensors that, with the trained factors and the method's parts, are this adapter."""
+        """The tensors that, with the trained factors and the method's parts, are this adapter.
+
+        Placeholders without content for one that waits for a chain's past or a sketch that can't be drawn.
+        """
+        if self.pending:
+            return self._placeholders()
         packed = {
             "seed": torch.tensor([self.seed], dtype=torch.int64),
             "checksum": torch.tensor([d.checksum for d in self.drawn], dtype=torch.float64),
@@ -116,10 +155,8 @@ class Adapter:
         factors = [d.factor for d in self.drawn]
         if isinstance(factors[0], Selected):
             packed["indices"] = torch.stack([f.indices.to(CPU, torch.int32) for f in factors])  # type: ignore[union-attr]
-        elif self.method.sketch is not None and self.method.sketch.stored and self.method.train != "AB":
-            # A coin's sides have different widths; the wider one gives the shape, as it does for its tensor.
-            widest = max(self.d_out, self.d_in) if self.method.train == "coin" else factors[0].shape[1]
-            padded = torch.zeros(len(factors), self.r, widest)
+        elif self._stores_sketch():
+            padded = torch.zeros(len(factors), self.r, self._sketched_width())
             for row, factor in zip(padded, factors):
                 assert isinstance(factor, Tensor)
                 row[:, : factor.shape[1]] = factor
@@ -127,6 +164,56 @@ class Adapter:
         for letter in self.past[0] if self.past else ():
             packed[f"past_{letter}"] = torch.stack([trained[letter] for trained in self.past])
         return packed
+
+    def _placeholders(self) -> dict[str, Tensor]:
+        """What stands for saved tensors that have yet to arrive: their shapes, in no memory."""
+        links, factors = self.saved_link + 1, self._factor_shapes()
+        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "seed": ((1,), torch.int64),
+            "checksum": ((links,), torch.float64),
+        }
+        if isinstance(self.method.sketch, Selector):
+            shapes["indices"] = (links, self.r), torch.int32
+        elif self._stores_sketch():
+            shapes["sketch"] = (links, self.r, self._sketched_width()), torch.float32
+        if self.saved_link > 0:
+            shapes |= {f"past_{k}": ((links - 1, *factors[k]), torch.float32) for k in self.letters}
+        return {what: torch.full((), ABSENT, dtype=dtype).expand(shape) for what, (shape, dtype) in shapes.items()}
+
+    def _stores_sketch(self) -> bool:
+        """Whether the sketch itself is in the file, since nothing could draw it again."""
+        sketch = self.method.sketch
+        return self.method.train != "AB" and sketch is not None and sketch.stored
+
+    def _sketched_width(self) -> int:
+        """The width of a stored sketch; a coin's sides have different ones, and the wider gives the shape."""
+        return {"A": self.d_out, "coin": max(self.d_out, self.d_in)}.get(self.method.train, self.d_in)
+
+    def _factor_shapes(self) -> dict[str, tuple[int, int]]:
+        return {
+            "A": (self.r, self.d_in),
+            "B": (self.d_out, self.r),
+            "C": (self.r, max(self.d_out, self.d_in)),
+        }
+
+    def check_complete(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise if among a saved adapter's tensors one is missing.
+
+        Raises:
+            LopsidedError: naming it.
+        """
+        required = {"seed", "checksum"}
+        if isinstance(self.method.sketch, Selector):
+            required.add("indices")
+        if isinstance(self.method.sketch, Stored) and self.method.train != "AB" and "indices" not in tensors:
+            required.add("sketch")
+        if "checksum" in tensors and tensors["checksum"].numel() > 1:
+            required |= {f"past_{letter}" for letter in self.letters}
+        if missing := sorted(required - tensors.keys()):
+            raise LopsidedError(
+                f"{self.module}: of the saved adapter's tensors {', '.join(missing)} did not arrive, only "
+                f"{', '.join(sorted(tensors))}; expected all; load it with peft.PeftModel.from_pretrained"
+            )
 
     def unpacked(self, tensors: Mapping[str, Tensor], weight: np.ndarray | None) -> Adapter:
         """The adapter that `pack` described; what the tensors do not hold is drawn again.
@@ -141,7 +228,7 @@ class Adapter:
         seed = int(tensors["seed"][0])
         # What this one has drawn from the same seed need not be drawn again.
         known = self.drawn if seed == self.seed else []
-        fresh = Adapter(**{**vars(self), "seed": seed, "pending": False, "past": [], "drawn": []})
+        fresh = Adapter(**{**vars(self), "seed": seed, "past": [], "drawn": [], "arrived": {}})
         fresh.drawn = [fresh._read_drawn(link, tensors, known, weight) for link in range(len(sums))]
         fresh.past = [
             {letter: tensors[f"past_{letter}"][link].to(CPU, torch.float32, copy=True) for letter in trained}
@@ -151,34 +238,30 @@ class Adapter:
 
     def become(self, other: Adapter) -> None:
         """Take over another one's place in its chain."""
-        self.seed, self.past, self.drawn, self.pending = other.seed, other.past, other.drawn, False
-        self.revision += 1
+        self.seed, self.past, self.drawn, self.awaits = other.seed, other.past, other.drawn, False
+        self.revision = next(_REVISIONS) if self.past else 0
 
     def _check_packed(self, tensors: Mapping[str, Tensor]) -> None:
-        widest = max(self.d_out, self.d_in)
-        # Methods that train A alone have a sketch of width d_out.
-        sketched = {"A": self.d_out, "coin": widest}.get(self.method.train, self.d_in)
-        factors = {"A": (self.r, self.d_in), "B": (self.d_out, self.r), "C": (self.r, widest)}
-        links = tensors["checksum"].numel()
+        factors, links = self._factor_shapes(), tensors["checksum"].numel()
         shapes: dict[str, tuple[int, ...]] = {"seed": (1,), "checksum": (links,)}
-        shapes |= {"indices": (links, self.r), "sketch": (links, self.r, sketched)}
+        shapes |= {"indices": (links, self.r), "sketch": (links, self.r, self._sketched_width())}
         shapes |= factors | {f"past_{letter}": (links - 1, *shape) for letter, shape in factors.items()}
         for what, tensor in tensors.items():
             if what.startswith("past_") and len(tensor) != links - 1:
                 raise LopsidedError(
-                    f"{self.module}: {links} checksums but {len(tensor)} past links in lopsided_{what}; expected one "
+                    f"{self.module}: {links} checksums but {len(tensor)} past links in {what}; expected one "
                     "fewer; the file is damaged"
                 )
             whole = what in ("seed", "indices")
             if tuple(tensor.shape) != shapes[what] or tensor.is_floating_point() == whole or tensor.is_complex():
                 raise LopsidedError(
-                    f"{self.module}: lopsided_{what} is {list(tensor.shape)} of {tensor.dtype}, expected "
+                    f"{self.module}: {what} is {list(tensor.shape)} of {tensor.dtype}, expected "
                     f"{list(shapes[what])} of {'whole' if whole else 'floating'} numbers; load the adapter on the "
                     "model that it was trained on, with the same r"
                 )
             if not whole and not torch.isfinite(tensor).all():
                 raise LopsidedError(
-                    f"{self.module}: lopsided_{what} holds NaN or Inf; expected finite numbers; go back to an earlier "
+                    f"{self.module}: {what} holds NaN or Inf; expected finite numbers; go back to an earlier "
                     "save"
                 )
         if links == 0 or (self.links is not None and links > self.links):

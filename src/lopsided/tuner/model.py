@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -23,6 +23,7 @@ from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import Adapter
 from lopsided.tuner.mixed import mixed_batch
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
+from lopsided.tuner.state import key_of, without_wrappers
 from lopsided.untrusted import check_adapter_name
 
 SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
@@ -73,9 +74,12 @@ class LopsidedModel(BaseTuner):
             self._check_supported(target, current_key)
             layer = LopsidedLinear(target, shared=self._holders[id(target.weight)] > 1)
             layer._active_adapter = adapter_name
+        adapter = self._adapter(peft_config, current_key, layer)
+        if self._like is not None and self._like in layer.adapters:
+            adapter.copy_frozen(layer.adapters[self._like])
         layer.add_adapter(
             adapter_name,
-            self._adapter(peft_config, current_key, layer),
+            adapter,
             dropout=peft_config.dropout,
             inference_mode=peft_config.inference_mode,
         )
@@ -98,7 +102,9 @@ class LopsidedModel(BaseTuner):
             seed=layer_seed(config.seed, key),
             links=config.links,
             merge_links=config.merge_links,
-            pending=config.link > 0 or isinstance(method.sketch, Stored),
+            saved_link=config.link,
+            can_be_new=config.link == 0 and not isinstance(method.sketch, Stored) and not config.older,
+            awaits=config.from_file,
         )
 
     @staticmethod
@@ -128,7 +134,10 @@ class LopsidedModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         check_adapter_name(adapter_name)
-        config = self.peft_config[adapter_name]
+        # A copy: what an adapter learns about itself is never written into the caller's object.
+        given = self.peft_config[adapter_name]
+        config = self.peft_config[adapter_name] = copy.deepcopy(given)
+        self._like = like_adapter(model, self.peft_config, adapter_name, given)
         check_patterns(config.patterns(), [name for name, _ in model.named_modules()])
         # How many modules hold each weight: one that is shared is never written to.
         self._holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -199,7 +208,9 @@ class LopsidedModel(BaseTuner):
             if merge:
                 # A merge is asked for by name: that the adapters are switched off now does not undo it.
                 layer.enable_adapters(True)
-            else:
+            asked = layer.active_adapters if adapter_names is None else adapter_names
+            if not merge or not (layer.merged_adapters or layer.adapters.keys() & set(asked)):
+                # Nothing is merged here: the links of an active chain must not stay, either.
                 layer.base_weight.restore()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
@@ -218,8 +229,10 @@ class LopsidedModel(BaseTuner):
         layers = layers_of(model, adapter_name)
         check_in_memory(saved)
         for name, layer in layers.items():
-            for key, tensor in layer.extra_tensors(adapter_name):
-                saved[f"{name}.{key}"] = tensor
+            layer.check_loaded(adapter_name)
+            # A state that another library gathered holds parameters and buffers, and nothing else.
+            for what, tensor in layer.adapters[adapter_name].pack().items():
+                saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
         return Sealed(saved, layers, adapter_name)
 
@@ -230,20 +243,68 @@ class LopsidedModel(BaseTuner):
         return accept(model, config, adapter_name, state_dict)
 
 
-def single_active(model: nn.Module) -> str:
-    """The name of the one active adapter of a `PeftModel`.
+def like_adapter(
+    model: nn.Module, configs: Mapping[str, LopsidedConfig], name: str, given: LopsidedConfig
+) -> str | None:
+    """The adapter on the model whose frozen part a new one of this configuration shares, if there is one.
+
+    TRL makes a reference of an adapter that way: it adds one with the same configuration, and copies the parameters.
+    Past links and the seeds of a loaded adapter are no parameters, and must be the same as well.
 
     Raises:
-        LopsidedError: for a model of another kind, or several active adapters.
+        LopsidedError: if several adapters have the configuration, and differ in what is frozen.
     """
-    if not isinstance(model, PeftModel):
+    if given.waiting:
+        return None
+    others = [other for other in configs if other != name and layers_of(model, other)]
+    if same := [other for other in others if configs[other] is given]:
+        return same[0]
+    wanted = without_use(given)
+    equal = [other for other in others if without_use(configs[other]) == wanted]
+    layers = [layer.adapters for layer in layers_of(model).values()]
+    for other in equal[1:]:
+        pairs = [(adapters[equal[0]], adapters[other]) for adapters in layers if other in adapters]
+        if not all(first.same_frozen(second) for first, second in pairs):
+            raise LopsidedError(
+                f"adapters {equal[0]!r} and {other!r} have the configuration of the new {name!r}, and other past links "
+                f"or seeds; expected one of them; pass that one's own: add_adapter({name!r}, "
+                f"model.peft_config[{other!r}])"
+            )
+    return equal[0] if equal else None
+
+
+def without_use(config: LopsidedConfig) -> dict[str, Any]:
+    """A configuration without what says how an adapter is used, and what a loader notes."""
+    notes = ("inference_mode", "base", "base_model_name_or_path", "auto_mapping", "revision", "schema", "peft_version")
+    return {key: set(v) if isinstance(v, list) else v for key, v in config.to_dict().items() if key not in notes}
+
+
+def single_active(model: nn.Module) -> str:
+    """The name of the one active adapter of a model.
+
+    Raises:
+        LopsidedError: for a model without adapters, or several active ones.
+    """
+    layers = layers_of(model)
+    if not layers:
         raise LopsidedError(
-            f"{type(model).__name__} holds no low-rank terms: a fully fine-tuned model or a trained head is no "
-            "PeftModel; expected a model from lopsided.adapt"
+            f"{type(model).__name__} holds no low-rank terms: a fully fine-tuned model or a trained head has none; "
+            "expected a model from lopsided.adapt"
         )
-    if len(model.active_adapters) != 1:
-        raise LopsidedError(f"several adapters are active: {model.active_adapters}; pass adapter_name")
-    return model.active_adapters[0]
+    active = list(dict.fromkeys(name for layer in layers.values() for name in layer.active_adapters))
+    if len(active) != 1:
+        raise LopsidedError(f"several adapters are active: {active}; expected one; pass adapter_name")
+    return active[0]
+
+
+def configs_of(model: nn.Module, name: str) -> list[LopsidedConfig]:
+    """The adapter's configuration, wherever the model keeps it: PEFT and transformers hold one dictionary of them."""
+    found = {}
+    for module in model.modules():
+        configs = vars(module).get("peft_config")
+        if isinstance(configs, dict) and isinstance(config := configs.get(name), LopsidedConfig):
+            found[id(config)] = config
+    return list(found.values())
 
 
 def active_layers(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:

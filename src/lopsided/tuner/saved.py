@@ -21,6 +21,7 @@ from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import EXTRAS
 from lopsided.tuner.sharded import gathered
+from lopsided.tuner.state import key_of, parse_key, without_wrappers
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapp
     config.link, config.waiting = next(iter(prepared.values())).link, False
     loaded = {key: tensor for key, (tensor, _) in others.items()}
     for module, named in by_layer.items():
-        loaded |= {f"{module}.lopsided_{what}.{name}": tensor for what, tensor in named.items()}
+        loaded |= {key_of(without_wrappers(module), what, name): tensor for what, tensor in named.items()}
     return loaded
 
 
@@ -150,14 +151,14 @@ def _placed(
     model: nn.Module, config: LopsidedConfig, layers: Mapping[str, LopsidedLinear], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[Tensor, Tensor]]]:
     """Each layer's tensors by what they are, and the others with the live tensor that each replaces."""
-    plain = {module.removeprefix(PEFT_PREFIX): module for module in layers}
+    plain = {without_wrappers(module).removeprefix(PEFT_PREFIX): module for module in layers}
     by_layer: dict[str, dict[str, Tensor]] = {module: {} for module in layers}
     others = {}
     train = config.as_method().train
     known = {*EXTRAS, *("C" if train == "coin" else train)}
     prefixed = any(module.startswith(PEFT_PREFIX) for module in layers)
     for key, tensor in tensors.items():
-        path, _, what = key.removeprefix(PEFT_PREFIX).rpartition(".lopsided_")
+        path, what = parse_key(key.removeprefix(PEFT_PREFIX)) or ("", "")
         if path in plain and what in known:
             by_layer[plain[path]][what] = tensor
             continue
@@ -194,7 +195,7 @@ def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mappin
         missing = [module for module, named in by_layer.items() if what not in named]
         if missing:
             raise LopsidedError(
-                f"the saved adapter lacks lopsided_{what} of {len(missing)} of {len(layers)} adapted layers, "
+                f"the saved adapter lacks {what} of {len(missing)} of {len(layers)} adapted layers, "
                 f"{missing[0]} among them; expected all; load it with the target_modules it was trained with"
             )
 
