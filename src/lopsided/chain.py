@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.optim import check_held, check_split, reset_state, split_factors
 from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
+from lopsided.tuner.averages import watch_averages
 from lopsided.tuner.delta import undisturbed
 
 
@@ -66,6 +67,7 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
             # A gradient left from the ended link belongs to its sketch.
             if factor.grad is not None:
                 factor.grad.zero_()
+        watch_averages()
         for module, layer in layers.items():
             layer.advance(name, drawn[module])
     for config in configs_of(model, name):

@@ -158,7 +158,11 @@ class Poison(TrainerCallback):
         (f"{KEY}.lopsided_B.default.weight", 6, rf"{KEY}.lopsided_B.default.weight holds"),
         ("classifier.modules_to_save.default.bias", 6, "classifier.modules_to_save.default.bias holds"),
         # A step later it has spread.
-        (f"{KEY}.lopsided_B.default.weight", 5, r"lopsided_B.default.weight and \d+ more of the trained parameters hold"),
+        (
+            f"{KEY}.lopsided_B.default.weight",
+            5,
+            r"lopsided_B.default.weight and \d+ more of the trained parameters hold",
+        ),
     ],
 )
 @pytest.mark.parametrize(

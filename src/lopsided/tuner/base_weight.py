@@ -18,7 +18,7 @@ from lopsided.tuner.delta import Part
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import Undo
 
-# What is in the weight: (revision of an adapter's past links, its scale, its name if the link in training is in it, too).
+# What is in the weight: (revision of an adapter's past links, its scale, its name if its link in training is in it).
 Held = tuple[tuple[int, float, str | None], ...]
 
 

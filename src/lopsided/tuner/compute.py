@@ -71,12 +71,17 @@ class Term:
         return "gather" if isinstance(self.A, Selected) or isinstance(self.B, Selected) else "dense"
 
 
-def add_term(out: Tensor, x: Tensor, term: Term, scaling: float) -> Tensor:
+def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool = True) -> Tensor:
     """out + s·(x·Aᵀ)·Bᵀ, in the term's precision, or autocast's, rounded to `out`'s.
+
+    Args:
+        cast: whether x is brought to the factors' precision; otherwise the factors are brought to x's.
 
     Shapes:
         out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
     """
+    if not cast:
+        term = Term(*(f if isinstance(f, Selected) else f.to(x.dtype) for f in (term.A, term.B)))
     h = reads(x, term.A)
     if isinstance(term.B, Selected):
         return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))

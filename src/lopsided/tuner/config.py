@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -108,6 +109,9 @@ class LopsidedConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
+        for name in ("modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"):
+            # PEFT adds to some of them: the caller's own stay as they are.
+            setattr(self, name, copy.copy(getattr(self, name)))
         self._check_numbers()
         self._check_origin()
         self._resolve_method()

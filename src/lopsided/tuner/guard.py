@@ -12,13 +12,15 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import peft.helpers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftModel
+from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.config import LopsidedConfig
@@ -34,6 +36,7 @@ def guard_peft() -> None:
     # setattr, since a type checker rightly refuses to let anybody replace another class's methods.
     for name, guarded in (("load_adapter", _guarded_load), ("save_pretrained", _guarded_save)):
         setattr(PeftModel, name, guarded(getattr(PeftModel, name)))
+    peft.helpers.rescale_adapter_scale = _rescaling(peft.helpers.rescale_adapter_scale)
 
 
 def _guarded_load(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,3 +126,28 @@ def _guarded_save(save: Callable[..., None]) -> Callable[..., None]:
             ADAPTER_ONLY.reset(token)
 
     return save_pretrained
+
+
+def _rescaling(rescale: Callable[..., AbstractContextManager[None]]) -> Callable[..., AbstractContextManager[None]]:
+    """PEFT's own asks each layer whether it is LoRA's."""
+
+    @functools.wraps(rescale)
+    @contextmanager
+    def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
+        layers = layers_of(model)
+        if not layers:
+            with rescale(model, multiplier):
+                yield
+            return
+        if not isinstance(multiplier, (int, float)):
+            raise TypeError(f"multiplier must be a number, got {type(multiplier).__name__}; pass a float")
+        scaling = {name: layer.scaling for name, layer in layers.items()}
+        try:
+            for layer in layers.values():
+                layer.rescale({adapter: s * multiplier for adapter, s in layer.scaling.items()})
+            yield
+        finally:
+            for name, layer in layers.items():
+                layer.rescale(scaling[name])
+
+    return rescale_adapter_scale

@@ -35,6 +35,8 @@ from lopsided.tuner.undo import report_rounding
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
 SPLIT_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
+# Those with a chain, for averages of weights to look at.
+CHAINED_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
 
 
 class LopsidedLinear(nn.Module, BaseTunerLayer):
@@ -69,6 +71,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.adapters: dict[str, Adapter] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        # PEFT's `disable_input_dtype_casting` sets it.
+        self.cast_input_dtype_enabled = True
         # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
         self._sketch: dict[str, Tensor | Selected] = {}
         self._stacked: dict[str, list[Term]] = {}
@@ -123,6 +127,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def _announce(self) -> None:
         if any(adapter.method.lr_ratio != 1.0 for adapter in self.adapters.values()):
             SPLIT_LAYERS.add(self)
+        if any(adapter.method.chain is not None for adapter in self.adapters.values()):
+            CHAINED_LAYERS.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied or unpickled layer is a live one, too.
@@ -244,6 +250,14 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode=inference_mode)
         self._settle()
+
+    def rescale(self, scaling: Mapping[str, float]) -> None:
+        """Compute with other scales s, by adapter, until the next call."""
+        self.scaling = dict(scaling)
+        self._settle()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
 
     def enable_adapters(self, enabled: bool) -> None:
         super().enable_adapters(enabled)
@@ -429,8 +443,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _add(self, out: Tensor, x: Tensor, name: str) -> Tensor:
         for term in self._stacked[name]:
-            out = add_term(out, x, term, self.scaling[name])
-        return add_term(out, self.lopsided_dropout[name](x), self._current(name), self.scaling[name])
+            out = add_term(out, x, term, self.scaling[name], cast=self.cast_input_dtype_enabled)
+        x = self.lopsided_dropout[name](x)
+        return add_term(out, x, self._current(name), self.scaling[name], cast=self.cast_input_dtype_enabled)
 
     def _fused(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.base_layer.weight, self.base_layer.bias

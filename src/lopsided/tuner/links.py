@@ -257,12 +257,11 @@ class Adapter:
                 raise LopsidedError(
                     f"{self.module}: {what} is {list(tensor.shape)} of {tensor.dtype}, expected "
                     f"{list(shapes[what])} of {'whole' if whole else 'floating'} numbers; load the adapter on the "
-                    "model that it was trained on, with the same r"
+                    "model that it was trained on, with the same r, and average states within one link only"
                 )
             if not whole and not torch.isfinite(tensor).all():
                 raise LopsidedError(
-                    f"{self.module}: {what} holds NaN or Inf; expected finite numbers; go back to an earlier "
-                    "save"
+                    f"{self.module}: {what} holds NaN or Inf; expected finite numbers; go back to an earlier save"
                 )
         if links == 0 or (self.links is not None and links > self.links):
             raise LopsidedError(
@@ -293,7 +292,8 @@ class Adapter:
         if abs(drawn.checksum - expected) > CHECKSUM_TOLERANCE * max(1.0, abs(expected)):
             raise LopsidedError(
                 f"{self.module}: the sketch of link {link} has checksum {drawn.checksum:.6g}, the saved adapter "
-                f"says {expected:.6g}; load it with the method it was trained with"
+                f"says {expected:.6g}; load it with the method it was trained with, and average states within one "
+                "link only"
             )
         return drawn
 

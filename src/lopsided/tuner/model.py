@@ -18,12 +18,14 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.errors import LopsidedError
 from lopsided.patterns import check_patterns
 from lopsided.sketch import Stored, layer_seed
+from lopsided.tuner.averages import watch_averages
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import Adapter
 from lopsided.tuner.mixed import mixed_batch
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
+from lopsided.tuner.weighted import add_weighted
 from lopsided.untrusted import check_adapter_name
 
 SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
@@ -145,6 +147,7 @@ class LopsidedModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             layers = layers_of(model, adapter_name)
+            watch_averages()
             if config.from_file:
                 meet_base(config, layers)
             if not config.from_file or config.base is None or config.allow_base_mismatch:
@@ -183,6 +186,12 @@ class LopsidedModel(BaseTuner):
             return
         with mixed_batch(self.model, names, num_beams=kwargs.get("num_beams"), known=self.peft_config):
             yield
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat", **_: Any
+    ) -> None:
+        """Add an adapter whose ΔW is Σ w_i·ΔW_i: see `lopsided.tuner.weighted.add_weighted`."""
+        add_weighted(self, adapters, weights, adapter_name, combination_type)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         self._check_can_merge(adapter_names, safe_merge)

@@ -80,7 +80,7 @@ def check_in_memory(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _scales(layers: Mapping[str, LopsidedLinear], name: str) -> list[tuple[int, float]]:
-    return [(layer.r[name], layer.scaling[name]) for layer in layers.values()]
+    return [(layer.r[name], layer.adapters[name].scaling) for layer in layers.values()]
 
 
 def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> None:
