@@ -161,7 +161,7 @@ class Poison(TrainerCallback):
         (
             f"{KEY}.lopsided_B.default.weight",
             5,
-            r"lopsided_B.default.weight and \d+ more of the trained parameters hold",
+            r"B.default.weight and \d+ more of the trained parameters hold",
         ),
     ],
 )

@@ -80,16 +80,27 @@ def _watched(update: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check(average: Any, given: list[Any]) -> None:
     for layer in _concerned(average, given):
-        # One that is not known was begun before its library was looked at: at the last advance, or earlier.
-        begun = _begun.get(average, {}).get(layer, {})
         for name, adapter in layer.adapters.items():
-            if adapter.method.chain is not None and adapter.link != begun.get(name, 0):
+            begun = _link_of(average, layer, name)
+            if adapter.method.chain is not None and adapter.link != begun:
                 kind = type(average).__name__
                 raise LopsidedError(
-                    f"{kind} was begun at link {begun.get(name, 0)} of adapter {name!r}, whose chain stands at link "
+                    f"{kind} was begun at link {begun} of adapter {name!r}, whose chain stands at link "
                     f"{adapter.link} in {adapter.module}: their factors belong to different sketches; expected an "
                     f"average within one link; make a new {kind} after each advance_chain, and use what it holds before"
                 )
+
+
+def _link_of(average: Any, layer: LopsidedLinear, name: str) -> int:
+    """The link at which an average of this layer's adapter was begun."""
+    if average in _begun:
+        return _begun[average].get(layer, {}).get(name, 0)
+    # A copy of an average: what it holds is a copy of the layer.
+    models, _ = _among([average])
+    held = [adapters for model in models for adapters in (other.adapters for other in layers_of(model).values())]
+    links = [a[name].link for a in held if name in a and a[name].module == layer.adapters[name].module]
+    # Otherwise it was begun before its library was looked at: at the last advance, or earlier.
+    return links[0] if links else 0
 
 
 def _concerned(average: Any, given: list[Any]) -> list[LopsidedLinear]:
