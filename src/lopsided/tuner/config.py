@@ -90,8 +90,8 @@ class LopsidedConfig(PeftConfig):
         self.from_file = fields["peft_type"] is not None
         # Whether its tensors have yet to be loaded.
         self.waiting = self.from_file
-        # Whether tensors stand beside it whose names only `PeftModel` translates.
-        self.older = False
+        # Whether the tensors beside it have names that only `PeftModel` translates.
+        self.older = self.from_file and self.schema < SCHEMA
         check_fields(
             LopsidedConfig, {**fields, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}, "LopsidedConfig"
         )
@@ -235,19 +235,17 @@ class LopsidedConfig(PeftConfig):
         """
         allow = kwargs.pop("allow_base_mismatch", False)
         folder = Path(pretrained_model_name_or_path) / (subfolder or "")
-        has_tensors = folder.is_dir() and bool(sorted(folder.glob("adapter_model*")))
         if folder.is_dir():
             read_json(folder / ADAPTER_CONFIG)
-        if has_tensors:
-            with open_tensors(weights_in(folder)):
-                pass
+            if any(folder.glob("adapter_model*")):
+                with open_tensors(weights_in(folder)):
+                    pass
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
         if not isinstance(config, LopsidedConfig):
             raise LopsidedError(
                 f"{folder} holds a {config.peft_type} adapter; expected one of lopsided; load it with PeftModel"
             )
         config.allow_base_mismatch = allow
-        config.older = config.schema < SCHEMA and (has_tensors or not folder.is_dir())
         return config
 
 

@@ -452,7 +452,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         weight = weight.t() if self.transposed else weight
         term, scaling = self._current(name), self.scaling[name]
         # Nothing is lent outside training, where other threads may read the weight.
-        lends = self.training and self._lends(term)
+        lends = self.training and self._lends(name)
         if lends and torch.is_grad_enabled():
             return patched(x, weight, bias, term, scaling, self._lock)
         with self._lock.held if lends else nullcontext():
@@ -460,8 +460,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def _may_lend(self) -> bool:
         """Whether a thread that trains this layer lends columns to the base weight."""
-        names = [name for name in self.active_adapters if name in self.adapters and not self.adapters[name].pending]
-        return self.training and any(self._lends(self._current(name)) and self._fuses(name) for name in names)
+        names = [name for name in self.active_adapters if name in self._sketch] if self.training else []
+        return any(self._lends(name) and self._fuses(name) for name in names)
 
     def way(self, name: str) -> str:
         """How an adapter's term is computed in training: "patched", "gather" or "dense".
@@ -470,12 +470,12 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         the products beside. Evaluation, autocast, `torch.compile`, transforms of functions and mixed batches take
         "gather", too.
         """
-        term = self._current(name)
-        return "patched" if self._lends(term) and self._fuses(name) else term.way
+        return "patched" if self._lends(name) and self._fuses(name) else self._current(name).way
 
-    def _lends(self, term: Term) -> bool:
+    def _lends(self, name: str) -> bool:
         """Whether the base weight can hold a selector's rows or window of columns during a product, and had better."""
-        together = isinstance(term.B, Selected) or (isinstance(term.A, Selected) and term.A.start is not None)
+        sketch, side = self._sketch[name], self._side[name]
+        together = isinstance(sketch, Selected) and (side == "A" or (side == "B" and sketch.start is not None))
         alone = not self.base_weight.shared and len(self.active_adapters) == 1
         return together and alone and self.base_weight.is_plain()
 

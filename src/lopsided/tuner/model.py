@@ -193,6 +193,15 @@ class LopsidedModel(BaseTuner):
         """Add an adapter whose ΔW is Σ w_i·ΔW_i: see `lopsided.tuner.weighted.add_weighted`."""
         add_weighted(self, adapters, weights, adapter_name, combination_type)
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; if no active one is left, the first of the others becomes active in every layer."""
+        rest = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        # PEFT goes by the first layer that it meets, which may have held nothing but the deleted one.
+        rest = rest or list(self.peft_config)[:1]
+        if rest and self.active_adapters != rest:
+            self.set_adapter(rest)
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         self._check_can_merge(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
