@@ -24,6 +24,7 @@ def advise(
     label: options.Label = None,
     make_split: options.MakeSplit = False,
     rename_labels: options.RenameLabels = None,
+    ignore_columns: options.IgnoreColumns = None,
     seed: Annotated[int, typer.Option(help="Of the head and the rows.")] = 0,
     out: options.Out = None,
     json: options.Json = False,
@@ -33,7 +34,7 @@ def advise(
     Writes advice.json and two plots. Nothing is trained but a task's head, so this is a look before a comparison. Held
     against short runs, its order of layers was right more often than not, its order of methods was not.
     """
-    from lopsided_cli.shared import renames, verb
+    from lopsided_cli.shared import names, renames, verb
 
     with verb():
         import json as json_module
@@ -54,6 +55,7 @@ def advise(
             label=label,
             make_split=make_split,
             rename_labels=renames(rename_labels) if rename_labels else None,
+            ignore_columns=names(ignore_columns, "--ignore-columns") if ignore_columns else None,
             seed=seed,
             out=folder,
         )

@@ -10,7 +10,7 @@ import typer
 from lopsided_cli import options
 
 # Options that do not go into every run's configuration as they stand.
-NOT_SHARED = ("methods", "seeds", "links", "rename_labels", "resume", "out", "json")
+NOT_SHARED = ("methods", "seeds", "links", "rename_labels", "ignore_columns", "resume", "out", "json")
 
 
 def compare(
@@ -36,6 +36,7 @@ def compare(
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
     rename_labels: options.RenameLabels = None,
+    ignore_columns: options.IgnoreColumns = None,
     trajectory: options.Trajectory = None,
     bf16: options.Bf16 = False,
     resume: options.Resume = False,
@@ -47,7 +48,7 @@ def compare(
     Writes the run directories, results.json and report.html. Exits with 1 if a method failed.
     """
     shared = {k: v for k, v in locals().items() if k not in NOT_SHARED}
-    from lopsided_cli.shared import numbers, renames, verb
+    from lopsided_cli.shared import names, numbers, renames, verb
 
     with verb():
         from rich.console import Console
@@ -58,24 +59,26 @@ def compare(
         from lopsided.report import write_report
         from lopsided.report.terminal import print_table
         from lopsided.train import TrainConfig
-        from lopsided_cli.progress import bar
+        from lopsided_cli.progress import bar, early, read_as
 
         folder = out or options.free_folder("lopsided-compare")
         if epochs is not None:
             shared["steps"] = None
-        names = tuple(name.strip() for name in methods.split(",")) if methods else ()
+        chosen = tuple(name.strip() for name in methods.split(",")) if methods else ()
         shared["rename_labels"] = renames(rename_labels) if rename_labels else None
+        shared["ignore_columns"] = names(ignore_columns, "--ignore-columns") if ignore_columns else None
         # Each run puts its own method here; one without a chain fits any number of steps.
         shared["method"] = next(name for name, method in METHODS.items() if method.chain is None)
         config = CompareConfig(
             run=TrainConfig(**shared, train_rows=400, out=folder),
-            methods=names,
+            methods=chosen,
             seeds=numbers(seeds, "--seeds"),
             links=links,
             command=" ".join(["lopsided", *sys.argv[1:]]),
         )
-        with bar(Console(stderr=True)) as callbacks:
-            results = run(config, resume=resume, callbacks=callbacks)
+        console = Console(stderr=True)
+        with bar(console) as callbacks:
+            results = run(config, resume=resume, callbacks=callbacks, note=early(console))
         write_report([folder], folder / "report.html")
         if json:
             import json as json_module
@@ -83,6 +86,8 @@ def compare(
             print(json_module.dumps(results, indent=2))
         else:
             print_table(results, Console())
+            if results["task_shape"]:
+                print(read_as(results["task_shape"]))
             print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
         if any(row["status"] == "failed" for row in results["rows"]):
             raise typer.Exit(1)

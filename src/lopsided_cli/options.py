@@ -23,11 +23,16 @@ LearningRate = Annotated[float | None, typer.Option(help="Learning rate; the met
 TargetModules = Annotated[
     str | None, typer.Option(help="Names separated by commas, a regular expression, or all-linear.")
 ]
-Label = Annotated[str | None, typer.Option(help="The field to learn, where a folder has several.")]
+Label = Annotated[
+    str | None, typer.Option(help="The column to learn, where there are several, or it has another name.")
+]
 Metric = Annotated[str | None, typer.Option(help="The figure that counts; the task's own by default.")]
 MakeSplit = Annotated[bool, typer.Option(help="Cut a missing validation or test split from train.")]
 RenameLabels = Annotated[
     str | None, typer.Option(help="Classes to read under another name: OLD=NEW, separated by commas.")
+]
+IgnoreColumns = Annotated[
+    str | None, typer.Option(help="Columns that are not for learning, separated by commas; no other may go unused.")
 ]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of a row.")]
 EvalRows = Annotated[int | None, typer.Option(help="Most validation rows that checkpoints are chosen on.")]

@@ -31,5 +31,21 @@ def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
         yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
 
 
+def early(console: Any) -> Callable[[str], None]:
+    """What tells a person at a terminal how the rows are read before the first step; a pipe gets it with the result."""
+
+    def tell(text: str) -> None:
+        if console.is_terminal:
+            console.print(read_as(text), markup=False, highlight=False)
+
+    return tell
+
+
+def read_as(shape: str) -> str:
+    """How the rows were read, as a line or a part of one; control characters of a user's column names do not pass."""
+    printable = "".join(character if character.isprintable() else "�" for character in shape)
+    return f"rows read as {printable}" if shape else ""
+
+
 def _label(method: str, seed: int) -> str:
     return f"{method} {seed}" if seed else method

@@ -52,6 +52,14 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
         raise BadInput(f"{what} must be whole numbers separated by commas, got {text!r}; write {what} 0,1,2") from error
 
 
+def names(text: str, what: str) -> list[str]:
+    """ "a,b" as a list."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise BadInput(f"{what} must be names separated by commas, got {text!r}; write {what} a,b")
+    return found
+
+
 def renames(text: str) -> dict[str, str]:
     """ "OLD=NEW,OLDER=NEWER" as a mapping."""
     pairs = [part.partition("=")[::2] for part in text.split(",")]

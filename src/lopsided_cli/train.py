@@ -7,6 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.progress import read_as
+
+# Options that do not go into the run's configuration as they stand.
+NOT_SETTINGS = ("rename_labels", "ignore_columns", "resume", "out", "json")
 
 
 def train(
@@ -34,6 +38,7 @@ def train(
     metric: options.Metric = None,
     make_split: options.MakeSplit = False,
     rename_labels: options.RenameLabels = None,
+    ignore_columns: options.IgnoreColumns = None,
     trajectory: options.Trajectory = None,
     bf16: options.Bf16 = False,
     report_to: Annotated[str, typer.Option(help="A tracker that transformers knows, or none.")] = "none",
@@ -43,20 +48,25 @@ def train(
     json: options.Json = False,
 ) -> None:
     """Fine-tune one model on one task with one method, into a run directory."""
-    settings = {k: v for k, v in locals().items() if k not in ("rename_labels", "resume", "out", "json")}
-    from lopsided_cli.shared import renames, verb
+    settings = {k: v for k, v in locals().items() if k not in NOT_SETTINGS}
+    from lopsided_cli.shared import names, renames, verb
 
     with verb():
         from rich.console import Console
 
         from lopsided.train import TrainConfig
         from lopsided.train import train as run
-        from lopsided_cli.progress import bar
+        from lopsided_cli.progress import bar, early
 
-        renamed = renames(rename_labels) if rename_labels else None
-        config = TrainConfig(**settings, rename_labels=renamed, out=out or options.free_folder("lopsided-run"))
-        with bar(Console(stderr=True)) as callbacks:
-            record = run(config, resume=resume, callbacks=callbacks(method, seed))
+        config = TrainConfig(
+            **settings,
+            rename_labels=renames(rename_labels) if rename_labels else None,
+            ignore_columns=names(ignore_columns, "--ignore-columns") if ignore_columns else None,
+            out=out or options.free_folder("lopsided-run"),
+        )
+        console = Console(stderr=True)
+        with bar(console) as callbacks:
+            record = run(config, resume=resume, callbacks=callbacks(method, seed), note=early(console))
         if json:
             import json as json_module
 
@@ -82,5 +92,6 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{record['timings']['median_ms'] or float('nan'):.0f} ms a step, "
         f"{record['kept_bytes'] / 2**20:.1f} MiB kept for backward, {record['adapter_bytes'] / 2**10:.0f} KiB file"
     )
-    note = record["task"]["note"]
-    return [*lines, note] if note else lines
+    # A run of an earlier version has no shape.
+    notes = [record["task"]["note"], read_as(record["task"].get("shape", ""))]
+    return [*lines, "; ".join(filter(None, notes))] if any(notes) else lines

@@ -198,6 +198,8 @@ def test_a_folder_in_use(cli, tiny, tmp_path, verb):
         (["--rename-labels", "no"], "--rename-labels must be OLD=NEW pairs separated by commas, got 'no'"),
         (["--rename-labels", "no="], "--rename-labels must be OLD=NEW pairs"),
         (["--rename-labels", "nope=yes"], "rename_labels expects labels of the data; received 'nope'"),
+        (["--ignore-columns", "a,"], "--ignore-columns must be names separated by commas, got 'a,'"),
+        (["--ignore-columns", "txt"], "ignore_columns expects columns of the data, text, label; received 'txt'; did"),
         (["--metric", "acuracy"], "did you mean 'accuracy'?"),
         (["--label", "lable"], "did you mean 'label'?"),
         (["--max-length", 4], "max_length must lie between 8 and the tokenizer's limit: max_length=4, limit=128"),

@@ -150,6 +150,37 @@ def test_classes_read_under_another_name(cli, tiny, tmp_path, verb):
     assert reload(run).config.id2label == {0: "True", 1: "Unknown"}
 
 
+@pytest.mark.parametrize("verb", ["train", "compare", "advise"])
+def test_columns_that_are_not_for_learning(cli, tiny, tmp_path, verb):
+    (tmp_path / "task").mkdir()
+    task = write_task(tmp_path / "task", lambda text, w: {"text": text, "label": DECIDING[w], "source": w, "by": w})
+    chosen = {
+        "train": ["--method", "cla", "--steps", 2],
+        "compare": ["--methods", "cla", "--steps", 2],
+        "advise": ["--methods", "cla", "--batches", 2, "--batch-size", 8, "--head-steps", 0],
+    }[verb]
+    options = tiny if verb != "advise" else tiny[:2]
+    out = tmp_path / "out"
+    outcome = cli(verb, *options, "--task", task, *chosen, "--out", out)
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "'source' of train, validation, test, 'by' of train" in outcome.err
+    assert "(--ignore-columns source,by)" in outcome.err
+    outcome = cli(verb, *options, "--task", task, *chosen, "--ignore-columns", "source, by", "--out", out)
+    assert outcome.status == 0
+    shape = (
+        "classification into 2 classes (0, 1): text = text, label = label; left out: source (as asked), by (as asked)"
+    )
+    assert f"rows read as {shape}" in (outcome.err if verb == "advise" else outcome.out)
+    if verb == "advise":
+        assert json.loads((out / "advice.json").read_text())["settings"]["ignore_columns"] == ["source", "by"]
+        return
+    record = read_run(out if verb == "train" else out / "runs" / "cla-seed0")
+    assert record["config"]["ignore_columns"] == ["source", "by"]
+    assert record["task"]["shape"] == shape
+    if verb == "compare":
+        assert json.loads((out / "results.json").read_text())["task_shape"] == shape
+
+
 # -- export --------------------------------------------------------------------------------------------------
 
 

@@ -132,10 +132,13 @@ def test_a_diagnosis_of_another_state_or_schema_is_left_out_and_said(tmp_path):
 
 
 def test_the_command_that_makes_a_run_again(tmp_path):
-    settings = {"rank": 4, "bf16": True, "rename_labels": {"a": "b c"}}
+    settings = {"rank": 4, "bf16": True, "rename_labels": {"a": "b c"}, "ignore_columns": ["id", "by whom"]}
     lone = fabricate_run(tmp_path / "lone", "cla", 3, **settings)
     run = gather([lone], bounds=False)["runs"][0]
-    assert run["command"] == ("lopsided train --method cla --rank 4 --rename-labels 'a=b c' --steps 60 --bf16 --seed 3")
+    assert run["command"] == (
+        "lopsided train --method cla --rank 4 --rename-labels 'a=b c' --ignore-columns 'id,by whom' --steps 60 "
+        "--bf16 --seed 3"
+    )
     assert "no option for train_rows=400" in run["command_note"]
     compared = fabricate_run(tmp_path / "study" / "runs" / "cla-seed0", "cla", 0)
     (tmp_path / "study" / "results.json").write_text('{"command": "lopsided compare --rank 8"}')

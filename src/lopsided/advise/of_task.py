@@ -54,6 +54,8 @@ def advise_task(
         raise LopsidedError(f"expected at least 2 batches, got {batches}; raise --batches")
     task, model, rows = load(config)
     seen, others = task_batches(rows, config.batch_size, batches, seed=config.seed)
+    if task.described:
+        note(f"rows read as {task.described}")
     if task.kind != "generation" and head_steps > 0:
         fit_head(model, others, head_steps)
         note(f"trained the head for {head_steps} steps")

@@ -71,6 +71,7 @@ def compare(
     *,
     resume: bool = False,
     callbacks: Callable[[str, int], Sequence[TrainerCallback]] = lambda method, seed: (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run every method and seed, and write `results.json`.
 
@@ -80,6 +81,7 @@ def compare(
         config: what to compare.
         resume: keep finished runs, and go on with unfinished ones.
         callbacks: for one run's trainer, from the method's name and the seed.
+        note: tells a person how the rows are read, before the first run.
 
     Returns:
         What `results.json` holds.
@@ -94,6 +96,8 @@ def compare(
                 f"{config.run.out} holds a comparison already; expected a new folder; pass --resume, or another --out"
             )
         data = load_data(config.run)
+        if data.described:
+            note(data.described)
         errors = {}
         for name in config.names:
             for seed in config.seeds:
@@ -122,6 +126,7 @@ def _results(config: CompareConfig, data: Data, errors: dict[str, str]) -> dict[
         "model": config.run.model,
         "task": config.run.task,
         "task_note": data.task.note,
+        "task_shape": data.described,
         "seeds": list(config.seeds),
         "settings": {k: v for k, v in config.run.to_json().items() if k not in ("method", "seed") and v is not None},
         "machine": machine(),

@@ -24,7 +24,7 @@ from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness
 from lopsided.errors import LopsidedError
 from lopsided.tasks import collator
 from lopsided.train.config import TrainConfig
-from lopsided.train.reload import reload, reload_merged
+from lopsided.train.reload import check_reading, reload, reload_merged
 from lopsided.train.run import load_all, sample_rows
 from lopsided.train.trajectory import snapshots
 
@@ -131,8 +131,10 @@ def _batches(
     folder: Path, record: Mapping[str, Any], counts: Sequence[int], device: torch.device
 ) -> Iterator[list[Batch]]:
     """So many of the run's validation rows as its own batches, shortest first; fewer rows are some of more."""
-    config = TrainConfig(**record["config"], out=folder)
+    # The figure that the run was judged by says whether labels are classes or scores, where they could be both.
+    config = TrainConfig(**{**record["config"], "metric": record["task"]["metric"]["name"]}, out=folder)
     data, model, tokenizer = load_all(config)
+    check_reading(folder, record, data.task.reading)
     collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
     size = config.batch_size
     for count in counts:

@@ -194,4 +194,6 @@ def _option(key: str, value: Any) -> list[str]:
         return [name] if value else [name.replace("--", "--no-", 1)]
     if isinstance(value, dict):
         return [name, ",".join(f"{old}={new}" for old, new in value.items())]
+    if isinstance(value, list):
+        return [name, ",".join(value)]
     return [name, str(value)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError, nearest
+from lopsided.tasks.cast import Columns
+from lopsided.tasks.labels import read_labels
 from lopsided.tasks.metrics import DEFAULT, get_metric
-from lopsided.tasks.shapes import Columns
+from lopsided.tasks.reading import Reading, Where
 from lopsided.tasks.splits import cut
 from lopsided.tasks.task import SPLITS, Task
 
@@ -19,6 +21,8 @@ def assemble(
     name: str,
     columns: Mapping[str, Columns],
     *,
+    places: Mapping[str, Where],
+    reading: Reading,
     labels: Sequence[str] | None = None,
     metric: str | None = None,
     rename_labels: Mapping[str, str] | None = None,
@@ -26,38 +30,47 @@ def assemble(
 ) -> Task:
     """A task from the columns of its splits; validation and test are cut from train if missing.
 
-    Floats among train's labels make a regression, anything else a classification. Train defines
-    the classes: integers in numerical order, strings in alphabetical order.
+    Labels decide between classification and regression (see `labels`). Train defines the classes: integers in
+    numerical order, strings in alphabetical order.
 
     Args:
-        columns: by split, as `shapes.cast` returns them.
+        columns: by split, as `cast.cast` returns them.
+        places: by split, the place of row i, for errors.
+        reading: which columns they were made of.
         labels: the classes in index order, where the source declares them.
         metric: a name in `metrics.SCORES`, or None for the kind's own.
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
 
     Raises:
-        LopsidedError: if labels are of mixed types, or a split has a class that train lacks.
+        LopsidedError: if labels are of mixed types or missing, or a split has a class that train lacks.
     """
     columns = {split: dict(part) for split, part in columns.items()}
-    kind = "generation" if "prompt" in columns["train"] else _kind(name, columns["train"]["label"])
+    if "label" not in columns["train"]:
+        kind = "generation"
+    elif labels is not None:
+        kind = "classification"
+    else:
+        kind, read = read_labels(
+            name,
+            {split: part["label"] for split, part in columns.items()},
+            places,
+            metric=metric,
+            named=rename_labels or (),
+        )
+        for split, values in read.items():
+            columns[split]["label"] = values
     if rename_labels and kind != "classification":
         raise LopsidedError(f"task {name}: rename_labels is for classification; received it for {kind}; leave it out")
-    if kind == "classification":
-        for part in columns.values():
-            part["label"] = [str(value) for value in part["label"]]
-        if rename_labels:
-            _rename(name, columns, rename_labels)
-            # A renamed class gives up its place, so that no index is left without rows.
-            labels = labels and list(dict.fromkeys(rename_labels.get(label, label) for label in labels))
+    if rename_labels:
+        _rename(name, columns, rename_labels)
+        # A renamed class gives up its place, so that no index is left without rows.
+        labels = labels and list(dict.fromkeys(rename_labels.get(label, label) for label in labels))
+    note = "; ".join(filter(None, [note, *_drop_empty(columns)]))
     columns = _with_all_splits(columns, kind)
     if kind == "classification":
         if labels is None:
             labels = _sorted_names(columns["train"]["label"])
-        _index(name, columns, labels)
-    elif kind == "regression":
-        for split, part in columns.items():
-            _refuse_text(name, split, part["label"])
-            part["label"] = [float(value) for value in part["label"]]
+        _index(name, columns, labels, places)
     return Task(
         name=name,
         kind=kind,
@@ -65,25 +78,20 @@ def assemble(
         labels=tuple(labels or ()) if kind == "classification" else (),
         metric=get_metric(metric or DEFAULT[kind]),
         note=note,
+        reading=reading,
     )
 
 
-def _kind(name: str, values: Sequence[Any]) -> str:
-    # Strings may not be mixed with numbers; integers among floats are whole scores.
-    types = {"text" if isinstance(value, str) else "number" for value in values}
-    if len(types) > 1:
-        raise LopsidedError(
-            f"task {name}: expected train's labels in one type; received text and numbers; write them one way"
-        )
-    return "regression" if any(isinstance(value, float) for value in values) else "classification"
-
-
-def _refuse_text(name: str, split: str, values: Sequence[Any]) -> None:
-    text = [value for value in values if isinstance(value, str)]
-    if text:
-        raise LopsidedError(
-            f"task {name}: expected numbers as labels of {split}, as in train; received '{text[0]}'; correct the rows"
-        )
+def _drop_empty(columns: dict[str, Columns]) -> list[str]:
+    """Leave out the rows of language modelling that hold no text, as WikiText's do between paragraphs; say how many."""
+    said = []
+    for split, part in columns.items():
+        if list(part) == ["text"]:
+            kept = [text for text in part["text"] if text.strip()]
+            if empty := len(part["text"]) - len(kept):
+                said.append(f"{empty} empty rows of {split} left out")
+            columns[split] = {"text": kept}
+    return said
 
 
 def _sorted_names(names: Sequence[str]) -> list[str]:
@@ -110,22 +118,26 @@ def _with_all_splits(columns: Mapping[str, Columns], kind: str) -> dict[str, Col
     if not missing:
         return dict(columns)
     train = columns["train"]
-    texts = train["prompt"] if kind == "generation" else train["text"]
+    # What makes two rows one: the text that a model reads, of a conversation all of it.
+    texts = next(train[key] for key in ("prompt", "messages", "text") if key in train)
+    texts = [text if isinstance(text, str) else json.dumps(text, sort_keys=True) for text in texts]
     parts = cut(texts, missing, train["label"] if kind == "classification" else None)
     made = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
     return {**columns, **made}
 
 
-def _index(name: str, columns: Mapping[str, Columns], labels: Sequence[str]) -> None:
+def _index(name: str, columns: Mapping[str, Columns], labels: Sequence[str], places: Mapping[str, Where]) -> None:
     index = {label: i for i, label in enumerate(labels)}
     for split, part in columns.items():
         strangers = Counter(label for label in part["label"] if label not in index)
         if strangers:
             listed = ", ".join(f"'{label}' ({count} rows)" for label, count in sorted(strangers.items())[:5])
+            # A split that was cut from train has no strangers, so this one has places.
+            place = places[split](next(i for i, label in enumerate(part["label"]) if label in strangers))
             known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
             raise LopsidedError(
                 f"labels differ between splits: task {name} expected train's labels {known}; "
-                f"{split} has {listed}, which train lacks; correct the rows, or read it as one of train's: "
-                f"rename_labels={{'{min(strangers)}': ...}}"
+                f"{split} has {listed}, which train lacks, first at {place}; correct the rows, or read it as one of "
+                f"train's: rename_labels={{'{min(strangers)}': ...}}"
             )
         part["label"] = [index[label] for label in part["label"]]

@@ -5,7 +5,7 @@ Lists without padding: a collator pads each batch to its own longest row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from lopsided.errors import LopsidedError
+from lopsided.tasks.chat import spoken_ids, template_of, written_out
 from lopsided.tasks.task import Task
 
 SEPARATOR = "\n"
@@ -21,10 +22,15 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedTask:
-    """A task's rows as `input_ids`, `attention_mask`, `labels` (and what else the tokenizer returns)."""
+    """A task's rows as `input_ids`, `attention_mask`, `labels` (and what else the tokenizer returns).
+
+    Args:
+        how: in words, what the tokenizer decided: how conversations are written out, how long texts are cut; or "".
+    """
 
     splits: Mapping[str, Dataset]
     out_of_domain: Mapping[str, Dataset]
+    how: str = ""
 
 
 def encode(task: Task, tokenizer: Any, *, max_length: int = 128, seq2seq: bool = False) -> EncodedTask:
@@ -35,7 +41,7 @@ def encode(task: Task, tokenizer: Any, *, max_length: int = 128, seq2seq: bool =
         tokenizer: of the model that learns it.
         max_length: the most ids a row keeps. Text pairs lose the end of their longer half; prompts of
             a causal model lose their start; completions lose their end, and only when the completion
-            alone is too long.
+            alone is too long; conversations lose their end. Text alone loses nothing: it is cut into pieces.
         seq2seq: whether the model is an encoder-decoder; read only for generation.
 
     Shapes:
@@ -43,49 +49,73 @@ def encode(task: Task, tokenizer: Any, *, max_length: int = 128, seq2seq: bool =
         generation, causal: input_ids = prompt, separator, completion, eos; labels are the same ids
         with -100 on prompt and separator.
         generation, encoder-decoder: input_ids are the prompt's, labels the completion's.
+        conversations: input_ids as the chat template writes them (see `chat`); labels are the same ids with -100
+        everywhere but where the assistant speaks.
+        text alone: input_ids = text, eos, in rows of max_length at most, each of which begins with the last id of the
+        one before, so that every id but the first is predicted once; labels are the same ids.
 
     Raises:
-        LopsidedError: if max_length does not fit the tokenizer, or generation lacks an eos token.
+        LopsidedError: if max_length does not fit the tokenizer or leaves a conversation nothing to learn, generation
+            lacks an eos token, or an encoder-decoder is to learn anything but completions.
     """
     if not 8 <= max_length <= tokenizer.model_max_length:
         raise LopsidedError(
             f"max_length must lie between 8 and the tokenizer's limit: max_length={max_length}, "
             f"limit={tokenizer.model_max_length}; choose a value in between"
         )
+    form = next(name for name in ("messages", "prompt", "text") if name in task.splits["train"].column_names)
+    encode_rows, how = _encoder(task, tokenizer, form, seq2seq, max_length)
+
+    def encoded(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
+        return {
+            split: Dataset.from_dict(encode_rows(rows, tokenizer, max_length, f"task {task.name}: {split}"))
+            for split, rows in parts.items()
+        }
+
+    return EncodedTask(splits=encoded(task.splits), out_of_domain=encoded(task.out_of_domain), how=how)
+
+
+def _encoder(
+    task: Task, tokenizer: Any, form: str, seq2seq: bool, max_length: int
+) -> tuple[Callable[..., dict[str, list[Any]]], str]:
+    """The function that encodes rows of this form, and what there is to say about it."""
     if task.kind != "generation":
-        encode_rows = _encode_text
-    elif seq2seq:
-        encode_rows = _encode_seq2seq
-    else:
-        encode_rows = _encode_causal
-        if tokenizer.eos_token_id is None:
-            raise LopsidedError(
-                f"task {task.name} is generation: expected a tokenizer with an eos token; received "
-                f"{type(tokenizer).__name__} without one; use a causal or an encoder-decoder model"
-            )
-    return EncodedTask(
-        splits={k: Dataset.from_dict(encode_rows(v, tokenizer, max_length)) for k, v in task.splits.items()},
-        out_of_domain={
-            k: Dataset.from_dict(encode_rows(v, tokenizer, max_length)) for k, v in task.out_of_domain.items()
-        },
-    )
+        return _encode_text, ""
+    if seq2seq and form != "prompt":
+        raise LopsidedError(
+            f"task {task.name} has {form} alone: expected a causal model; received an encoder-decoder, which needs "
+            "prompt and completion; use another model, or write the rows so"
+        )
+    if seq2seq:
+        return _encode_seq2seq, ""
+    if tokenizer.eos_token_id is None:
+        raise LopsidedError(
+            f"task {task.name} is generation: expected a tokenizer with an eos token; received "
+            f"{type(tokenizer).__name__} without one; use a causal or an encoder-decoder model"
+        )
+    if form == "prompt":
+        return _encode_causal, ""
+    if form == "text":
+        return _encode_pieces, f"every token is learned, in rows of at most {max_length}"
+    plain = "with 'role:' and content on lines of their own"
+    template = "by the tokenizer's chat template" if template_of(tokenizer) is None else plain
+    return _encode_chat, f"written out {template}; the assistant's turns are learned"
 
 
-def _encode_text(rows: Dataset, tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+def _encode_text(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
     encoded = tokenizer(list(rows["text"]), pairs, truncation=True, max_length=max_length)
     return {**encoded, "labels": list(rows["label"])}
 
 
-def _encode_seq2seq(rows: Dataset, tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+def _encode_seq2seq(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
     encoded = tokenizer(list(rows["prompt"]), truncation=True, max_length=max_length)
     targets = tokenizer(text_target=list(rows["completion"]), truncation=True, max_length=max_length)
     return {**encoded, "labels": targets["input_ids"]}
 
 
-def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-    # Some tokenizers (Llama's) open every text with a bos token, others (GPT-2's) with nothing.
-    start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id][:1]
+def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
+    start = _start(tokenizer)
     # The two parts are tokenized apart, so that no token spans the border between them.
     heads = tokenizer([text + SEPARATOR for text in rows["prompt"]], add_special_tokens=False)["input_ids"]
     tails = tokenizer(list(rows["completion"]), add_special_tokens=False)["input_ids"]
@@ -97,6 +127,41 @@ def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int) -> dict[str, 
         head = start + head[-(max_length - len(start) - len(tail)) :]
         ids.append(head + tail)
         labels.append([IGNORED] * len(head) + tail)
+    return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """The bos token with which some tokenizers (Llama's) open every text; others (GPT-2's) open it with nothing."""
+    return [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id][:1]
+
+
+def _encode_pieces(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
+    start = _start(tokenizer)
+    ids = []
+    for text in tokenizer(list(rows["text"]), add_special_tokens=False)["input_ids"]:
+        whole = [*start, *text, tokenizer.eos_token_id]
+        # A row's first id is predicted from nothing, so it is the last one of the row before.
+        ids += [whole[first : first + max_length] for first in range(0, max(1, len(whole) - 1), max_length - 1)]
+    return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": [list(row) for row in ids]}
+
+
+def _encode_chat(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
+    # A template writes the bos token itself, where there shall be one.
+    start = [] if template_of(tokenizer) is None else _start(tokenizer)
+    written = [written_out(tokenizer, turns, f"{where} row {i}") for i, turns in enumerate(rows["messages"])]
+    ids: list[list[int]] = []
+    labels: list[list[int]] = []
+    for row, said in spoken_ids(tokenizer, [text for text, _ in written], [spans for _, spans in written]):
+        kept = [*start, *row][:max_length]
+        learned = [*([False] * len(start)), *said][:max_length]
+        if not any(learned[1:]):
+            raise LopsidedError(
+                f"{where} row {len(ids)}: expected words of the assistant within max_length={max_length} tokens; the "
+                f"conversation has {len(start) + len(row)}, and the assistant's begin later; raise --max-length, or "
+                "take the row out"
+            )
+        ids.append(kept)
+        labels.append([token if is_learned else IGNORED for token, is_learned in zip(kept, learned)])
     return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
 
 

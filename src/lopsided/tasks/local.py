@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.assemble import assemble
-from lopsided.tasks.shapes import cast, find_shape
+from lopsided.tasks.cast import cast
+from lopsided.tasks.reading import Choice, choose
 from lopsided.tasks.task import SPLITS, Task
 
 NOTE = "a cut of the original data set: not comparable with published test figures"
@@ -57,6 +58,7 @@ def load_local(
     metric: str | None = None,
     make_split: bool = False,
     rename_labels: Mapping[str, str] | None = None,
+    ignore_columns: Sequence[str] = (),
 ) -> Task:
     """A task from a folder of JSON lines; the field names say which kind (see `shapes.SHAPES`).
 
@@ -67,15 +69,37 @@ def load_local(
         metric: a name in `metrics.SCORES`, or None for the kind's own.
         make_split: cut a missing validation or test (a tenth each) from train by a hash of the text.
         rename_labels: classes to read under another name.
+        ignore_columns: fields that are not for learning.
 
     Raises:
-        LopsidedError: if a file is missing or malformed; the message names file and line.
+        LopsidedError: if a file is missing or malformed, or a field would be passed over; the message names file and
+            line, or field and split.
     """
     present = _split_files(folder, make_split)
     rows = {split: read_jsonl(path) for split, path in present.items()}
-    shape, target = find_shape(rows["train"][0], label=label, where=f"{present['train']}:1")
-    columns = {split: cast(part, shape, target, _line_of(present[split])) for split, part in rows.items()}
-    return assemble(name or str(folder), columns, metric=metric, rename_labels=rename_labels, note=NOTE)
+    choice = choose(rows, source=str(folder), label=label, ignore=ignore_columns)
+    for split, part in rows.items():
+        _check_labelled(present[split], part, choice, split)
+    places = {split: _line_of(path) for split, path in present.items()}
+    return assemble(
+        name or str(folder),
+        {split: cast(part, choice, places[split]) for split, part in rows.items()},
+        places=places,
+        reading=choice.reading,
+        metric=metric,
+        rename_labels=rename_labels,
+        note=NOTE,
+    )
+
+
+def _check_labelled(path: Path, rows: list[dict[str, Any]], choice: Choice, split: str) -> None:
+    target = choice.target
+    if target and all(row.get(target) is None for row in rows):
+        fix = "add it" if split == "train" else "add it, or take the file out and pass --make-split"
+        raise LopsidedError(
+            f"{path}:1: expected field '{target}', which is to be learned; received none, nor in any other of the "
+            f"{len(rows)} rows of {split}; {fix}"
+        )
 
 
 def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -78,7 +79,16 @@ def model_source(name: str) -> ModelSource:
     return ModelSource(path=str(Path(spec.origin).parent / package.folder), gguf_file=package.gguf_file)
 
 
-def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a model's class and head depend on, where a task's rows are not at hand: see `Task`."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+
+
+def load_model(name: str, task: Task | Goal, *, seed: int) -> tuple[Any, Any]:
     """A model in float32 with the head that the task needs, and its tokenizer.
 
     Args:
@@ -114,7 +124,7 @@ def load_model(name: str, task: Task, *, seed: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load(source: ModelSource, task: Task) -> tuple[Any, Any]:
+def _load(source: ModelSource, task: Task | Goal) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(source.path, **source.arguments)
     ensure_pad_token(tokenizer)
     kind, head = _model_class(source, task)
@@ -126,7 +136,7 @@ def _load(source: ModelSource, task: Task) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _model_class(source: ModelSource, task: Task) -> tuple[Any, dict[str, Any]]:
+def _model_class(source: ModelSource, task: Task | Goal) -> tuple[Any, dict[str, Any]]:
     if task.kind == "regression":
         return AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}
     if task.kind == "classification":
@@ -138,6 +148,15 @@ def _model_class(source: ModelSource, task: Task) -> tuple[Any, dict[str, Any]]:
             "label2id": {label: i for i, label in enumerate(task.labels)},
         }
     config = AutoConfig.from_pretrained(source.path, **source.arguments)
+    # transformers has a causal class for encoders, too, in which each position sees the next ones, which it is to
+    # predict, unless the configuration says is_decoder.
+    both_ways = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.to_dict().get("is_decoder")
+    if both_ways and not config.is_encoder_decoder:
+        raise LopsidedError(
+            f"task {task.name} is generation (no label in its rows): expected a causal or an encoder-decoder model; "
+            f"received {source.path} of type {config.model_type}, which reads a text in both directions; use another "
+            "model, or add a label"
+        )
     return (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM), {}
 
 

@@ -1,163 +1,192 @@
-"""The field names that data sets use, as one table, and rows cast by it to a task's columns.
+"""The column names that data sets use, as one table: which columns become what.
 
-A new data set with other field names is one more line in `SHAPES`.
+A new data set with other column names is one more line in `SHAPES`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from lopsided.errors import LopsidedError, nearest
 
-Columns = dict[str, list[Any]]
-Where = Callable[[int], str]
+Form = Literal["label", "completion", "text", "messages"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Which fields are read as what.
+    """Which columns are read as what.
 
     Args:
-        text: the field that becomes `text`, or `prompt` for generation.
-        pair: the fields that become `text_pair`, one below the other; may be empty.
-        targets: the fields that can be the label, or the `completion` for generation.
-        generation: whether the target is text to write.
+        inputs: the columns to read, in the order in which they are joined. With a label, the first becomes `text` and
+            the others, one below the other, `text_pair`; with a completion, all of them, one below the other, become
+            `prompt`; else the one input keeps its name.
+        optional: those of `inputs` that may be missing, or empty in some rows.
+        targets: the columns that can be the label, or the completion.
+        form: "label" (classification, regression), "completion" (a prompt is answered), "text" (language modelling) or
+            "messages" (a conversation).
+        leaves: columns with text that data sets of this shape are known to have, and that are not for learning.
     """
 
-    text: str
-    pair: tuple[str, ...] = ()
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("label",)
-    generation: bool = False
+    form: Form = "label"
+    leaves: tuple[str, ...] = ()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.text, *self.pair)
+    def required(self) -> tuple[str, ...]:
+        return tuple(name for name in self.inputs if name not in self.optional)
 
     def __str__(self) -> str:
-        return " + ".join(self.inputs) + (" -> " if self.generation else " + ") + "/".join(self.targets)
+        inputs = " + ".join(f"[{name}]" if name in self.optional else name for name in self.inputs)
+        if not self.targets:
+            return f"{inputs} alone"
+        return inputs + (" + " if self.form == "label" else " -> ") + "/".join(self.targets)
 
 
-# The first shape whose fields are all there is taken, so the longer ones stand first.
+def _written(*inputs: str, to: tuple[str, ...], optional: tuple[str, ...] = ()) -> Shape:
+    return Shape(inputs=inputs, optional=optional, targets=to, form="completion")
+
+
+# Of the shapes that fit, the first that uses every column is taken; where none does, the one that leaves out least is
+# named in the refusal, and the first among equals.
 SHAPES = (
-    Shape(text="context", pair=("question", "options")),
-    Shape(text="premises", pair=("conclusion",)),
-    Shape(text="story", pair=("query",), targets=("target",)),
-    Shape(text="sentence1", pair=("sentence2",)),
-    Shape(text="question1", pair=("question2",)),
-    Shape(text="premise", pair=("hypothesis",)),
-    Shape(text="question", pair=("sentence",)),
-    Shape(text="text", pair=("text_pair",)),
-    Shape(text="sentence"),
-    Shape(text="text", targets=("label", "coarse_label", "fine_label")),
-    Shape(text="meaning_representation", targets=("human_reference",), generation=True),
-    Shape(text="annotation", targets=("code",), generation=True),
-    Shape(text="prompt", targets=("completion",), generation=True),
-    Shape(text="input", targets=("output",), generation=True),
+    Shape(inputs=("context", "question", "options")),
+    Shape(inputs=("article", "question", "options"), targets=("label", "answer")),
+    Shape(inputs=("question", "options"), targets=("label", "answer")),
+    Shape(inputs=("question", "choices"), targets=("label", "answer")),
+    Shape(inputs=("premise", "question", "choice1", "choice2")),
+    Shape(inputs=("premises", "conclusion")),
+    Shape(inputs=("story", "query"), targets=("target",), leaves=("target_text", "task_name")),
+    Shape(inputs=("sentence1", "sentence2"), targets=("label", "score")),
+    Shape(inputs=("question1", "question2"), targets=("label", "is_duplicate")),
+    Shape(inputs=("premise", "hypothesis")),
+    Shape(inputs=("question", "sentence")),
+    Shape(inputs=("passage", "question"), targets=("label", "answer")),
+    Shape(inputs=("context", "question")),
+    Shape(inputs=("text", "text_pair")),
+    Shape(inputs=("title", "content")),
+    Shape(inputs=("title", "text")),
+    Shape(inputs=("sentence",)),
+    Shape(inputs=("question",)),
+    Shape(inputs=("text",), targets=("label", "coarse_label", "fine_label")),
+    Shape(inputs=("messages",), targets=(), form="messages"),
+    _written("system", "instruction", "input", optional=("system", "input"), to=("output", "response", "completion")),
+    _written("instruction", "context", optional=("context",), to=("response", "output")),
+    _written("system_prompt", "question", optional=("system_prompt",), to=("response", "answer")),
+    _written("system", "prompt", optional=("system",), to=("completion", "response")),
+    _written("context", "question", to=("answer",)),
+    _written("query", to=("response", "answer")),
+    _written("meaning_representation", to=("human_reference",)),
+    _written("annotation", to=("code",)),
+    _written("input", to=("output", "target")),
+    _written("inputs", to=("targets",)),
+    _written("source", to=("target",)),
+    _written("input_text", to=("target_text",)),
+    _written("document", to=("summary",)),
+    _written("dialogue", to=("summary",)),
+    _written("article", to=("highlights", "summary")),
+    _written("text", to=("summary",)),
+    Shape(inputs=("text",), targets=(), form="text"),
 )
 
 
-def lettered(options: Sequence[str]) -> str:
-    """The options of a multiple choice, one a line.
+# The inputs of the shapes that version 0.1.0 knew.
+FIRST_INPUTS = (
+    ("context", "question", "options"),
+    ("premises", "conclusion"),
+    ("story", "query"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    *((name,) for name in ("sentence", "text", "meaning_representation", "annotation", "prompt", "input")),
+)
 
-    Example:
-        >>> print(lettered(["yes", "no"]))
-        A. yes
-        B. no
-    """
-    return "\n".join(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
 
-
-# Every other field holds one string.
-LIST_FIELDS: dict[str, Callable[[Sequence[str]], str]] = {"premises": " ".join, "options": lettered}
-
-
-def find_shape(fields: Iterable[str], *, label: str | None, where: str) -> tuple[Shape, str]:
-    """The shape of rows with these fields, and the field to learn.
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A shape that a data set's columns fit.
 
     Args:
-        fields: the field names of a row.
-        label: the field to learn, where the user said so.
-        where: the file or data set, for errors.
-
-    Raises:
-        LopsidedError: if no shape fits, several fields could be the label, or `label` cannot be it.
+        targets: the columns that can be its target.
+        unused: columns that must not be passed over and would be, with the splits that have them.
+        left_out: the other columns that it does not use, with the reason.
     """
-    fields = list(fields)
-    if label is not None and label not in fields:
-        raise LopsidedError(
-            f"{where}: expected label field '{label}'; received fields {', '.join(fields)};"
-            f"{nearest(label, fields) or ' pass one of them'}"
-        )
+
+    shape: Shape
+    targets: tuple[str, ...]
+    unused: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
+
+
+def fits(columns: Collection[str], label: str | None) -> list[tuple[Shape, tuple[str, ...]]]:
+    """The shapes whose columns are there, each with the columns that can be its target.
+
+    Args:
+        columns: those of train, without the ones that are to be left out.
+        label: the column to learn, where the user named it: any column that is no input, or one of a completion's own.
+    """
+    found = []
     for shape in SHAPES:
-        if not set(shape.inputs) <= set(fields):
+        if not set(shape.required) <= set(columns):
             continue
-        if label is not None and label not in shape.inputs and (not shape.generation or label in shape.targets):
-            return shape, label
-        found = [target for target in shape.targets if target in fields]
-        if label is None and len(found) > 1:
-            raise LopsidedError(
-                f"{where}: expected one label field; received several, {', '.join(found)}; "
-                f"choose one with label='{found[0]}' (--label {found[0]})"
-            )
-        if label is None and found:
-            return shape, found[0]
-    raise LopsidedError(
-        f"{where}: expected the fields of one of these shapes: {'; '.join(map(str, SHAPES))}; "
-        f"received {', '.join(fields) or 'none'}{f' with label={label!r}' if label else ''}; "
-        "rename the fields"
-    )
+        if not shape.targets:
+            targets: tuple[str, ...] = ()
+            fitting = label is None
+        elif label is None:
+            targets = tuple(name for name in shape.targets if name in columns)
+            fitting = bool(targets)
+        else:
+            targets = (label,)
+            fitting = label in shape.targets or (shape.form == "label" and label not in shape.inputs)
+        if fitting:
+            found.append((shape, targets))
+    return found
 
 
-def cast(rows: Sequence[Mapping[str, Any]], shape: Shape, target: str, where: Where) -> Columns:
-    """Columns `text`, maybe `text_pair`, and `label` as it stands; or `prompt` and `completion`.
+def check_label(columns: Collection[str], label: str | None, source: str) -> None:
+    """Refuse a label that is no column."""
+    if label is not None and label not in columns:
+        raise LopsidedError(
+            f"{source}: expected label field '{label}'; received fields {', '.join(columns) or 'none'};"
+            f"{nearest(label, columns) or ' pass one of them'}"
+        )
 
-    Args:
-        where: the place of row i, such as "train.jsonl:7".
+
+def best_fit(found: Collection[Fit], columns: Collection[str], label: str | None, source: str) -> Fit:
+    """The one to take, with one target at most.
 
     Raises:
-        LopsidedError: if a row lacks a field, or holds something else than text or a label in it.
+        LopsidedError: if no shape fits, the best one leaves a column out, or several columns could be its label.
     """
-    first, second = ("prompt", "completion") if shape.generation else ("text", "label")
-    read_target = _text if shape.generation else _label
-    columns: Columns = {first: [_text(row, shape.text, where, i) for i, row in enumerate(rows)]}
-    if shape.pair:
-        columns["text_pair"] = [
-            "\n".join(_text(row, name, where, i) for name in shape.pair) for i, row in enumerate(rows)
-        ]
-    columns[second] = [read_target(row, target, where, i) for i, row in enumerate(rows)]
-    return columns
-
-
-def _field(row: Mapping[str, Any], name: str, where: Where, i: int) -> Any:
-    if name not in row or row[name] is None:
-        filled = ", ".join(key for key in row if row[key] is not None)
+    if not found:
         raise LopsidedError(
-            f"{where(i)}: expected field '{name}'; received fields {filled or 'none'}; "
-            "add the field, or take the row out"
+            f"{source}: expected the fields of one of these shapes: {'; '.join(map(str, SHAPES))}; "
+            f"received {', '.join(columns) or 'none'}{f' with label={label!r}' if label else ''}; "
+            "rename the fields"
         )
-    return row[name]
+    best = min(found, key=lambda fit: len(fit.unused))
+    if best.unused:
+        raise LopsidedError(_unused(best, source))
+    if len(best.targets) > 1:
+        raise LopsidedError(
+            f"{source}: expected one label field; received several, {', '.join(best.targets)}; "
+            f"choose one with label='{best.targets[0]}' (--label {best.targets[0]})"
+        )
+    return best
 
 
-def _text(row: Mapping[str, Any], name: str, where: Where, i: int) -> str:
-    value = _field(row, name, where, i)
-    if name in LIST_FIELDS and isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return LIST_FIELDS[name](value)
-    if name not in LIST_FIELDS and isinstance(value, str):
-        return value
-    raise LopsidedError(
-        f"{where(i)}: expected {'a list of strings' if name in LIST_FIELDS else 'a string'} in '{name}'; "
-        f"received {type(value).__name__} {str(value)[:40]!r}; correct the row"
+def _unused(fit: Fit, source: str) -> str:
+    names = list(fit.unused)
+    listed = ", ".join(f"{name!r} of {', '.join(splits)}" for name, splits in fit.unused.items())
+    # A label that is not called so would be passed over, and the text alone be learned.
+    label = f", learn one with label='{names[0]}' (--label {names[0]})" if fit.shape.form == "text" else ""
+    return (
+        f"{source}: expected every column of text or labels to be used; received {listed}, which the shape "
+        f"'{fit.shape}' does not use; leave out by name what is not for learning with ignore_columns={names} "
+        f"(--ignore-columns {','.join(names)}){label}, or rename the columns to fit another shape"
     )
-
-
-def _label(row: Mapping[str, Any], name: str, where: Where, i: int) -> str | int | float:
-    value = _field(row, name, where, i)
-    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-        raise LopsidedError(
-            f"{where(i)}: expected a string or a finite number in '{name}'; "
-            f"received {type(value).__name__} {str(value)[:40]!r}; correct the row"
-        )
-    return value

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.metrics import SCORES, Metric
+from lopsided.tasks.reading import Reading
 
 SPLITS = ("train", "validation", "test")
 
@@ -17,6 +18,9 @@ COLUMNS = {
     "regression": ("text", "label"),
     "generation": ("prompt", "completion"),
 }
+# What generation can have instead: a conversation, or text alone, and nothing beside it that could be a label.
+ALONE = (["messages"], ["text"])
+LISTED_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,11 +32,13 @@ class Task:
         kind: "classification", "regression" or "generation".
         splits: exactly "train", "validation" and "test". Classification and regression rows have
             `text`, maybe `text_pair`, and `label` (an index into `labels`, or a float for
-            regression). Generation rows have `prompt` and `completion`.
+            regression). Generation rows have `prompt` and `completion`; or `messages` alone, a list of turns with
+            `role` and `content`, of which the assistant's are learned; or `text` alone, all of which is learned.
         labels: the classes' names in index order; empty unless classification.
         metric: the figure that counts.
         out_of_domain: more test splits, by name, from elsewhere; may be empty.
         note: one line to print beside every figure of this task, or "".
+        reading: which of the data's columns became what; None for tasks that were not read from columns.
 
     Raises:
         LopsidedError: if splits, columns, labels or metric do not fit the kind, or a split is empty.
@@ -45,6 +51,7 @@ class Task:
     metric: Metric
     out_of_domain: Mapping[str, Dataset] = field(default_factory=dict)
     note: str = ""
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in COLUMNS:
@@ -58,9 +65,11 @@ class Task:
             )
         for split, rows in {**self.splits, **self.out_of_domain}.items():
             expected = COLUMNS[self.kind]
-            if not set(expected) <= set(rows.column_names) or len(rows) == 0:
+            alone = self.kind == "generation" and rows.column_names in ALONE
+            if not (set(expected) <= set(rows.column_names) or alone) or len(rows) == 0:
+                other = " (or messages, or text, alone)" if self.kind == "generation" else ""
                 raise LopsidedError(
-                    f"task {self.name}: {split} expects columns {', '.join(expected)} and a row or "
+                    f"task {self.name}: {split} expects columns {', '.join(expected)}{other} and a row or "
                     f"more; received columns {', '.join(rows.column_names) or 'none'} and {len(rows)} rows; "
                     "add what is missing"
                 )
@@ -77,3 +86,13 @@ class Task:
                 f"metric {self.metric.name} is for {', '.join(kinds)}: task {self.name} is {self.kind}; "
                 f"use {' or '.join(fitting)}"
             )
+
+    @property
+    def described(self) -> str:
+        """How the rows are read, in one line; "" for tasks that were not read from columns."""
+        if self.reading is None:
+            return ""
+        if self.kind != "classification":
+            return f"{self.kind}: {self.reading}"
+        listed = ", ".join(self.labels[:LISTED_CLASSES]) + (", ..." if len(self.labels) > LISTED_CLASSES else "")
+        return f"{self.kind} into {len(self.labels)} classes ({listed}): {self.reading}"

@@ -31,7 +31,7 @@ class TrainConfig:
         target_modules: names, separated by commas; a regular expression; "all-linear"; or None for the
             architecture's default, which is often query and value alone.
         dropout: on the adapters' inputs.
-        label, metric, make_split, rename_labels: as in `tasks.load_task`.
+        label, metric, make_split, rename_labels, ignore_columns: as in `tasks.load_task`.
         steps, epochs: length of the run, one of them; three epochs if neither is given.
         batch_size: rows in one forward pass. accumulate: passes in one step.
         lr: learning rate; None takes the method's own.
@@ -68,6 +68,7 @@ class TrainConfig:
     metric: str | None = None
     make_split: bool = False
     rename_labels: dict[str, str] | None = None
+    ignore_columns: list[str] | None = None
     steps: int | None = None
     epochs: float | None = None
     batch_size: int = 32

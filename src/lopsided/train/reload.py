@@ -11,7 +11,9 @@ from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.method import method_from_parts
-from lopsided.tasks import Task, load_model, load_task
+from lopsided.tasks import Goal, load_model
+from lopsided.tasks.reading import Reading
+from lopsided.tasks.shapes import FIRST_INPUTS
 from lopsided.train.rundir import read_run
 from lopsided.train.trajectory import snapshots
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
@@ -31,16 +33,29 @@ def finished_run(folder: Path) -> dict[str, Any]:
 
 
 def base_of(record: Mapping[str, Any]) -> Any:
-    """The model that a run began with, its new head as it was drawn."""
-    config = record["config"]
-    task: Task = load_task(
-        config["task"],
-        label=config["label"],
-        metric=config["metric"],
-        make_split=config["make_split"],
-        rename_labels=config.get("rename_labels"),
-    )
-    return load_model(config["model"], task, seed=config["seed"])[0]
+    """The model that a run began with, its new head as it was drawn; the task's rows need not be there."""
+    config, task = record["config"], record["task"]
+    goal = Goal(name=task["name"], kind=task["kind"], labels=tuple(task["labels"]))
+    return load_model(config["model"], goal, seed=config["seed"])[0]
+
+
+def check_reading(folder: Path, record: Mapping[str, Any], reading: Reading | None) -> None:
+    """Refuse rows that are read from other columns than the run's were.
+
+    A run of version 0.1.0 does not say from which: that version knew few shapes, and passed over other columns.
+
+    Raises:
+        LopsidedError: if the data has changed, or this version reads it in another way.
+    """
+    if reading is None:
+        return
+    known = record["task"].get("columns")
+    same = reading.to_json()["columns"] == known if known else reading.inputs in FIRST_INPUTS
+    if not same:
+        raise LopsidedError(
+            f"{folder}: expected the columns that the run has learned from{f', {known}' if known else ''}; received "
+            f"rows that are read as {reading}; restore the data, or train again"
+        )
 
 
 def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:

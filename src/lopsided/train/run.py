@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +58,11 @@ class Data:
     task: Task
     encoded: EncodedTask
 
+    @property
+    def described(self) -> str:
+        """How the rows are read and learned, in one line; "" where there is nothing of a user's to tell."""
+        return "; ".join(filter(None, [self.task.described, self.encoded.how]))
+
 
 def load_data(config: TrainConfig) -> Data:
     """The rows that a run reads, as tokens of its model."""
@@ -72,6 +77,7 @@ def load_all(config: TrainConfig) -> tuple[Data, Any, Any]:
         metric=config.metric,
         make_split=config.make_split,
         rename_labels=config.rename_labels,
+        ignore_columns=config.ignore_columns,
     )
     model, tokenizer = load_model(config.model, task, seed=config.seed)
     seq2seq = bool(model.config.is_encoder_decoder)
@@ -84,6 +90,7 @@ def train(
     resume: bool = False,
     data: Data | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Make one run, and return its record, which is also in `run.json`.
 
@@ -94,6 +101,7 @@ def train(
         resume: go on from the folder's last whole checkpoint.
         data: the loaded rows, if the caller has them already.
         callbacks: for `transformers.Trainer`, such as a progress bar.
+        note: tells a person how the rows are read, before the first step.
 
     Raises:
         LopsidedError: for bad input, a folder in use, a folder that holds another run, a loss that is not
@@ -103,7 +111,7 @@ def train(
         done = _check_folder(config, resume)
         if done is not None:
             return done
-        return _Run(config, data, callbacks).go(resume)
+        return _Run(config, data, callbacks, note).go(resume)
 
 
 def _check_folder(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
@@ -129,6 +137,7 @@ class _Run:
     config: TrainConfig
     data: Data | None
     callbacks: Sequence[TrainerCallback]
+    note: Callable[[str], None]
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -190,6 +199,8 @@ class _Run:
         batch = trainer._prepare_inputs(collate([encoded.splits["train"][i] for i in range(rows_in_batch)]))
         with trainer.accelerator.autocast():
             kept = kept_bytes(model, batch)
+        if data.described:
+            self.note(data.described)
         if checkpoint:
             finish_rotation(checkpoint)
         resumed_at = step_of(checkpoint) if checkpoint else 0
@@ -204,7 +215,7 @@ class _Run:
         write_predictions(config.out, rows)
         return {
             "model": base,
-            "task": _task_record(task),
+            "task": _task_record(data),
             "steps": steps,
             "learning_rate": config.learning_rate,
             "trained_parameters": trained_numbers(model),
@@ -268,7 +279,8 @@ def _figures(task: Task, rows: Rows) -> dict[str, float | int]:
     }
 
 
-def _task_record(task: Task) -> dict[str, Any]:
+def _task_record(data: Data) -> dict[str, Any]:
+    task = data.task
     return {
         "name": task.name,
         "kind": task.kind,
@@ -277,6 +289,9 @@ def _task_record(task: Task) -> dict[str, Any]:
         "rows": {split: len(rows) for split, rows in task.splits.items()},
         "out_of_domain": sorted(task.out_of_domain),
         "note": task.note,
+        # Empty, and without `columns` and `left_out`, where the rows were not read from a user's columns.
+        "shape": data.described,
+        **({} if task.reading is None else task.reading.to_json()),
     }
 
 
