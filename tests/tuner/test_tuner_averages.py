@@ -72,7 +72,9 @@ def test_an_average_over_links_is_refused(name, begun):
         average.update_parameters(model)
     advance_chain(model, optimizer)
     before = copy.deepcopy(dict(average.named_parameters()))
-    with pytest.raises(LopsidedError, match=r"begun at link 0 .* at link 1 in 0: .*make a new AveragedModel after each"):
+    with pytest.raises(
+        LopsidedError, match=r"begun at link 0 .* at link 1 in 0: .*make a new AveragedModel after each"
+    ):
         average.update_parameters(model)
     assert all(torch.equal(p, before[n]) for n, p in average.named_parameters())
     # What the error says works, and so does what was averaged before.
@@ -107,7 +109,9 @@ def test_an_average_of_states_is_loaded(name):
         step(model, optimizer)
         states.append(copy.deepcopy(model.state_dict()))
     # As they are averaged elsewhere: what is no floating-point number is taken from the first.
-    mean = {k: torch.stack([s[k] for s in states]).mean(0) if t.is_floating_point() else t for k, t in states[0].items()}
+    mean = {
+        k: torch.stack([s[k] for s in states]).mean(0) if t.is_floating_point() else t for k, t in states[0].items()
+    }
     model.load_state_dict(mean)
     factors = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert all(torch.equal(p, mean[n]) for n, p in factors.items())
@@ -167,7 +171,9 @@ def library(monkeypatch):
     """A module of other people's averages that is imported after the adapter was made."""
     module = types.ModuleType("some_ema_library")
     module.ParameterEma = type("ParameterEma", (ParameterEma,), {"step": ParameterEma.step})
-    module.HoldingEma = type("HoldingEma", (HoldingEma,), {"update": HoldingEma.update, "__init__": HoldingEma.__init__})
+    module.HoldingEma = type(
+        "HoldingEma", (HoldingEma,), {"update": HoldingEma.update, "__init__": HoldingEma.__init__}
+    )
     monkeypatch.setitem(sys.modules, "some_ema_library", module)
     table = (Average("some_ema_library", "ParameterEma", "step"), Average("some_ema_library", "HoldingEma", "update"))
     monkeypatch.setattr("lopsided.tuner.averages.AVERAGES", table)

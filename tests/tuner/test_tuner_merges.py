@@ -127,7 +127,10 @@ def test_the_calls_give_what_stock_peft_gives(names, layout):
             if isinstance(ours, nn.Sequential):
                 untouched = {"0", "2", "4"} - {t for n in _merged(words) for t in LAYOUTS[layout]["ab".index(n)]}
                 for module in untouched:
-                    assert torch.equal(ours.get_submodule(module).weight, originals[f"{module}.weight"]), (words, module)
+                    assert torch.equal(ours.get_submodule(module).weight, originals[f"{module}.weight"]), (
+                        words,
+                        module,
+                    )
 
 
 def _merged(words: tuple[str, ...]) -> str:

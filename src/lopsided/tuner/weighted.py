@@ -79,8 +79,8 @@ def _check(
         raise LopsidedError(f"the model has an adapter {name!r} already; expected a free name; choose another one")
     if headed := [adapter for adapter in adapters if configs[adapter].modules_to_save]:
         raise LopsidedError(
-            f"adapter {headed[0]!r} trains {sorted(configs[headed[0]].modules_to_save or ())}, of which a weighted sum "
-            "is no head for the sum of the adapters; expected adapters without modules_to_save; combine those"
+            f"adapter {headed[0]!r} trains {sorted(set(configs[headed[0]].modules_to_save or ()))}, of which a weighted "
+            "sum is no head for the sum of the adapters; expected adapters without modules_to_save; combine those"
         )
 
 
