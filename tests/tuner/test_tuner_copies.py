@@ -6,11 +6,11 @@ import copy
 
 import peft
 import pytest
-import tiny
 import torch
 from peft import PeftModel, get_peft_model
 
 import lopsided
+import tiny
 from lopsided import LopsidedConfig, LopsidedError, advance_chain
 from lopsided.tuner import layers_of
 

@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from peft import (
     PeftModel,
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from transformers import AutoModel, AutoModelForCausalLM
 
 import lopsided
+import tiny
 from lopsided import LopsidedConfig, LopsidedError, advance_chain
 from lopsided.tuner import layers_of
 

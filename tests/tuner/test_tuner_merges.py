@@ -10,12 +10,12 @@ import itertools
 import warnings
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import lopsided
+import tiny
 from lopsided import LopsidedConfig, advance_chain
 from lopsided.tuner import layers_of
 

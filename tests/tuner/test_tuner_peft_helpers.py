@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import peft.helpers
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
@@ -12,6 +11,7 @@ from peft.tuners.lora.conversion import convert_to_lora, save_as_lora
 from torch import nn
 
 import lopsided
+import tiny
 from lopsided import LopsidedConfig, LopsidedError, advance_chain
 from lopsided.tuner import layers_of
 

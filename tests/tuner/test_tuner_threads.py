@@ -40,7 +40,7 @@ def another_thread(work: Callable[[], None]) -> Iterator[None]:
         try:
             while not stop.is_set():
                 work()
-        except Exception as error:
+        except RuntimeError as error:
             failed.append(error)
 
     thread = threading.Thread(target=run)

@@ -112,6 +112,10 @@ class BaseWeight:
         self.held = ()
         return was_sharded
 
+    def forget(self) -> None:
+        """Take whatever the weight holds for W0: another one is about to be copied into it."""
+        self._undo, self.held = Undo(), ()
+
     def _change(self, change: Callable[[Tensor], None]) -> bool:
         """Change the weight; one that was sharded with links in it is gathered and cut again, by all processes."""
         view = self.view()

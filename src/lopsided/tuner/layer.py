@@ -540,7 +540,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             # What comes is W0; `_take_in` writes the links over it again.
             for name in self.adapters:
                 self.check_unmerged(name)
-            self.base_weight.restore()
+            if state_dict[f"{prefix}base_layer.weight"].shape == self.base_layer.weight.shape:
+                self.base_weight.forget()
+            else:
+                self.base_weight.restore()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _read_older(self, state_dict: dict[str, Tensor], prefix: str, extras: Mapping[str, Tensor]) -> None:

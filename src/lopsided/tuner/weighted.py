@@ -77,11 +77,12 @@ def _check(
         raise LopsidedError(f"expected one weight per adapter, got {len(weights)} for {len(adapters)}; correct them")
     if name in configs:
         raise LopsidedError(f"the model has an adapter {name!r} already; expected a free name; choose another one")
-    if headed := [adapter for adapter in adapters if configs[adapter].modules_to_save]:
-        raise LopsidedError(
-            f"adapter {headed[0]!r} trains {sorted(set(configs[headed[0]].modules_to_save or ()))}, of which a weighted "
-            "sum is no head for the sum of the adapters; expected adapters without modules_to_save; combine those"
-        )
+    for adapter in adapters:
+        if heads := configs[adapter].modules_to_save:
+            raise LopsidedError(
+                f"adapter {adapter!r} trains {sorted(set(heads))}, of which a weighted sum is no head for the sum of "
+                "the adapters; expected adapters without modules_to_save; combine those"
+            )
 
 
 def _factors(layer: LopsidedLinear, adapters: Sequence[str], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
