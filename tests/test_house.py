@@ -7,7 +7,7 @@ HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
     *("untrusted", "patterns", "manifest", "fingerprint"),
-    *("tuner", "optim", "adapt", "chain", "export"),
+    *("heads", "tuner", "optim", "adapt", "chain", "export"),
     "resume",
     *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
 ]

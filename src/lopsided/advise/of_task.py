@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopsided.adapt import HEADED, head_modules
 from lopsided.advise.advice import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
+from lopsided.heads import task_heads
 from lopsided.method import METHODS, Method
 from lopsided.tasks import Task, collator
 from lopsided.theory.checks import check_not_negative, check_positive
@@ -115,7 +115,7 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
     Raises:
         LopsidedError: if the model has no head.
     """
-    heads = head_modules(model) if type(model).__name__.endswith(HEADED) else []
+    heads = task_heads(model)
     if not heads:
         raise LopsidedError(
             f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"
