@@ -6,7 +6,7 @@ from pathlib import Path
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
-    *("untrusted", "patterns", "manifest", "fingerprint"),
+    *("card", "untrusted", "patterns", "manifest", "fingerprint"),
     *("heads", "tuner", "optim", "adapt", "chain", "export"),
     "resume",
     *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
