@@ -17,7 +17,7 @@ from lopsided.method import METHODS, Method
 from lopsided.tasks import Task, collator
 from lopsided.theory.checks import check_not_negative, check_positive
 from lopsided.train.config import TrainConfig
-from lopsided.train.run import load_all
+from lopsided.train.loading import load_all
 
 Batch = dict[str, Tensor]
 
