@@ -183,7 +183,7 @@ def test_a_resumed_comparison_asks_only_for_what_is_left(tmp_path, bert, words):
     wider = comparison(
         tmp_path / "out", bert, words, methods=("head", "cla"), seeds=(0,), steps=2, evaluations=1, rank=40
     )
-    with pytest.raises(LopsidedError, match="^rank must not exceed the layer's width: r=40"):
+    with pytest.raises(LopsidedError, match=r"^rank must not exceed the layer's width: r=40"):
         compare(wider, resume=True)
     assert [row["status"] for row in compare(config, resume=True)["rows"]] == ["ok"]
 
