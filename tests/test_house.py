@@ -7,7 +7,7 @@ HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
     *("card", "untrusted", "patterns", "manifest", "fingerprint"),
-    *("heads", "tuner", "optim", "adapt", "chain", "export"),
+    *("heads", "tuner", "optim", "adapt", "plan", "chain", "export"),
     "resume",
     *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
 ]
