@@ -18,6 +18,7 @@ from lopsided.tasks import Task, collator
 from lopsided.theory.checks import check_not_negative, check_positive
 from lopsided.train.config import TrainConfig
 from lopsided.train.loading import load_all
+from lopsided.train.preflight import check_rows
 
 Batch = dict[str, Tensor]
 
@@ -83,8 +84,13 @@ class Rows:
 
 
 def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
-    """The task, the model with its head, and the training rows."""
+    """The task, the model with its head, and the training rows.
+
+    Raises:
+        LopsidedError: for rows that the model can't compute.
+    """
     data, model, tokenizer = load_all(config)
+    check_rows(config, data, model, tokenizer)
     collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
     return data.task, model, Rows(data.encoded.splits["train"], collate)
 

@@ -61,6 +61,17 @@ def preflight(configs: Sequence[TrainConfig], data: Data, model: PreTrainedModel
         raise Unfit(problems)
 
 
+def check_rows(config: TrainConfig, data: Data, model: PreTrainedModel, tokenizer: Any) -> None:
+    """`preflight` without a method: for what reads a task's rows and puts its own adapters on the model.
+
+    Raises:
+        Unfit: with a line for each problem.
+    """
+    problems = problems_of_rows(data, model, tokenizer, max_length=config.max_length)
+    if problems:
+        raise Unfit(problems)
+
+
 def total_steps(config: TrainConfig, rows: int) -> int:
     """The optimizer steps of a run over that many training rows."""
     if config.steps is not None:

@@ -18,7 +18,7 @@ from lopsided.untrusted import first_line
 
 Row = dict[str, Any]
 # Of torch and of models' own checks: a position or an id beyond a table, shapes that do not meet.
-FAILURES = (IndexError, RuntimeError, ValueError, TypeError, AssertionError)
+FAILURES = (IndexError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError)
 SHORT = 8
 # Above the rounding of float32, below what a token that is seen contributes.
 CAUSAL = 1e-5
@@ -110,7 +110,11 @@ def _length(row: Row) -> int:
 
 
 def _cut(row: Row, length: int) -> Row:
-    return {key: value[:length] if isinstance(value, list) else value for key, value in row.items()}
+    # The last token stays: some heads read the row there, and need its end mark.
+    return {
+        key: [*value[: length - 1], value[-1]] if isinstance(value, list) and len(value) > length else value
+        for key, value in row.items()
+    }
 
 
 def _failure(model: PreTrainedModel, collate: Any, row: Row) -> Exception | None:
