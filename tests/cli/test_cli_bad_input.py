@@ -188,27 +188,17 @@ def test_a_folder_in_use(cli, tiny, tmp_path, verb):
     assert_one_line(outcome, f"{tmp_path}/out is in use by another run", "wait for it or choose another --out")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--rank", 33],
-        ["--target-modules", "nope"],
-        ["--target-modules", ""],
-        ["--target-modules", "LayerNorm"],
-        ["--target-modules", "("],
-        ["--steps", 0],
-        ["--epochs", 0],
-        ["--batch-size", 0],
-        ["--eval-rows", 0],
-        ["--rank", 0],
-        ["--lr", 0],
-        ["--lr", "nan"],
-        ["--max-length", 200],
-        ["--model", "./nowhere"],
-        ["--task", "./nowhere"],
-    ],
-)
-@pytest.mark.parametrize("verb", ["train", "compare"])
+NOTHING_LEFT = [
+    *[("train", options) for options in (["--rank", 33], ["--target-modules", "nope"], ["--epochs", 0])],
+    *[("train", options) for options in (["--target-modules", ""], ["--target-modules", "("], ["--steps", 0])],
+    *[("train", options) for options in (["--batch-size", 0], ["--eval-rows", 0], ["--rank", 0], ["--lr", 0])],
+    *[("train", options) for options in (["--lr", "nan"], ["--max-length", 200], ["--model", "./nowhere"])],
+    *[("compare", options) for options in (["--target-modules", "LayerNorm"], ["--task", "./nowhere"], ["--steps", 0])],
+    ("compare", ["--seeds", "0,0"]),
+]
+
+
+@pytest.mark.parametrize(("verb", "options"), NOTHING_LEFT)
 def test_what_is_refused_leaves_nothing_behind(cli, tiny, tmp_path, verb, options):
     if "--epochs" in options:
         place = tiny.index("--steps")

@@ -16,7 +16,6 @@ from lopsided.train.rundir import read_run
 from lopsided.train.trajectory import snapshots
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 
-
 _WORDS = {"running": "is not over", "cut off": "is cut off"}
 
 
