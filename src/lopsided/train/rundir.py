@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ SCHEMA = 1
 ID_DIGITS = 12
 LOCK = ".lock"
 CUT_OFF = "cut off"
+ATTEMPTS = 5
 # Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
 DEPTH = 4
 
@@ -42,13 +44,23 @@ def in_use(folder: Path) -> Iterator[None]:
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _lock(lock.fileno()):
             raise LopsidedError(
                 f"{folder} is in use by another run; expected a free folder; wait for it or choose another --out"
-            ) from error
+            )
         yield
+
+
+def _lock(handle: int) -> bool:
+    """Hold the lock, unless another process does; a reader that asks who holds it has it for a moment."""
+    for attempt in range(ATTEMPTS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(0.02)
+    return False
 
 
 def check_place(folder: Path) -> None:
