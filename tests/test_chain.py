@@ -260,7 +260,7 @@ def test_links_that_do_not_fit_and_adapters_at_another_link_stop_a_trainer(tmp_p
         trainer(adapted(), tmp_path, steps=3, callbacks=[ChainCallback()]).train()
     model = adapted()
     lopsided.advance_chain(model, tiny.train_a_little(model))
-    with pytest.raises(LopsidedError, match="should stand at link 0, the adapter stands at link 1"):
+    with pytest.raises(LopsidedError, match="stands at link 1, and a training that begins at step 0"):
         trainer(model, tmp_path, callbacks=[ChainCallback()]).train()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
-    *("untrusted", "patterns", "manifest", "fingerprint"),
-    *("tuner", "optim", "adapt", "chain", "export"),
+    *("card", "untrusted", "patterns", "manifest", "fingerprint"),
+    *("heads", "tuner", "optim", "adapt", "plan", "chain", "export"),
     "resume",
     *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
 ]

@@ -4,40 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import NoMatchingPeftModuleError, PeftModel, TaskType, get_peft_model
+from peft import NoMatchingPeftModuleError, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.heads import modules_to_save, task_type
 from lopsided.method import Method
 from lopsided.tuner import LopsidedConfig
-
-# What a transformers class name ends with, and how PEFT treats such a model.
-TASK_TYPES = {
-    "ForSequenceClassification": TaskType.SEQ_CLS,
-    "ForTokenClassification": TaskType.TOKEN_CLS,
-    "ForQuestionAnswering": TaskType.QUESTION_ANS,
-    "ForCausalLM": TaskType.CAUSAL_LM,
-    "LMHeadModel": TaskType.CAUSAL_LM,
-    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
-}
-# Tasks whose head a pretrained backbone lacks, so that it starts at random and has to be trained whole.
-HEADED = (
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForMultipleChoice",
-    "ForImageClassification",
-    "ForAudioClassification",
-)
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """The children of a transformers task model that are not its backbone and have weights."""
-    backbone = str(model.base_model_prefix)
-    return [
-        name for name, child in model.named_children() if name != backbone and any(True for _ in child.parameters())
-    ]
 
 
 def adapt(
@@ -56,7 +30,8 @@ def adapt(
     """Put an adapter of one method on a model, in place.
 
     Each targeted layer then computes W0·x + (alpha/r)·B·A·x. The task type is read off the model's class, and
-    a task's head is trained along, as PEFT does.
+    a task's head is trained along, as PEFT does. A model that takes something other than token ids (sound, images,
+    series) gets no task type, so that its own arguments reach its forward and generate.
 
     Args:
         model: any module; a transformers model of a known task trains its head, too.
@@ -74,7 +49,7 @@ def adapt(
 
     Raises:
         LopsidedError: for an unknown method, a rank above a layer's width, links without a chain, a layer of
-            an unsupported type, target_modules that match nothing.
+            an unsupported type, target_modules that match nothing, a head with parameters outside any module.
 
     Example:
         >>> import torch, lopsided
@@ -82,15 +57,14 @@ def adapt(
         >>> lopsided.adapt(net, "cla", r=2, target_modules="all-linear").get_nb_trainable_parameters()
         (8, 44)
     """
-    name = type(model).__name__
     if isinstance(model, PeftModel):
         raise LopsidedError(
             "the model has adapters already; expected a plain model; add another adapter with "
             "model.add_adapter(name, lopsided.LopsidedConfig(...))"
         )
-    options.setdefault("task_type", next((t for end, t in TASK_TYPES.items() if name.endswith(end)), None))
-    if name.endswith(HEADED):
-        options.setdefault("modules_to_save", head_modules(model))
+    options.setdefault("task_type", task_type(model))
+    if "modules_to_save" not in options:
+        options["modules_to_save"] = modules_to_save(model) or None
     config = LopsidedConfig(
         method=method,
         r=r,

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.optim import check_held, check_split, reset_state, split_factors
+from lopsided.plan import plan
 from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
 from lopsided.tuner.averages import watch_averages
 from lopsided.tuner.delta import undisturbed
@@ -95,11 +96,17 @@ class ChainCallback(TrainerCallback):
     that re-warms (ReLoRA), the learning rate of each step is scaled for that step alone, so the schedule is
     not touched.
 
+    A run that is resumed with more steps or more links goes on, and so does one that `auto_find_batch_size` starts
+    again: what is left of the links is spread over what is left of the steps, and a warning says so.
+
     Whatever the method, a checkpoint with a trained parameter that holds NaN or Inf is never written.
+
+    Args:
+        go_on: whether a new training may take up an adapter in the middle of its chain.
 
     Raises:
         LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
-            steps, if a resumed adapter does not stand at the link that the step asks for, if the optimizer does
+            steps, if a new training begins with an adapter in the middle of its chain, if the optimizer does
             not hold the factors, or if it ignores the method's lr_ratio. Before a checkpoint, if a trained
             parameter holds NaN or Inf.
 
@@ -108,8 +115,10 @@ class ChainCallback(TrainerCallback):
         []
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, go_on: bool = False) -> None:
+        self.go_on = go_on
         self.events: list[ChainEvent] = []
+        self._training = False
         self._boundaries: frozenset[int] = frozenset()
         self._rates: list[float] = []
 
@@ -124,19 +133,36 @@ class ChainCallback(TrainerCallback):
             name = single_active(model)
             if optimizer is not None:
                 check_held(optimizer, _factors(active_layers(model, name).values(), name))
-        boundaries = chain.boundaries(state.max_steps) if chain else ()
-        expected = sum(step <= state.global_step for step in boundaries)
-        if chain and link != expected:
-            raise LopsidedError(
-                f"at step {state.global_step} of {state.max_steps} the chain should stand at link {expected}, the "
-                f"adapter stands at link {link}; resume from a checkpoint of this run, or start from a new adapter"
-            )
-        self._boundaries = frozenset(boundaries)
+        # `auto_find_batch_size` begins again, with the weights and the links as they are, after memory ran out.
+        restarted, self._training = self._training and args.auto_find_batch_size, True
+        self._boundaries = frozenset()
+        if not chain:
+            return
+        schedule = plan(
+            chain,
+            link=link,
+            step=state.global_step,
+            steps=state.max_steps,
+            restarted=restarted,
+            go_on=self.go_on,
+        )
+        self._boundaries = frozenset(schedule.boundaries)
+        if schedule.note:
+            warnings.warn(schedule.note, LopsidedWarning, stacklevel=2)
+        if schedule.due:
+            self._advance(model, optimizer, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._training = False
+
+    def _advance(self, model: nn.Module, optimizer: Any, step: int) -> None:
+        self.events.append(ChainEvent(step=step, link=advance_chain(model, optimizer)))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step in self._boundaries:
-            link = advance_chain(kwargs["model"], kwargs["optimizer"])
-            self.events.append(ChainEvent(step=state.global_step, link=link))
+            self._advance(kwargs["model"], kwargs["optimizer"], state.global_step)
         # Trainer decides on saving the best model only when it has evaluated it.
         if control.should_save or control.should_evaluate:
             _check_finite(kwargs["model"], state.global_step)

@@ -56,11 +56,12 @@ def compare(
         from lopsided import METHODS
         from lopsided.bench import CompareConfig
         from lopsided.bench import compare as run
-        from lopsided.report import write_report
+        from lopsided.report import check_renderable, write_report
         from lopsided.report.terminal import print_table
         from lopsided.train import TrainConfig
         from lopsided_cli.progress import bar, early, read_as
 
+        check_renderable()
         folder = out or options.free_folder("lopsided-compare")
         if epochs is not None:
             shared["steps"] = None

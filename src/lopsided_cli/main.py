@@ -27,13 +27,14 @@ app.command("report")(report.report)
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit status 2."""
+    """Run the command line; bad input is a line on stderr for each thing that is wrong, and exit status 2."""
     from lopsided_cli.shared import BadInput
 
     try:
         app(prog_name="lopsided")
     except BadInput as error:
-        print(f"lopsided: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"lopsided: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

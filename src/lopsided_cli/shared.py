@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Set to anything, an unexpected error ends with its traceback.
+TRACEBACK = "LOPSIDED_TRACEBACK"
+
 
 class BadInput(Exception):
     """One line for the user: expected, received, fix."""
@@ -15,11 +18,13 @@ class BadInput(Exception):
 
 @contextmanager
 def verb() -> Iterator[None]:
-    """Run a verb's body: our errors and the system's become `BadInput`, and libraries keep quiet."""
+    """Run a verb's body: every error becomes `BadInput`, one line on stderr, and libraries keep quiet."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle threads of one pool must not spin while another works.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    import torch
+    import typer
     from datasets import disable_progress_bars
     from transformers.utils import logging
 
@@ -31,17 +36,40 @@ def verb() -> Iterator[None]:
     disable_progress_bars()
     try:
         yield
+    # What a verb itself ends with: its exit status, or a line of ours.
+    except (typer.Exit, typer.Abort, BadInput):
+        raise
     except LopsidedError as error:
         raise BadInput(str(error)) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise BadInput(
-                f"no space left on the disk of {error.filename or 'the output folder'}; the last good files are "
-                "kept; free some space and run again with --resume"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise BadInput(f"can't write {error.filename}: {error.strerror}; choose another --out") from error
-        raise
+        raise BadInput(_of_system(error)) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise BadInput(
+            "out of memory; what was saved is kept; lower --batch-size (and raise --accumulate) or --max-length, and "
+            "run again with --resume"
+        ) from error
+    # A defect, of ours or of a library: one line, and the way to see where it comes from.
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise BadInput(
+            f"{type(error).__name__}: {said}; this should not happen: set {TRACEBACK}=1 to see where it "
+            "comes from, and report it"
+        ) from error
+
+
+def _of_system(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return (
+            f"no space left on the disk of {error.filename or 'the output folder'}; the last good files are "
+            "kept; free some space and run again with --resume"
+        )
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"can't write {error.filename}: {error.strerror}; choose another --out"
+    where = f" {error.filename}" if error.filename else ""
+    said = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"the system refused{where}: {said}; check the path and the disk, and run again with --resume"
 
 
 def numbers(text: str, what: str) -> tuple[int, ...]:

@@ -136,18 +136,61 @@ def test_other_settings_do_not_pass_off_old_figures(compared, bert, words, tmp_p
     assert "holds a run with steps=2, asked 3; resume with its own options" in row["error"]
 
 
-def test_a_method_that_fails_is_a_row_and_the_others_finish(tmp_path, bert, words):
-    # Rank 40 is above the width of BERT's layers; the head and full fine-tuning have no rank.
-    config = comparison(tmp_path / "out", bert, words, methods=("cla", "full", "head"), seeds=(0,), rank=40)
-    results = compare(config)
-    assert [row["status"] for row in results["rows"]] == ["failed", "ok", "ok"]
-    assert results["rows"][0]["error"].startswith("rank must not exceed the layer's width: r=40, d_in=32 in")
-    assert results["rows"][1]["cells"]["score"]["mark"] == "best"
-    assert read_run(config.folder("cla", 0))["status"] == "failed"
+class Crash(TrainerCallback):
+    def __init__(self, error):
+        self.error = error
+
+    def on_step_end(self, args, state, control, **kwargs):
+        raise self.error
 
 
 @pytest.mark.parametrize(
-    ("error", "row"), [(RuntimeError("out of memory\nmore"), "out of memory"), (OSError(), "OSError")]
+    ("error", "row"),
+    [
+        (RuntimeError("out of memory\nmore"), "out of memory"),
+        (KeyError("a misspelt field"), "KeyError: 'a misspelt field'"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_method_that_fails_is_a_row_and_the_others_finish(tmp_path, bert, words, error, row):
+    config = comparison(tmp_path / "out", bert, words, methods=("cla", "head"), seeds=(0,), steps=2, evaluations=1)
+    results = compare(config, callbacks=lambda method, seed: [Crash(error)] if method == "cla" else [])
+    assert [row["status"] for row in results["rows"]] == ["failed", "ok"]
+    assert results["rows"][0]["error"] == row
+    record = read_run(config.folder("cla", 0))
+    assert (record["status"], record["error"]) == ("failed", row)
+
+
+def test_what_can_not_work_is_refused_before_the_first_method(tmp_path, bert, words):
+    # The head and full fine-tuning have no rank.
+    names = ("full", "cla", "asym_a", "bernoulli", "head")
+    config = comparison(tmp_path / "out", bert, words, methods=names, seeds=(0, 1), rank=40)
+    trained = []
+    with pytest.raises(LopsidedError) as caught:
+        compare(config, callbacks=lambda method, seed: [Counted(trained, method, seed)])
+    rank, module = "rank must not exceed the layer's width: r=40,", "bert.encoder.layer.0.attention.self.query"
+    assert str(caught.value).splitlines() == [
+        f"{name}: {rank} {what}=32 in {module}; lower r or exclude the module"
+        for name, what in (("cla", "d_in"), ("asym_a", "d_out"), ("bernoulli", "min(d_out, d_in)"))
+    ]
+    assert trained == []
+    assert not config.run.out.exists()
+
+
+def test_a_resumed_comparison_asks_only_for_what_is_left(tmp_path, bert, words):
+    config = comparison(tmp_path / "out", bert, words, methods=("head",), seeds=(0,), steps=2, evaluations=1, rank=40)
+    compare(config)
+    wider = comparison(
+        tmp_path / "out", bert, words, methods=("head", "cla"), seeds=(0,), steps=2, evaluations=1, rank=40
+    )
+    with pytest.raises(LopsidedError, match=r"^rank must not exceed the layer's width: r=40"):
+        compare(wider, resume=True)
+    assert [row["status"] for row in compare(config, resume=True)["rows"]] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [(RuntimeError("out of memory\nmore"), "out of memory"), (OSError(), "OSError"), (KeyError("x"), "KeyError: 'x'")],
 )
 def test_what_a_run_may_end_with_is_a_row(tmp_path, monkeypatch, bert, words, error, row):
     def fail(*args, **kwargs):
@@ -157,15 +200,6 @@ def test_what_a_run_may_end_with_is_a_row(tmp_path, monkeypatch, bert, words, er
     results = compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
     assert [(r["status"], r["error"]) for r in results["rows"]] == [("failed", row)] * 3
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
-
-
-def test_a_defect_of_ours_stops_the_comparison(tmp_path, monkeypatch, bert, words):
-    def fail(*args, **kwargs):
-        raise KeyError("a misspelt field")
-
-    monkeypatch.setattr(MODULE, "train", fail)
-    with pytest.raises(KeyError):
-        compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from cli_helpers import assert_one_line
 from safetensors import SafetensorError
 
@@ -185,6 +186,64 @@ def test_a_folder_in_use(cli, tiny, tmp_path, verb):
         outcome = cli(verb, *tiny, "--out", tmp_path / "out")
         holder.kill()
     assert_one_line(outcome, f"{tmp_path}/out is in use by another run", "wait for it or choose another --out")
+
+
+NOTHING_LEFT = [
+    *[("train", options) for options in (["--rank", 33], ["--target-modules", "nope"], ["--epochs", 0])],
+    *[("train", options) for options in (["--target-modules", ""], ["--target-modules", "("], ["--steps", 0])],
+    *[("train", options) for options in (["--batch-size", 0], ["--eval-rows", 0], ["--rank", 0], ["--lr", 0])],
+    *[("train", options) for options in (["--lr", "nan"], ["--max-length", 200], ["--model", "./nowhere"])],
+    *[("compare", options) for options in (["--target-modules", "LayerNorm"], ["--task", "./nowhere"], ["--steps", 0])],
+    ("compare", ["--seeds", "0,0"]),
+]
+
+
+@pytest.mark.parametrize(("verb", "options"), NOTHING_LEFT)
+def test_what_is_refused_leaves_nothing_behind(cli, tiny, tmp_path, verb, options):
+    if "--epochs" in options:
+        place = tiny.index("--steps")
+        tiny = [*tiny[:place], *tiny[place + 2 :]]
+    chosen = {"train": ["--method", "cla"], "compare": ["--methods", "cla,head"]}[verb]
+    outcome = cli(verb, *tiny, *chosen, *options, "--out", tmp_path / "out")
+    assert_one_line(outcome)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("x"), "KeyError: 'x'; this should not happen: set LOPSIDED_TRACEBACK=1"),
+        (AssertionError(), "AssertionError: no message; this should not happen"),
+        (RuntimeError("CUDA error\nmore"), "RuntimeError: CUDA error; this should not happen"),
+        (MemoryError(), "out of memory; what was saved is kept; lower --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; what was saved is kept; lower --batch-size"),
+        (OSError(errno.EIO, "Input/output error", "run.json"), "the system refused run.json: Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "can't write out: Permission denied"),
+    ],
+)
+def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, error, message):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("lopsided.train.run.save_trained", fail)
+    outcome = cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out")
+    progress, error_line = outcome.err.splitlines(keepends=True)
+    assert progress.startswith("cla: 8 steps, ")
+    assert_one_line(dataclasses.replace(outcome, err=error_line), message)
+    record = read_run(tmp_path / "out")
+    assert record["status"] == "failed"
+    assert record["error"]
+    monkeypatch.setenv("LOPSIDED_TRACEBACK", "1")
+    if "this should not happen" in message:
+        with pytest.raises(type(error)):
+            cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out", "--resume")
+
+
+@pytest.mark.parametrize("folder", ["file/out", "file"])
+def test_a_folder_that_can_not_be_made(cli, tiny, tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    outcome = cli("train", *tiny, "--method", "cla", "--out", tmp_path / folder)
+    assert_one_line(outcome, "is a file; expected a folder; choose another --out")
 
 
 # -- beside the list -----------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+from cli_helpers import assert_one_line
 
-from lopsided.train import read_run
+from lopsided.train import read_run, run
 
 
 @pytest.fixture
@@ -37,23 +39,61 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
     assert [row["cells"] for row in json.loads(again.out)["rows"]] == [row["cells"] for row in results["rows"]]
 
 
-def test_a_failing_method_is_a_row_and_the_status_says_so(cli, small, tmp_path):
-    # Rank 33 is above the layers' width, which does not concern the head.
-    outcome = cli("compare", *small, "--rank", 33, "--methods", "cla,head,full", "--out", tmp_path / "out")
+@pytest.fixture
+def crash(monkeypatch):
+    """Lets the runs of some methods end with an error that nothing foresees."""
+    prepare = run.prepare
+
+    def arrange(*methods):
+        def fail(model, method, *rest):
+            if method.name in methods:
+                raise KeyError("a misspelt field")
+            return prepare(model, method, *rest)
+
+        monkeypatch.setattr(run, "prepare", fail)
+
+    return arrange
+
+
+def test_a_failing_method_is_a_row_and_the_status_says_so(cli, small, tmp_path, crash):
+    crash("cla")
+    outcome = cli("compare", *small, "--methods", "cla,head,full", "--out", tmp_path / "out")
     assert outcome.status == 1
     assert "Traceback" not in outcome.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["status"] for row in results["rows"]] == ["failed", "ok", "ok"]
-    assert "rank must not exceed the layer's width: r=33" in results["rows"][0]["error"]
+    assert results["rows"][0]["error"] == "KeyError: 'a misspelt field'"
     assert "failed" in outcome.out
-    assert "rank must not exceed" in (tmp_path / "out" / "report.html").read_text()
+    assert "a misspelt field" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_all_methods_failing_is_a_table_too(cli, small, tmp_path):
-    outcome = cli("compare", *small, "--rank", 33, "--methods", "cla,lora", "--out", tmp_path / "out")
+def test_all_methods_failing_is_a_table_too(cli, small, tmp_path, crash):
+    crash("cla", "lora")
+    outcome = cli("compare", *small, "--methods", "cla,lora", "--out", tmp_path / "out")
     assert (outcome.status, outcome.err) == (1, "")
     assert (tmp_path / "out" / "report.html").exists()
     assert "No method finished" in outcome.out
+
+
+def test_all_that_can_not_work_is_told_at_once_and_nothing_is_left(cli, small, tmp_path):
+    options = ["--rank", 33, "--methods", "cla,lora,asym_a,head,full,bernoulli"]
+    outcome = cli("compare", *small, *options, "--out", tmp_path / "out")
+    rank, rest = "rank must not exceed the layer's width: r=33,", "; lower r or exclude the module"
+    module = "bert.encoder.layer.0.attention.self.query"
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.splitlines() == [
+        f"lopsided: cla, lora: {rank} d_in=32 in {module}{rest}",
+        f"lopsided: asym_a: {rank} d_out=32 in {module}{rest}",
+        f"lopsided: bernoulli: {rank} min(d_out, d_in)=32 in {module}{rest}",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_could_not_be_written_is_told_first(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    outcome = cli("compare", *small, "--methods", "head", "--out", tmp_path / "out")
+    assert_one_line(outcome, "the HTML report needs plotly and jinja2, and plotly is not installed")
+    assert not (tmp_path / "out").exists()
 
 
 def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_path):

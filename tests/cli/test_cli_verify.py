@@ -94,7 +94,7 @@ def test_whole_models_and_runs(cli, folders, tiny, tmp_path):
     assert_one_line(cli("verify", tmp_path / "full", "--base", tiny[1]), "has no adapter; leave --base out")
     record = json.loads((tmp_path / "cla" / "run.json").read_text())
     (tmp_path / "cla" / "run.json").write_text(json.dumps({**record, "status": "running"}))
-    assert_one_line(cli("verify", tmp_path / "cla"), "a run that is 'running'", "--resume")
+    assert_one_line(cli("verify", tmp_path / "cla"), "a run that is 'cut off'", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,6 @@ def test_options_that_do_not_fit_are_one_line(cli, folders):
     assert_one_line(cli("verify", folders / "base", "--base", folders / "other"), "leave --base out")
     assert_one_line(cli("verify", folders / "adapter", "--allow-base-mismatch"), "give --base, or leave it out")
     assert_one_line(cli("verify", folders / "adapter", "--base", "./nowhere"), "there is none at that path")
-    assert_one_line(cli("verify", folders / "adapter", "--base", folders / "adapter"), "--base", "check the name")
+    assert_one_line(
+        cli("verify", folders / "adapter", "--base", folders / "adapter"), "is an adapter folder", "expected a model"
+    )

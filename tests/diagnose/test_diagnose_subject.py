@@ -213,7 +213,7 @@ def test_missing_things_are_said(lora, bases, tmp_path):
     refused(lora, tmp_path / "no-base", "expected a folder; there is none")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", bases / "bert", "holds no adapter_config.json")
-    refused(lora, tmp_path / "empty", "--base")
+    refused(lora, tmp_path / "empty", "expected a model folder with config.json")
     (lora / "adapter_model.safetensors").unlink()
     refused(lora, bases / "bert", "holds no adapter_model.safetensors")
 

@@ -11,6 +11,8 @@ from fault_moments import KINDS, Moment
 from fault_runs import METHODS, Undisturbed
 from safetensors.torch import load_file
 
+from lopsided.train import read_run
+
 PLAIN = ("c3la", "relora")
 SAVING = ("tensors", "pickle", "state", "delete", "file")
 
@@ -22,6 +24,8 @@ def assert_survives(nursery: Nursery, folder: Path, reference: Undisturbed, mome
         status = nursery.run(folder, moment, **reference.settings)
         # What is left of a resumed run may be over before its moment comes.
         assert status == KILLED or (i > 0 and status == 0)
+        if not reference.settings["plain"]:
+            assert (read_run(folder) or {}).get("status") == ("finished" if status == 0 else "cut off")
     assert nursery.run(folder, **reference.settings) == 0
     assert_same(folder, reference)
 

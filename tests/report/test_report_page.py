@@ -91,7 +91,7 @@ def test_the_page_says_what_failed_and_which_runs_it_is_of(page, gathered):
         "14 finished runs and 2 that failed or did not finish",
         "9 of their numbers are not finite",
         "paca-seed0 failed: the loss is not finite at step 7",
-        "paca-seed1 unfinished",
+        "paca-seed1 cut off",
         "lopsided train --task vader/nyt --method cla --steps 60 --seed 0",
         "lopsided 0.1.0, torch 2.13.0, peft 0.21.2",
         *[run["sha256"][:12] for run in gathered["runs"]],

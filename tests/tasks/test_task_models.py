@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -9,12 +11,16 @@ from task_helpers import character_tokenizer, generation, text
 from transformers import (
     BertConfig,
     BertModel,
+    BertTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
 )
 
+import lopsided
 from lopsided.errors import LopsidedError
 from lopsided.tasks import collator, encode, load_model, model_source
 
@@ -125,12 +131,72 @@ def test_names_that_lead_nowhere_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, message in {
         "./no-such-folder": "expected a folder; there is none",
-        str(tmp_path): "expected embedded, smollm2, a local folder or a Hugging Face name",
+        str(tmp_path): "expected a model folder with config.json; there is none in it",
+        "no-such-name": "expected embedded, smollm2, a local folder or a Hugging Face name",
         "bad name!!": "check the name and the network",
     }.items():
         with pytest.raises(LopsidedError, match=message) as caught:
             load_model(name, CLASSES, seed=0)
         assert "\n" not in str(caught.value)
+
+
+def without_tokenizer(folders, tmp_path, name):
+    return shutil.copytree(folders[name], tmp_path / name, ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_a_model_without_a_tokenizer_is_refused(folders, tmp_path, name):
+    # transformers would make one that knows no word of any text, for BERT and its like, and for T5.
+    task = CLASSES if name == "bert" else WRITING
+    with pytest.raises(LopsidedError, match=r"has no tokenizer; expected its files next to the weights; save it there"):
+        load_model(str(without_tokenizer(folders, tmp_path, name)), task, seed=0)
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(folders, tmp_path):
+    folder = without_tokenizer(folders, tmp_path, "bert")
+    BertTokenizer().save_pretrained(folder)
+    with pytest.raises(LopsidedError, match="has no tokenizer"):
+        load_model(str(folder), CLASSES, seed=0)
+
+
+@pytest.mark.parametrize("beside_a_model", [False, True])
+@pytest.mark.parametrize("method", ["cla", "lora"])
+def test_an_adapter_folder_is_refused(folders, tmp_path, method, beside_a_model):
+    base, _ = load_model(folders["bert"], CLASSES, seed=0)
+    if beside_a_model:
+        shutil.copytree(folders["bert"], tmp_path / "adapter")
+    lopsided.adapt(base, method, r=2, target_modules="all-linear").save_pretrained(tmp_path / "adapter")
+    with pytest.raises(LopsidedError, match=r"is an adapter folder: a LOPSIDED adapter of .*bert") as caught:
+        load_model(str(tmp_path / "adapter"), CLASSES, seed=0)
+    assert f"from_pretrained(base, '{tmp_path / 'adapter'}').merge_and_unload()" in str(caught.value)
+
+
+@pytest.mark.parametrize(("file", "what"), [("run.json", "a run directory"), ("results.json", "a comparison")])
+def test_a_run_is_no_model(tmp_path, file, what):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(LopsidedError, match=f"is {what}; expected a model"):
+        load_model(str(tmp_path), CLASSES, seed=0)
+
+
+def test_a_type_without_a_class_for_the_task_is_named(folders, tmp_path):
+    vit = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8)
+    ViTModel(vit).save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    for task, kind in ((CLASSES, "SequenceClassification"), (WRITING, "CausalLM")):
+        with pytest.raises(LopsidedError, match=f"is of type 'vit', of which transformers has no {kind} class"):
+            load_model(str(tmp_path), task, seed=0)
+
+
+def test_damaged_weights_are_one_line(folders, tmp_path):
+    folder = shutil.copytree(folders["gpt2"], tmp_path / "gpt2")
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(LopsidedError, match=r"can't be loaded: .*; expected a whole model") as caught:
+        load_model(str(folder), WRITING, seed=0)
+    assert "\n" not in str(caught.value)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_embd": "wide"}))
+    with pytest.raises(LopsidedError, match="model '"):
+        load_model(str(folder), WRITING, seed=0)
 
 
 @pytest.mark.parametrize(

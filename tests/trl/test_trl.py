@@ -23,11 +23,14 @@ from lopsided.tuner import layers_of
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 pytestmark = [pytest.mark.more, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 
-WORDS = ["<pad>", "<unk>", "<s>", "</s>", *"the a river stone cloud lamp is was good bad old new red blue".split()]
+WORDS = ["<pad>", "<unk>", "<s>", "</s>", "the", "a", "river", "stone", "cloud", "lamp", "is", "was"]
+WORDS += ["good", "bad", "old", "new", "red", "blue"]
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 METHODS = ["asym_b", "cla", "rac_b", "c3la", "bernoulli", "lora"]
 STARTS = ["new", "saved", "saved chain"]
-CASES = [(start, name) for start in STARTS for name in METHODS if start != "saved chain" or lopsided.METHODS[name].chain]
+CASES = [
+    (start, name) for start in STARTS for name in METHODS if start != "saved chain" or lopsided.METHODS[name].chain
+]
 EACH = pytest.mark.parametrize(("start", "name"), CASES)
 
 
@@ -127,11 +130,13 @@ def assert_moved(before: dict[str, torch.Tensor], model, adapter: str = "default
 def test_sft(start, name, tokenizer, tmp_path):
     model = policy(start, name, tmp_path)
     before, expected = factors(model, "default"), answers(model)
-    rows = Dataset.from_dict({"text": ["the river is old", "a stone was red", "the lamp is blue", "a cloud is new"] * 2})
+    rows = Dataset.from_dict(
+        {"text": ["the river is old", "a stone was red", "the lamp is blue", "a cloud is new"] * 2}
+    )
     trainer = trl.SFTTrainer(
         model=model,
         args=trl.SFTConfig(**options(tmp_path, max_length=16)),
-        train_dataset=rows,
+        train_dataset=Dataset.from_dict({"text": texts * 2}),
         processing_class=tokenizer,
     )
     losses = run(trainer)

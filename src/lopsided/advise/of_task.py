@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopsided.adapt import HEADED, head_modules
 from lopsided.advise.advice import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
+from lopsided.heads import task_heads
 from lopsided.method import METHODS, Method
 from lopsided.tasks import Task, collator
 from lopsided.theory.checks import check_not_negative, check_positive
 from lopsided.train.config import TrainConfig
-from lopsided.train.run import load_all
+from lopsided.train.loading import load_all
+from lopsided.train.preflight import check_rows
 
 Batch = dict[str, Tensor]
 
@@ -85,8 +86,13 @@ class Rows:
 
 
 def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
-    """The task, the model with its head, and the training rows."""
+    """The task, the model with its head, and the training rows.
+
+    Raises:
+        LopsidedError: for rows that the model can't compute.
+    """
     data, model, tokenizer = load_all(config)
+    check_rows(config, data, model, tokenizer)
     collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
     return data.task, model, Rows(data.encoded.splits["train"], collate)
 
@@ -117,7 +123,7 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
     Raises:
         LopsidedError: if the model has no head.
     """
-    heads = head_modules(model) if type(model).__name__.endswith(HEADED) else []
+    heads = task_heads(model)
     if not heads:
         raise LopsidedError(
             f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +16,14 @@ from lopsided.bench.summary import sentences, table
 from lopsided.checkpoint import write_json
 from lopsided.errors import LopsidedError
 from lopsided.method import METHODS, method_named
-from lopsided.train import Data, TrainConfig, load_data, train
+from lopsided.train import Data, TrainConfig, train
+from lopsided.train.ending import reason, terminable
+from lopsided.train.loading import load_all
 from lopsided.train.measure import machine, versions
-from lopsided.train.rundir import first_line, in_use
+from lopsided.train.preflight import preflight
+from lopsided.train.rundir import check_place, in_use, is_begun, is_finished
 
 SCHEMA = 1
-# What a method's own run may end with; anything else is a defect of ours and stops the comparison.
-FAILURES = (LopsidedError, RuntimeError, OSError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,8 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method and seed, and write `results.json`.
 
-    A method that fails is an entry in the table; the others finish.
+    What can't work is refused before the first method runs. A method that fails all the same is an entry in the
+    table; the others finish.
 
     Args:
         config: what to compare.
@@ -87,17 +90,26 @@ def compare(
         What `results.json` holds.
 
     Raises:
-        LopsidedError: for bad input that concerns all methods, before any of them runs.
+        LopsidedError: for bad input, before any method runs; with a line for each thing that can't work.
     """
     started, created = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with in_use(config.run.out):
-        if not resume and any((config.run.out / name).exists() for name in ("results.json", "runs")):
-            raise LopsidedError(
-                f"{config.run.out} holds a comparison already; expected a new folder; pass --resume, or another --out"
-            )
-        data = load_data(config.run)
+    out = config.run.out
+    check_place(out)
+    if not resume and any((out / name).exists() for name in ("results.json", "runs")):
+        raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
+    with ExitStack() as held:
+        # A new folder is made after the preflight, so that a refusal leaves nothing behind.
+        begun = is_begun(out)
+        if begun:
+            held.enter_context(in_use(out))
+        data, model, tokenizer = load_all(config.run)
+        preflight(_unfinished(config), data, model, tokenizer)
+        del model
         if data.described:
             note(data.described)
+        if not begun:
+            held.enter_context(in_use(out))
+        held.enter_context(terminable())
         errors = {}
         for name in config.names:
             for seed in config.seeds:
@@ -107,13 +119,27 @@ def compare(
                         resume=resume,
                         data=data,
                         callbacks=callbacks(name, seed),
+                        checked=True,
                     )
-                except FAILURES as error:
-                    errors[name] = first_line(error)
+                # Of any kind: hours of the other methods' training are not lost to a defect in one of them. Its row
+                # says what it was, and so does its `run.json`.
+                except Exception as error:  # noqa: BLE001
+                    errors[name] = reason(error)
         results = _results(config, data, errors)
         results |= {"created": created, "wall_seconds": time.perf_counter() - started}
-        write_json(config.run.out / "results.json", results)
+        write_json(out / "results.json", results)
     return results
+
+
+def _unfinished(config: CompareConfig) -> list[TrainConfig]:
+    """The runs that are still to be made, one per method: seeds make no difference to what can work."""
+    chosen = {}
+    for name in config.names:
+        for seed in config.seeds:
+            run = config.config_of(name, seed)
+            if name not in chosen and not is_finished(run.out):
+                chosen[name] = run
+    return list(chosen.values())
 
 
 def _results(config: CompareConfig, data: Data, errors: dict[str, str]) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness
 from lopsided.errors import LopsidedError
 from lopsided.tasks import collator
 from lopsided.train.config import TrainConfig
+from lopsided.train.loading import load_all
 from lopsided.train.reload import check_reading, reload, reload_merged
-from lopsided.train.run import load_all, sample_rows
+from lopsided.train.run import sample_rows
 from lopsided.train.trajectory import snapshots
 
 SPLIT = "validation"

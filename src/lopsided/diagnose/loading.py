@@ -10,9 +10,9 @@ import torch
 from peft import PeftConfig, PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
 
-from lopsided.adapt import HEADED
 from lopsided.errors import LopsidedError
 from lopsided.fingerprint import fingerprint
+from lopsided.heads import HEADED
 from lopsided.manifest import KEY, PEFT_PREFIX
 from lopsided.tasks.models import quiet
 from lopsided.theory.dims import linear_maps

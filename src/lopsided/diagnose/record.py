@@ -113,12 +113,16 @@ def diagnose_runs(
         LopsidedError: if there is no run, or none that finished.
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
-    finished = [folder for folder in folders if (read_run(folder) or {}).get("status") == "finished"]
+    states = {folder: (read_run(folder) or {}).get("status") for folder in folders}
+    finished = [folder for folder, state in states.items() if state == "finished"]
     if not finished:
-        raise LopsidedError(f"expected a finished run, got {len(folders)} that did not finish; resume them first")
+        raise LopsidedError(
+            f"expected a finished run, got {len(folders)} that did not finish, {folders[0].name} among them, which is "
+            f"{states[folders[0]]}; resume them first"
+        )
     for folder in folders:
         if folder not in finished:
-            note(f"{folder.name} did not finish, and is left out")
+            note(f"{folder.name} is {states[folder]}, and is left out")
     subjects = {}
     for number, folder in enumerate(finished, start=1):
         kept = resume and _is_diagnosed(folder, config)

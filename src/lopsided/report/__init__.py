@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["report_text", "write_report"]
+from lopsided.errors import LopsidedError
+
+__all__ = ["check_renderable", "report_text", "write_report"]
 
 
 def write_report(paths: Sequence[Path], path: Path) -> dict[str, Any]:
@@ -34,22 +37,28 @@ def write_report(paths: Sequence[Path], path: Path) -> dict[str, Any]:
     return gathered
 
 
+def check_renderable() -> None:
+    """Raise if no report can be made, before the work that it would show.
+
+    Raises:
+        LopsidedError: if plotly or jinja2 is missing.
+    """
+    for name in ("jinja2", "plotly"):
+        if find_spec(name) is None:
+            raise LopsidedError(
+                f"the HTML report needs plotly and jinja2, and {name} is not installed; "
+                "run: pip install 'lopsided[report]'"
+            )
+
+
 def report_text(gathered: dict[str, Any], *, live: str = "") -> str:
     """The page as text; see `page.render`.
 
     Raises:
         LopsidedError: if plotly or jinja2 is missing.
     """
-    from lopsided.errors import LopsidedError
-
+    check_renderable()
     # Here and not at the top: the terminal table lives in this package and needs neither library.
-    try:
-        from lopsided.report.page import render
-    except ModuleNotFoundError as error:
-        if error.name not in ("plotly", "jinja2"):
-            raise
-        raise LopsidedError(
-            f"the HTML report needs plotly and jinja2, and {error.name} is not installed; "
-            "run: pip install 'lopsided[report]'"
-        ) from error
+    from lopsided.report.page import render
+
     return render(gathered, live=live)

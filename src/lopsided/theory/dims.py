@@ -14,8 +14,8 @@ from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_tar
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lopsided.adapt import HEADED, head_modules
 from lopsided.errors import LopsidedError
+from lopsided.heads import is_inside, task_heads
 from lopsided.tuner import LopsidedConfig, LopsidedLinear
 
 
@@ -82,7 +82,7 @@ def linear_maps(
     model: nn.Module, target_modules: str | Sequence[str] = "all-linear"
 ) -> list[tuple[str, nn.Linear | Conv1D]]:
     """The linear layers of a model that `lopsided.adapt` would adapt, by name, in the model's own order."""
-    heads = head_modules(model) if type(model).__name__.endswith(HEADED) else []
+    heads = task_heads(model)
     config = LopsidedConfig(
         method="cla",
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
@@ -93,7 +93,7 @@ def linear_maps(
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and name.partition(".")[0] not in heads
+        and not is_inside(name, heads)
         and check_target_module_exists(config, name)
     ]
 

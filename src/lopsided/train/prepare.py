@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from lopsided.adapt import adapt, head_modules
+from lopsided.adapt import adapt
 from lopsided.checkpoint import atomic_folder
 from lopsided.errors import LopsidedError
+from lopsided.heads import head_modules
 from lopsided.method import Method
 from lopsided.tasks import Task
 from lopsided.train.config import TrainConfig

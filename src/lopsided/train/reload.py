@@ -18,6 +18,8 @@ from lopsided.train.rundir import read_run
 from lopsided.train.trajectory import snapshots
 from lopsided.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 
+_WORDS = {"running": "is not over", "cut off": "is cut off"}
+
 
 def finished_run(folder: Path) -> dict[str, Any]:
     """A finished run's record.
@@ -27,7 +29,7 @@ def finished_run(folder: Path) -> dict[str, Any]:
     """
     record = read_run(folder)
     if record is None or record["status"] != "finished":
-        state = "no run" if record is None else f"a run that {record['status']}"
+        state = "no run" if record is None else f"a run that {_WORDS.get(record['status'], record['status'])}"
         raise LopsidedError(f"{folder} holds {state}; expected a finished run; make one with `lopsided train`")
     return record
 

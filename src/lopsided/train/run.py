@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,19 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.optim import param_groups
 from lopsided.resume import step_of
-from lopsided.tasks import EncodedTask, Task, collator, encode, load_model, load_task
+from lopsided.tasks import Task, collator, load_model
 from lopsided.train.config import TrainConfig
+from lopsided.train.ending import recorded, terminable
+from lopsided.train.loading import Data, load_all
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
+from lopsided.train.preflight import preflight, total_steps
 from lopsided.train.prepare import prepare, save_trained
 from lopsided.train.rundir import (
     SCHEMA,
+    check_place,
     clear_leftovers,
-    first_line,
     in_use,
+    is_begun,
     newest_checkpoint,
     read_run,
     write_predictions,
@@ -49,39 +53,8 @@ from lopsided.train.trajectory import TrajectoryCallback, discard_after
 from lopsided.tuner import trained_numbers
 
 Rows = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Data:
-    """A task and its rows as tokens, which runs on the same model can share."""
-
-    task: Task
-    encoded: EncodedTask
-
-    @property
-    def described(self) -> str:
-        """How the rows are read and learned, in one line; "" where there is nothing of a user's to tell."""
-        return "; ".join(filter(None, [self.task.described, self.encoded.how]))
-
-
-def load_data(config: TrainConfig) -> Data:
-    """The rows that a run reads, as tokens of its model."""
-    return load_all(config)[0]
-
-
-def load_all(config: TrainConfig) -> tuple[Data, Any, Any]:
-    """The rows that a run reads, its model before any method is put on it, and the tokenizer."""
-    task = load_task(
-        config.task,
-        label=config.label,
-        metric=config.metric,
-        make_split=config.make_split,
-        rename_labels=config.rename_labels,
-        ignore_columns=config.ignore_columns,
-    )
-    model, tokenizer = load_model(config.model, task, seed=config.seed)
-    seq2seq = bool(model.config.is_encoder_decoder)
-    return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)), model, tokenizer
+# A run's rows, its model before any method is put on it, and the tokenizer.
+Loaded = tuple[Data, Any, Any]
 
 
 def train(
@@ -91,10 +64,12 @@ def train(
     data: Data | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     note: Callable[[str], None] = lambda text: None,
+    checked: bool = False,
 ) -> dict[str, Any]:
     """Make one run, and return its record, which is also in `run.json`.
 
-    The checkpoint with the lowest validation loss is kept; the figures come from test.
+    The checkpoint with the lowest validation loss is kept; the figures come from test. What can't work is refused
+    before the folder is made.
 
     Args:
         config: the run.
@@ -102,16 +77,35 @@ def train(
         data: the loaded rows, if the caller has them already.
         callbacks: for `transformers.Trainer`, such as a progress bar.
         note: tells a person how the rows are read, before the first step.
+        checked: whether the caller has made the `preflight` of this run.
 
     Raises:
         LopsidedError: for bad input, a folder in use, a folder that holds another run, a loss that is not
             finite. The record then says so, and the last good checkpoint stands.
     """
-    with in_use(config.out):
+    check_place(config.out)
+    with ExitStack() as held:
+        # A new folder is made after the preflight, so that a refusal leaves nothing behind.
+        begun = is_begun(config.out)
+        loaded = None if begun or checked else _checked(config, data)
+        held.enter_context(in_use(config.out))
         done = _check_folder(config, resume)
         if done is not None:
             return done
-        return _Run(config, data, callbacks, note).go(resume)
+        if begun and not checked:
+            loaded = _checked(config, data)
+        held.enter_context(terminable())
+        return _Run(config, data, callbacks, note, loaded).go(resume)
+
+
+def _checked(config: TrainConfig, data: Data | None) -> Loaded:
+    """The run's parts, after its preflight."""
+    if data is None:
+        data, model, tokenizer = load_all(config)
+    else:
+        model, tokenizer = load_model(config.model, data.task, seed=config.seed)
+    preflight([config], data, model, tokenizer)
+    return data, model, tokenizer
 
 
 def _check_folder(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
@@ -138,6 +132,7 @@ class _Run:
     data: Data | None
     callbacks: Sequence[TrainerCallback]
     note: Callable[[str], None]
+    loaded: Loaded | None
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -151,23 +146,16 @@ class _Run:
         }
         clear_leftovers(config.out)
         write_run(config.out, record)
-        try:
-            with DiskErrors(config.out):
-                record |= self._train_and_measure(resume)
-        except (LopsidedError, OSError, RuntimeError) as error:
-            # A full disk may have no room for it.
-            with suppress(OSError):
-                write_run(config.out, {**record, "status": "failed", "error": first_line(error)})
-            raise
+        with recorded(config.out, record), DiskErrors(config.out):
+            record |= self._train_and_measure(resume)
         record |= {"status": "finished", "wall_seconds": time.perf_counter() - started}
         write_run(config.out, record)
         return record
 
     def _train_and_measure(self, resume: bool) -> dict[str, Any]:
         config, method = self.config, self.config.resolve_method()
-        data = self.data or load_data(config)
+        data, model, tokenizer = self._load()
         task, encoded = data.task, data.encoded
-        model, tokenizer = load_model(config.model, task, seed=config.seed)
         base = {
             "name": config.model,
             "type": model.config.model_type,
@@ -176,7 +164,7 @@ class _Run:
         seq2seq = bool(model.config.is_encoder_decoder)
         model = prepare(model, method, task, config)
         collate = collator(task, tokenizer, seq2seq=seq2seq)
-        steps = _total_steps(config, len(encoded.splits["train"]))
+        steps = total_steps(config, len(encoded.splits["train"]))
         checkpoint = newest_checkpoint(config.out) if resume else None
         timer, chain = StepTimer(checkpoint), ChainCallback()
         optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
@@ -229,6 +217,14 @@ class _Run:
             "adapter_bytes": adapter_bytes,
             "chain": _chain_record(method, steps, chain, resumed_at=resumed_at),
         }
+
+    def _load(self) -> Loaded:
+        config, loaded, self.loaded = self.config, self.loaded, None
+        if loaded is not None:
+            return loaded
+        if self.data is None:
+            return load_all(config)
+        return self.data, *load_model(config.model, self.data.task, seed=config.seed)
 
     def _predict(self, trainer: CarefulTrainer, task: Task, encoded: Any) -> dict[str, Rows]:
         most = {"train": self.config.train_rows, "validation": self.config.eval_rows}
@@ -306,10 +302,3 @@ def _chain_record(method: Method, steps: int, callback: ChainCallback, *, resume
         "boundaries": list(boundaries),
         "events": [dataclasses.asdict(event) for event in (*before, *callback.events)],
     }
-
-
-def _total_steps(config: TrainConfig, rows: int) -> int:
-    if config.steps is not None:
-        return config.steps
-    per_epoch = math.ceil(rows / (config.batch_size * config.accumulate))
-    return max(1, round((config.epochs or 3.0) * per_epoch))

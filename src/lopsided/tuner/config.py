@@ -13,6 +13,7 @@ from typing import Any
 from peft import PeftConfig, TaskType
 from peft.utils.other import get_pattern_key
 
+from lopsided.card import add_note
 from lopsided.checkpoint import write_json
 from lopsided.errors import LopsidedError
 from lopsided.method import Chain, Method, method_from_parts, method_named
@@ -217,6 +218,7 @@ class LopsidedConfig(PeftConfig):
         if mapping is not None and _is_importable(mapping):
             values["auto_mapping"] = mapping
         write_json(Path(save_directory) / ADAPTER_CONFIG, dict(sorted(values.items())))
+        add_note(Path(save_directory))
 
     @classmethod
     def from_pretrained(

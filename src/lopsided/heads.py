@@ -1,0 +1,196 @@
+"""What a transformers model is to PEFT: its task type, and the head that a pretrained backbone lacks."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator
+
+import torch
+from peft import TaskType
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
+
+from lopsided.errors import LopsidedError, LopsidedWarning
+
+# What a transformers class name ends with, and how PEFT treats such a model.
+TASK_TYPES = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForQuestionAnswering": TaskType.QUESTION_ANS,
+    "ForQuestionAnsweringSimple": TaskType.QUESTION_ANS,
+    "ForCausalLM": TaskType.CAUSAL_LM,
+    "LMHeadModel": TaskType.CAUSAL_LM,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+}
+# PEFT's classes for tasks pass these to the model in every call, asked for or not. A model that does not name them
+# fails on them, or passes them on to where they mean something else; PEFT's plain class passes what it is given.
+_TEXT = ("input_ids", "attention_mask", "inputs_embeds")
+_DECODER = ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")
+PASSED = {
+    TaskType.SEQ_CLS: (*_TEXT, "labels"),
+    TaskType.TOKEN_CLS: (*_TEXT, "labels"),
+    TaskType.QUESTION_ANS: (*_TEXT, "start_positions", "end_positions"),
+    TaskType.CAUSAL_LM: (*_TEXT, "labels"),
+    TaskType.SEQ_2_SEQ_LM: (*_TEXT, *_DECODER, "labels"),
+}
+# Tasks whose head a pretrained backbone lacks, so that it starts at random and has to be trained whole. Detectors,
+# depth estimators and panoptic segmenters are missing: their checkpoints come whole.
+HEADED = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForQuestionAnsweringSimple",
+    "ForMultipleChoice",
+    "ForNextSentencePrediction",
+    "ForImageClassification",
+    "ForImageClassificationWithTeacher",
+    "ForImageClassificationLearned",
+    "ForImageClassificationFourier",
+    "ForImageClassificationConvProcessing",
+    "ForSemanticSegmentation",
+    "ForVideoClassification",
+    "ForAudioClassification",
+    "ForAudioFrameClassification",
+    "ForXVector",
+    "ForCTC",
+    "ForTimeSeriesClassification",
+    "ForClassification",
+    "ForRegression",
+)
+# Parts that a plain Perceiver is built without and that each of its checkpoints has all the same.
+PRETRAINED = ("input_preprocessor",)
+
+
+def task_type(model: nn.Module) -> TaskType | None:
+    """PEFT's task type of a model; None for one that PEFT's class for its task would not pass its inputs to.
+
+    None makes a plain `peft.PeftModel`, whose forward and generate take what the model itself takes: for models of
+    sound, images and series, and for all that are not of transformers.
+
+    Example:
+        >>> from transformers import BertConfig, BertForTokenClassification
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        >>> task_type(BertForTokenClassification(config)) is TaskType.TOKEN_CLS
+        True
+    """
+    ending = _ending(model, TASK_TYPES)
+    if ending is None or not isinstance(model, PreTrainedModel) or model.main_input_name != "input_ids":
+        return None
+    kind = TASK_TYPES[ending]
+    if ending == "ForConditionalGeneration" and not model.config.is_encoder_decoder:
+        # A decoder that also sees images or hears sound: LLaVA, Qwen-VL, Qwen2-Audio.
+        kind = TaskType.CAUSAL_LM
+    if kind in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM) and not isinstance(model, GenerationMixin):
+        return None
+    named = list(inspect.signature(model.forward).parameters)
+    return kind if named[0] == "input_ids" and set(PASSED[kind]) <= set(named) else None
+
+
+def task_heads(model: nn.Module) -> list[str]:
+    """The modules that are trained along with an adapter: the head of a model whose task has one, or nothing."""
+    is_headed = isinstance(model, PreTrainedModel) and _ending(model, HEADED) is not None
+    return head_modules(model) if is_headed else []
+
+
+def modules_to_save(model: nn.Module) -> list[str]:
+    """`task_heads` for PEFT, which trains along every module whose name ends with one of these.
+
+    Raises:
+        LopsidedError: if the head holds parameters outside any module, which PEFT can't train along.
+    """
+    heads = task_heads(model)
+    bare = [name for name, _ in model.named_parameters(recurse=False)]
+    if bare and isinstance(model, PreTrainedModel) and _ending(model, HEADED) is not None:
+        raise LopsidedError(
+            f"the head of {type(model).__name__} holds {', '.join(bare)} outside any module, which PEFT can't train "
+            "along; expected a head of modules; pass modules_to_save=[...] with what to train along, or [] for nothing"
+        )
+    others = [
+        name
+        for name, module in model.named_modules()
+        if name.endswith(tuple(heads)) and not is_inside(name, heads) and any(True for _ in module.parameters())
+    ]
+    if heads and others:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        warnings.warn(
+            f"PEFT trains along every module whose name ends with one of {', '.join(heads)}: next to the head also "
+            f"{listed} of the backbone; pass modules_to_save=[...] to choose",
+            LopsidedWarning,
+            stacklevel=3,
+        )
+    return heads
+
+
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether a module is one of these or inside one.
+
+    Example:
+        >>> is_inside("bert.pooler.dense", ["bert.pooler"]), is_inside("classifier_2", ["classifier"])
+        (True, False)
+    """
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The modules of a transformers task model that its pretrained backbone lacks, by their outermost names.
+
+    The backbone is built once more, on the meta device, and compared by the names of its parameters. A model inside
+    the model is never a head: two towers of which the plain class has one under another name are pretrained, too.
+
+    Example:
+        >>> from transformers import BertConfig, BertForTokenClassification
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        >>> head_modules(BertForTokenClassification(config))
+        ['classifier']
+    """
+    if not isinstance(model, PreTrainedModel):
+        return []
+    prefix, children = model.base_model_prefix, dict(model.named_children())
+    kind = _backbone_class(model)
+    if prefix in children and (kind is None or not isinstance(children[prefix], kind)):
+        # A class that transformers does not know, or one that wraps another task's model: what it calls its backbone
+        # is pretrained.
+        pretrained = {f"{prefix}.{name}" for name in _names(children[prefix])}
+    elif kind is None:
+        pretrained = set()
+    else:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
+            backbone = kind(copy.deepcopy(model.config))
+        pretrained = {f"{prefix}.{name}" if prefix in children else name for name in _names(backbone)}
+    return list(_outermost_new(model, "", pretrained))
+
+
+def _ending(model: nn.Module, endings: Iterable[str]) -> str | None:
+    """What the name of the model's class, or of the nearest one that it is derived from, ends with."""
+    names = [kind.__name__ for kind in type(model).__mro__]
+    return next((ending for name in names for ending in endings if name.endswith(ending)), None)
+
+
+def _backbone_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
+    """The plain model with this configuration; None where transformers knows none."""
+    config = type(model.config)
+    kind = next((table[config] for table in (MODEL_MAPPING, MODEL_FOR_BACKBONE_MAPPING) if config in table), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    # Some configurations have the whole task model alone, and are mapped to that.
+    return None if kind is None or isinstance(model, kind) else kind
+
+
+def _names(module: nn.Module) -> set[str]:
+    # A tied parameter counts under each of its names.
+    return {name for name, _ in module.named_parameters(remove_duplicate=False)}
+
+
+def _outermost_new(module: nn.Module, path: str, pretrained: set[str]) -> Iterator[str]:
+    for name, child in module.named_children():
+        inner = f"{path}{name}"
+        parameters = {f"{inner}.{each}" for each in _names(child)}
+        if not parameters or parameters <= pretrained or name in PRETRAINED:
+            continue
+        if parameters & pretrained:
+            yield from _outermost_new(child, f"{inner}.", pretrained)
+        elif not isinstance(child, PreTrainedModel):
+            yield inner
