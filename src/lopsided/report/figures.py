@@ -13,6 +13,9 @@ from lopsided.report.notes import joined
 from lopsided.report.outcomes import bounds, forgetting, gaps, pareto
 from lopsided.report.shapes import landscapes, similarity, timeline
 
+# Places of numbers that are not finite, of one run: a loss that diverged has many.
+MOST_NULLS = 4
+
 Builder = Callable[[dict[str, Any], list[dict[str, Any]]], Figure | None]
 BUILDERS: tuple[Builder, ...] = (bounds, gaps, losses, timeline, landscapes, intruders, spectra, similarity, forgetting)
 
@@ -38,6 +41,11 @@ def missing(runs: list[dict[str, Any]]) -> list[str]:
     for run in runs:
         for section, why in ((run["diagnosis"] or {}).get("skipped") or {}).items():
             lines.append(f"{run['name']} has no {section}: {why}")
+    for run in runs:
+        if nulls := list(run["nulls"].items()):
+            told = joined([f"{at} ({was})" for at, was in nulls[:MOST_NULLS]])
+            more = f", and {len(nulls) - MOST_NULLS} more" if len(nulls) > MOST_NULLS else ""
+            lines.append(f"{run['name']} has numbers that are not finite, which are gaps: {told}{more}.")
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.get("bound_note"):

@@ -22,6 +22,7 @@ from lopsided.report.counting import Counter
 from lopsided.report.folders import find
 from lopsided.report.leaderboard import groups
 from lopsided.report.one_run import Loaded, load_run
+from lopsided.strict_json import loads
 
 SCHEMA = 1
 
@@ -81,7 +82,7 @@ def _title(tables: list[dict[str, Any]]) -> str:
 def _result(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
-        value = json.loads(path.read_text())
+        value = loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); make it again") from error
     if not isinstance(value, dict) or value.get("schema") != 1:

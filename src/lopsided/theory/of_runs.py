@@ -13,6 +13,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks import model_source
 from lopsided.theory.information import InformationBound, generalization_bound, sigma_estimated
 from lopsided.train.config import TrainConfig
+from lopsided.train.figures import row_losses
 from lopsided.train.rundir import read_predictions, read_run
 
 
@@ -72,7 +73,7 @@ def bound_of_run(folder: Path, bits: float = 32) -> RunBound:
         config.resolve_method(),
         config.rank,
         record["task"]["rows"]["train"],
-        sigma_estimated(read_predictions(folder)["test"]["loss"].tolist()),
+        sigma_estimated(row_losses(read_predictions(folder)["test"]).tolist()),
         bits,
         None if chain is None else chain["links"],
         target_modules="all-linear" if config.targets is None else config.targets,

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lopsided import strict_json
 from lopsided.checkpoint import file_hash, write_json
 from lopsided.errors import LopsidedError
 from lopsided.resume import discard_incomplete, step_of, whole_checkpoints
@@ -59,7 +60,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = strict_json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
