@@ -62,6 +62,26 @@ def loads(text: str | bytes) -> Any:
     return strict(json.loads(text))
 
 
+def reasons(value: Any, path: tuple[str, ...] = ()) -> dict[str, str]:
+    """Why figures of a record are missing, by their places in it.
+
+    Example:
+        >>> reasons({"test": {"se": None, "why": {"se": "one row"}}, "nulls": {"loss.1": "NaN"}})
+        {'test.se': 'one row', 'loss.1': 'NaN'}
+    """
+    if isinstance(value, list | tuple):
+        value = {str(number): inner for number, inner in enumerate(value) if isinstance(inner, Mapping | list | tuple)}
+    if not isinstance(value, Mapping):
+        return {}
+    found: dict[str, str] = {}
+    for key, inner in value.items():
+        if key in (WHY, NULLS) and isinstance(inner, Mapping):
+            found |= {".".join((*path, str(name))): str(reason) for name, reason in inner.items()}
+        else:
+            found |= reasons(inner, (*path, str(key)))
+    return found
+
+
 def _without(value: Any, path: tuple[str, ...], nulls: dict[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _without(inner, (*path, str(key)), nulls) for key, inner in value.items()}

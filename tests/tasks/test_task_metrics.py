@@ -66,10 +66,14 @@ def test_perplexity_ignores_the_loss_of_a_row_without_tokens():
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "matthews_correlation"])
-def test_a_constant_prediction_correlates_with_nothing(name):
+@pytest.mark.parametrize("side", ["prediction", "label"])
+def test_nothing_correlates_with_a_constant(name, side):
     rows = rows_for(name, 1)
-    rows["prediction"] = np.ones_like(rows["label"])
-    assert get_metric(name).value(rows) == 0.0
+    rows[side] = np.ones_like(rows["label"])
+    found = get_metric(name).measure(rows)
+    assert math.isnan(get_metric(name).value(rows))
+    assert (found.score, found.se) == (None, None)
+    assert found.why["score"] == f"all {side}s are equal, and nothing correlates with a constant"
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
@@ -169,7 +173,11 @@ def test_counts_agree_with_scikit_learn_on_few_rows(classes, seed):
     label, prediction = rows["label"], rows["prediction"]
     macro = sk.f1_score(label, prediction, average="macro", zero_division=0)
     assert get_metric("f1_macro").value(rows) == pytest.approx(macro)
-    assert get_metric("matthews_correlation").value(rows) == pytest.approx(sk.matthews_corrcoef(label, prediction))
+    matthews = get_metric("matthews_correlation").value(rows)
+    # scikit-learn gives 0 to what is undefined.
+    constant = len(set(label)) == 1 or len(set(prediction)) == 1
+    assert math.isnan(matthews) if constant else matthews == pytest.approx(sk.matthews_corrcoef(label, prediction))
     if classes <= 2:
-        f1 = sk.f1_score(label, prediction, zero_division=0)
-        assert get_metric("f1").value(rows) == pytest.approx(f1)
+        f1 = get_metric("f1").value(rows)
+        nothing = not label.any() and not prediction.any()
+        assert math.isnan(f1) if nothing else f1 == pytest.approx(sk.f1_score(label, prediction, zero_division=0))

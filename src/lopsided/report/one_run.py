@@ -64,12 +64,8 @@ def load_run(folder: Path, *, bounds: bool) -> Loaded:
         "adapter": _adapter_hash(folder) if finished else None,
         "diagnosis": diagnosis,
         "diagnosis_note": note,
-        "nulls": {
-            **record.get(NULLS, {}),
-            **{f"diagnosis.{at}": was for at, was in (diagnosis or {}).get(NULLS, {}).items()},
-        },
-        "not_finite": sum(len((part or {}).get(NULLS, {})) for part in (record, diagnosis))
-        + _lost_in_landscape(diagnosis),
+        "nulls": nulls,
+        "not_finite": len(nulls) + _lost_in_landscape(diagnosis),
         **_again(folder, record),
         **(_bound(folder) if finished and bounds else {"bound": None, "bound_note": None}),
     }

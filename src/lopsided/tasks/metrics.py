@@ -254,7 +254,7 @@ def _standard_error(metric: Metric, score: float, rows: dict[str, np.ndarray], s
     if metric.name == "accuracy":
         return float(np.sqrt(score * (1 - score) / n))
     function = SCORES[metric.name].function
-    return _spread([lambda index=index: function(_take(rows, index)) for index in _resamples(n, seed, resamples)])
+    return _spread(lambda index: function(_take(rows, index)), _resamples(n, seed, resamples))
 
 
 def _check_two(n: int) -> None:
@@ -262,12 +262,12 @@ def _check_two(n: int) -> None:
         raise _Undefined("one row has no standard error")
 
 
-def _spread(draws: Sequence[Callable[[], float]]) -> float:
-    """The standard deviation over draws. One that is undefined would leave the spread of the others alone."""
+def _spread(figure: Callable[[np.ndarray], float], draws: Sequence[np.ndarray]) -> float:
+    """The standard deviation over draws of rows. One that is undefined would leave the spread of the others alone."""
     found, undefined = [], 0
-    for draw in draws:
+    for index in draws:
         try:
-            found.append(draw())
+            found.append(figure(index))
         except _Undefined:
             undefined += 1
     if undefined:
@@ -325,7 +325,7 @@ def difference_standard_error(
             return float(np.std(right_a.astype(float) - right_b.astype(float)) / np.sqrt(_length(a)))
         function = SCORES[metric.name].function
         draws = _resamples(_length(a), seed, resamples)
-        return _spread([lambda i=i: function(_take(a, i)) - function(_take(b, i)) for i in draws])
+        return _spread(lambda index: function(_take(a, index)) - function(_take(b, index)), draws)
     except _Undefined:
         return math.nan
 
