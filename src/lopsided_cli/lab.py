@@ -76,17 +76,18 @@ def _tell(result, folder: Path) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.table import Table
 
+    from lopsided.lab.record import measured_text, state_text
+
     title = f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)"
     table = Table(title=title, title_justify="left")
     for heading in ("figure", "measured", "range for the claim", "paper", ""):
         table.add_column(heading, overflow="fold")
     for found in result["figures"]:
-        interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
         table.add_row(
             found["what"],
-            f"{found['value']:.4g}{interval}",
+            measured_text(found),
             found["tolerance"],
             "" if found["paper"] is None else f"{found['paper']:.4g}",
-            "holds" if found["holds"] else "does not hold",
+            state_text(found),
         )
     Console(width=None if Console().is_terminal else 150).print(table)

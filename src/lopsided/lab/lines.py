@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lopsided.lab.experiment import Line, over_seeds
+from lopsided.lab.experiment import Line
+from lopsided.lab.intervals import over_seeds
 
 
 def mean_line(
@@ -16,7 +17,7 @@ def mean_line(
     style: Literal["line", "bars", "dashed"] = "line",
     least: float = -np.inf,
 ) -> Line:
-    """The mean over seeds at each x, with its 95 % interval.
+    """The mean over seeds at each x, with its 95 % interval; one seed has none.
 
     Args:
         least: where the band ends below, for a logarithmic axis.
@@ -25,12 +26,12 @@ def mean_line(
         runs: (seeds, points)
     """
     means = [over_seeds(each) for each in runs.T]
-    ends = [mean.interval or (mean.value, mean.value) for mean in means]
+    ends = [mean.interval or (np.nan, np.nan) for mean in means]
     return Line(
         name=name,
         x=list(x),
         y=[mean.value for mean in means],
-        low=[max(low, least) for low, _ in ends],
+        low=[float(np.maximum(low, least)) for low, _ in ends],
         high=[high for _, high in ends],
         style=style,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lopsided.lab.record import counted
 from lopsided.report.format import MISSING, duration, is_finite
 from lopsided.report.notes import joined
 
@@ -23,14 +24,17 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             result["name"],
             result["claim"],
             result["verdict"],
-            f"{sum(bool(f['holds']) for f in result['figures'])} of {len(result['figures'])}",
+            counted(result),
             result["size"],
             result["source"],
         ]
         for result in results
     ]
-    failed = [result["name"] for result in results if result["verdict"] != "reproduced"]
-    means = f"Don't choose by the claims behind {joined(failed)}." if failed else "The claims may be chosen by."
+    failed = [result["name"] for result in results if result["verdict"] in ("partly", "not reproduced")]
+    open_ = [result["name"] for result in results if result["verdict"] == "undecided"]
+    parts = [f"Don't choose by the claims behind {joined(failed)}."] if failed else []
+    parts += [f"Undecided, which more seeds may change: {joined(open_)}."] if open_ else []
+    means = " ".join(parts) or "The claims may be chosen by."
     return [
         {
             "key": "lab",
@@ -38,7 +42,7 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "shows": f"{len(held)} of {len(results)} claims were reproduced within ranges that were stated beforehand.",
             "means": means,
             "caption": "What `lopsided lab` measured",
-            "head": ["experiment", "claim", "verdict", "figures in range", "size", "source"],
+            "head": ["experiment", "claim", "verdict", "ranges", "size", "source"],
             "rows": rows,
             "commands": [],
         }
