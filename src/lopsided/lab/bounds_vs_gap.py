@@ -94,13 +94,15 @@ def run(request: Request) -> Outcome:
         found = iter([bound_of_run(made.folder) for made in runs])
     bounds = {name: [next(found) for _ in range(seeds)] for name in names}
     x = np.array([np.mean([one.bound.value for one in of]) for of in bounds.values()])
-    y = np.array([np.mean([one.measured for one in of]) for of in bounds.values()])
+    # A gap that a run could not compute is NaN here, and leaves its method without a rank.
+    gaps = {name: np.array([one.measured for one in of], dtype=np.float64) for name, of in bounds.items()}
+    y = np.array([values.mean() for values in gaps.values()])
     trained = np.array([of[0].bound.trained for of in bounds.values()], dtype=np.float64)
-    under = [one.measured <= one.bound.value for of in bounds.values() for one in of]
+    shares = np.concatenate([gaps[name] / [one.bound.value for one in of] for name, of in bounds.items()])
     return Outcome(
         measured=[
             Measured(value=float(rank_correlation(x, y)), interval=resampled(x, y)),
-            share(under),
+            share(shares <= 1) if np.isfinite(shares).all() else over_seeds(shares),
         ],
         settings={
             "model": "embedded",
@@ -119,8 +121,8 @@ def run(request: Request) -> Outcome:
         details={
             "methods": {
                 name: {
-                    "gap": over_seeds([one.measured for one in of]),
-                    "standard error of one gap": np.mean([one.se for one in of]),
+                    "gap": over_seeds(gaps[name]),
+                    "standard error of one gap": np.mean([_se(one) for one in of]),
                     "bound": np.mean([one.bound.value for one in of]),
                     "sigma": np.mean([one.bound.sigma.value for one in of]),
                     "trained": of[0].bound.trained,
@@ -129,9 +131,7 @@ def run(request: Request) -> Outcome:
             },
             "p, of a random order": chance_of_more(x, y),
             "rank correlation of gap and trained numbers alone": rank_correlation(trained, y),
-            "largest gap as a share of its bound": np.max(
-                [one.measured / one.bound.value for of in bounds.values() for one in of]
-            ),
+            "largest gap as a share of its bound": np.max(shares),
         },
         plots=_plots(bounds, x, y),
     )
@@ -167,9 +167,13 @@ def _plots(bounds: dict[str, list[RunBound]], x: np.ndarray, y: np.ndarray) -> l
 
 def _gap(runs: Sequence[RunBound]) -> Measured:
     """The mean gap over seeds, with the interval that its rows give: two seeds have none of their own to speak of."""
-    value = float(np.mean([one.measured for one in runs]))
-    reach = 1.96 * float(np.mean([one.se for one in runs])) / len(runs) ** 0.5
+    value = float(np.mean(np.array([one.measured for one in runs], dtype=np.float64)))
+    reach = 1.96 * float(np.mean([_se(one) for one in runs])) / len(runs) ** 0.5
     return Measured(value=value, interval=(value - reach, value + reach))
+
+
+def _se(run: RunBound) -> float:
+    return np.nan if run.se is None else run.se
 
 
 EXPERIMENT = Experiment(
