@@ -84,6 +84,10 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{figure(record['timings']['median_ms'], '.0f')} ms a step, "
         f"{record['kept_bytes'] / 2**20:.1f} MiB kept for backward, {record['adapter_bytes'] / 2**10:.0f} KiB file"
     )
-    lines += [f"– {place}: {reason}" for place, reason in reasons(record).items()]
+    # Of the figures above: a step's standard error is not among them.
+    told = reasons({key: record[key] for key in ("metrics", "generalization_error")})
+    if record["timings"]["median_ms"] is None:
+        told |= reasons({"timings": record["timings"]})
+    lines += [f"– {place}: {reason}" for place, reason in told.items()]
     note = record["task"]["note"]
     return [*lines, note] if note else lines

@@ -131,8 +131,8 @@ def _both_passes(
     # Beyond this, a NaN would be a layer's gain, or end in an error about matrices.
     if bool(torch.isnan(logits).any()) or not bool(torch.isfinite(outputs["loss"])):
         raise LopsidedError(
-            f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model whose "
-            "loss is finite"
+            f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model "
+            "whose loss is finite"
         )
     (slope,) = torch.autograd.grad(outputs["loss"], logits, retain_graph=True)
     count, drawn = _predictions(logits.detach(), slope, labels, generator)

@@ -67,7 +67,7 @@ def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
     labels = sorted(bound, key=lambda label: bound[label])
     if not labels:
         return None
-    lacking = [label for label in by_label(runs) if label not in bound]
+    lacking = [label for label in by_label(r for r in runs if r["status"] == "finished") if label not in bound]
     measured = [_interval(label, gap[label]["mean"], gap[label]["half"]) for label in labels]
     above = [series(label, [bound[label]], [label], name=f"{label}, bound", hollow=True) for label in labels]
     values = {label: gap[label]["mean"] for label in labels}
@@ -75,7 +75,7 @@ def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         key=f"{table['key']}-bounds",
         kind="intervals",
         title="Bound beside measured gap",
-        shows=reading.bounds_shows() + reading.without(lacking, "a gap and a bound"),
+        shows=reading.without(reading.bounds_shows(), lacking, "a gap and a bound"),
         means=reading.bounds_means(values, bound),
         views=[view("", Axis(title="nats a prediction", log=True), Axis(title="method"), measured + above)],
     )
@@ -112,7 +112,7 @@ def gaps(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         key=f"{table['key']}-gaps",
         kind="intervals",
         title="Generalization gaps",
-        shows=reading.gaps_shows() + reading.without(list(lacking), "a gap on every split"),
+        shows=reading.without(reading.gaps_shows(), list(lacking), "a gap on every split"),
         means=reading.gaps_means(values),
         choose="split",
         views=views,
@@ -149,7 +149,7 @@ def forgetting(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
         key=f"{table['key']}-forgetting",
         kind="intervals",
         title="Forgetting",
-        shows=reading.forgetting_shows(first) + reading.without(list(lacking), "a change that is finite"),
+        shows=reading.without(reading.forgetting_shows(first), list(lacking), "a change that is finite"),
         means=reading.forgetting_means(worse, first),
         choose="reference",
         views=views,

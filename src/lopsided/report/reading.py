@@ -14,14 +14,14 @@ from lopsided.report.notes import joined
 ALONE = "Only {0} has these figures, so they choose nothing."
 
 
-def without(labels: list[str], what: str) -> str:
-    """The end of a sentence about methods that a figure leaves out, in place of its full stop; empty if it has all.
+def without(sentence: str, labels: list[str], what: str) -> str:
+    """A sentence about methods that ends with those which a figure leaves out; as it is if there are none.
 
     Example:
-        >>> without(["cla"], "a gap"), without([], "a gap")
-        (' Left out, without a gap: cla.', '')
+        >>> without("Each mark is a gap.", ["cla"], "a gap"), without("Each mark is a gap.", [], "a gap")
+        ('Each mark is a gap; left out, without a gap: cla.', 'Each mark is a gap.')
     """
-    return f" Left out, without {what}: {joined(labels)}." if labels else ""
+    return f"{sentence.removesuffix('.')}; left out, without {what}: {joined(labels)}." if labels else sentence
 
 
 def pareto_shows() -> str:

@@ -24,6 +24,7 @@ def landscapes(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
     for one in views:
         one["span"] = span
     sharp = {label: _sharpness(found) for label, found in members.items()}
+    blunt = [label for label, value in sharp.items() if value is None]
     lost = sum(run["diagnosis"]["landscape"]["not_finite"] for found in members.values() for run in found[:1])
     section = next(iter(members.values()))[0]["diagnosis"]["landscape"]
     kinds = {found[0]["diagnosis"]["landscape"]["directions"] for found in members.values()}
@@ -31,8 +32,7 @@ def landscapes(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
         key=f"{table['key']}-landscapes",
         kind="landscape",
         title="Loss landscapes",
-        shows=reading.landscapes_shows(section, kinds, lost)
-        + reading.without([label for label, value in sharp.items() if value is None], "a sharpness of every seed"),
+        shows=reading.without(reading.landscapes_shows(section, kinds, lost), blunt, "a sharpness of every seed"),
         means=reading.landscapes_means({k: v for k, v in sharp.items() if v is not None}, section),
         choose="run",
         views=views,
