@@ -1,4 +1,4 @@
-"""Every verb's JSON is strict, and a dash with a reason stands for what could not be computed; also of diverged runs."""
+"""Every verb's JSON is strict, and what could not be computed is a dash with a reason; also of diverged runs."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def scaled(figure: Measured, factor: float) -> Measured:
     if figure.interval is None:
         return Measured(value=factor * figure.value, why=figure.why)
     low, high = sorted(factor * end for end in figure.interval)
-    return Measured(value=factor * figure.value, interval=(low, high))
+    return Measured(value=factor * figure.value, interval=(low, high), why=figure.why)
 
 
 def largest_mean(values: np.ndarray) -> Measured:
