@@ -19,6 +19,7 @@ import numpy as np
 
 from lopsided.lab.experiment import Line, Measured
 from lopsided.lab.intervals import ONE_RUN
+from lopsided.lab.lines import ends_of
 from lopsided.method import METHODS, Method, register
 from lopsided.train import Data, TrainConfig, load_data, read_predictions, train
 from lopsided.untrusted import open_tensors, weights_in
@@ -172,12 +173,7 @@ def crossed(differences: np.ndarray) -> Measured:
 
 def bars(name: str, figures: Mapping[str, Measured]) -> Line:
     """Bars of named figures, with their intervals where they have some."""
-    ends = [figure.interval or (np.nan, np.nan) for figure in figures.values()]
+    low, high = ends_of(list(figures.values()))
     return Line(
-        name=name,
-        x=list(figures),
-        y=[figure.value for figure in figures.values()],
-        low=[low for low, _ in ends],
-        high=[high for _, high in ends],
-        style="bars",
+        name=name, x=list(figures), y=[figure.value for figure in figures.values()], low=low, high=high, style="bars"
     )
