@@ -44,7 +44,7 @@ def similarities(subjects: Sequence[Subject]) -> dict[str, dict[str, Any]]:
     return {
         mine: {
             **{
-                letter: {other: between(bases[mine][letter], bases[other][letter]) for other in ids if other != mine}
+                letter: {other: between(*_pair(bases, mine, other, letter)) for other in ids if other != mine}
                 for letter in LETTERS
             },
             "layers": {
@@ -76,6 +76,13 @@ def between(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -
     if not shared:
         return None
     return float(np.mean([similarity(first[module], second[module]) for module in shared]))
+
+
+def _pair(
+    bases: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], one: str, other: str, letter: str
+) -> list[Mapping[str, np.ndarray]]:
+    """In one order whichever of the two is asked: rounding must not make a similarity unlike its mirror."""
+    return [bases[id][letter] for id in sorted((one, other))]
 
 
 def _shared(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[str]:
