@@ -26,7 +26,8 @@ from writing import markdown
 
 from lopsided import LopsidedError
 from lopsided.checkpoint import write_json
-from lopsided.lab.experiment import Measured, over_seeds
+from lopsided.lab.experiment import Measured
+from lopsided.lab.intervals import over_seeds
 from lopsided.train import read_run
 from lopsided.train.rundir import run_folders
 

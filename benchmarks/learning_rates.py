@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from lopsided import METHODS, LopsidedError
+from lopsided.strict_json import dumps
 from lopsided.train import Data, TrainConfig, load_data, train
 
 # Half decades. From the method's present rate the search walks down the validation loss until both neighbours of
@@ -25,14 +26,15 @@ LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def search(loss_at: Callable[[float], float], start: float) -> dict[float, float]:
-    """Validation loss by rate, over the rates that had to be tried."""
+    """Validation loss by rate, over the rates that had to be tried; one at which it is NaN is worse than all others."""
     position = min(range(len(LADDER)), key=lambda i: abs(np.log(LADDER[i] / start)))
     losses: dict[float, float] = {}
     while True:
         window = range(max(0, position - 1), min(len(LADDER), position + 2))
         for i in window:
             if LADDER[i] not in losses:
-                losses[LADDER[i]] = loss_at(LADDER[i])
+                loss = loss_at(LADDER[i])
+                losses[LADDER[i]] = loss if math.isfinite(loss) else math.inf
         best = min(window, key=lambda i: losses[LADDER[i]])
         if best == position:
             return losses
@@ -52,11 +54,11 @@ def main() -> None:
 
         def loss_at(rate: float, name: str = name) -> float:
             runs = [one_run(shared, data, name, rate, seed) for seed in seeds]
-            print(json.dumps({"method": name, "lr": rate, "runs": runs}), flush=True)
-            return float(np.mean([run["loss"] for run in runs]))
+            print(dumps({"method": name, "lr": rate, "runs": runs}, indent=None), flush=True)
+            return float(np.mean([math.inf if run["loss"] is None else run["loss"] for run in runs]))
 
         losses = search(loss_at, METHODS[name].lr)
-        print(json.dumps({"method": name, "chosen": min(losses, key=lambda rate: losses[rate])}), flush=True)
+        print(dumps({"method": name, "chosen": min(losses, key=lambda rate: losses[rate])}, indent=None), flush=True)
 
 
 def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "sketch", "sketches", "method", "methods", "checkpoint"),
+    *("errors", "sketch", "sketches", "method", "methods", "strict_json", "checkpoint"),
     *("card", "untrusted", "patterns", "manifest", "fingerprint"),
     *("heads", "tuner", "optim", "adapt", "plan", "chain", "export"),
     "resume",

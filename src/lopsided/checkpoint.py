@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from lopsided.errors import LopsidedError
+from lopsided.strict_json import dumps
 
 NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
@@ -121,13 +121,17 @@ def file_hash(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with the same promise: the old file, or the whole new one."""
+    """Write strict JSON with the same promise: the old file, or the whole new one.
+
+    What is not finite is written as null, and said in the record's `nulls`; see `strict_json`.
+    """
+    # Before the file: a value that is no JSON leaves nothing behind.
+    text = dumps(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=True)
-            file.write("\n")
+            file.write(text + "\n")
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:

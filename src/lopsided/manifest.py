@@ -117,7 +117,7 @@ def seal(tensors: Mapping[str, Tensor], method: Method, scales: Iterable[tuple[i
         tensors=[hash_of(plain[name]) for name in sorted(plain)],
         versions=_versions(),
     )
-    text = json.dumps(dataclasses.asdict(manifest), separators=(",", ":")).encode()
+    text = json.dumps(dataclasses.asdict(manifest), separators=(",", ":"), allow_nan=False).encode()
     return torch.frombuffer(bytearray(hash_of_bytes(text).encode() + text), dtype=torch.uint8)
 
 
@@ -158,8 +158,9 @@ def computing_parts(method: Method) -> dict[str, Any]:
     """
     parts = method.parts()
     try:
-        kept = json.dumps({"train": parts["train"], "sketch": parts["sketch"], "p": parts["p"]})
-    except TypeError as error:
+        kept = json.dumps({"train": parts["train"], "sketch": parts["sketch"], "p": parts["p"]}, allow_nan=False)
+    # ValueError: a number that is not finite, which JSON has no word for.
+    except (TypeError, ValueError) as error:
         raise LopsidedError(
             f"method {method.name!r} can't be saved: {error}; expected a sketch whose fields are numbers, names and "
             "lists of them"

@@ -85,7 +85,7 @@ def _compiled(where: str, text: str) -> None:
 def _try(doubtful: Sequence[tuple[str, str, str]], names: Sequence[str]) -> None:
     # Isolated and without site: nothing of the user's is imported, and it starts in some ten milliseconds.
     command = [sys.executable, "-I", "-S", "-c", _CHILD]
-    work = json.dumps([[expression for *_, expression in doubtful], list(names)])
+    work = json.dumps([[expression for *_, expression in doubtful], list(names)], allow_nan=False)
     try:
         done = subprocess.run(command, input=work, capture_output=True, text=True, timeout=SECONDS, check=False)
         printed, ending = done.stdout, done.stderr.strip().rpartition("\n")[2]

@@ -34,11 +34,9 @@ def advise(
     Writes advice.json and two plots. Nothing is trained but a task's head, so this is a look before a comparison. Held
     against short runs, its order of layers was right more often than not, its order of methods was not.
     """
-    from lopsided_cli.shared import names, renames, verb
+    from lopsided_cli.shared import names, print_json, renames, verb
 
     with verb():
-        import json as json_module
-
         from lopsided.advise import advise_task, write_advice
         from lopsided.lab.plotting import check_drawable
         from lopsided.train import TrainConfig
@@ -70,7 +68,7 @@ def advise(
         )
         result = write_advice(advice, folder, {"head_steps": head_steps, "batches": batches, **config.to_json()})
         if json:
-            print(json_module.dumps(result, indent=2))
+            print_json(result)
             return
         _tell(advice, config.task)
         print(f"wrote {folder}")
@@ -79,6 +77,8 @@ def advise(
 def _tell(advice, task: str) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.table import Table
+
+    from lopsided_cli.shared import figure
 
     totals = advice.totals()
     table = Table(
@@ -95,8 +95,8 @@ def _tell(advice, task: str) -> None:  # type: ignore[no-untyped-def]
             f"{total.side} (upper bound)" if total.side == "AB" else total.side,
             str(low) if low == high else f"{low} to {high}",
             f"{total.trained:,}",
-            f"{total.reduction:.4g}",
-            f"{total.fitted:.4g}",
+            figure(total.reduction, ".4g"),
+            figure(total.fitted, ".4g"),
         )
     layers = Table(title="The best single side of each layer", title_justify="left")
     for heading in ("layer", "method", "trains", "rank", "expected reduction"):

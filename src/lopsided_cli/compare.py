@@ -48,7 +48,7 @@ def compare(
     Writes the run directories, results.json and report.html. Exits with 1 if a method failed.
     """
     shared = {k: v for k, v in locals().items() if k not in NOT_SHARED}
-    from lopsided_cli.shared import names, numbers, renames, verb
+    from lopsided_cli.shared import names, numbers, print_json, renames, verb
 
     with verb():
         from rich.console import Console
@@ -82,9 +82,7 @@ def compare(
             results = run(config, resume=resume, callbacks=callbacks, note=early(console))
         write_report([folder], folder / "report.html")
         if json:
-            import json as json_module
-
-            print(json_module.dumps(results, indent=2))
+            print_json(results)
         else:
             print_table(results, Console())
             if results["task_shape"]:

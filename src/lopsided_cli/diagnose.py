@@ -42,7 +42,7 @@ def diagnose(
 
     Writes diagnosis.json into each run directory, where `lopsided report` finds it.
     """
-    from lopsided_cli.shared import BadInput, verb
+    from lopsided_cli.shared import BadInput, print_json, verb
 
     with verb():
         from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
@@ -77,10 +77,8 @@ def diagnose(
             folder = out or options.free_folder("lopsided-diagnosis")
             found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
         if json:
-            import json as json_module
-
             listed = list(found.values())
-            print(json_module.dumps(listed[0] if len(listed) == 1 else listed, indent=2))
+            print_json(listed[0] if len(listed) == 1 else listed)
             return
         _tell(found)
 
@@ -93,6 +91,8 @@ def _tell(found: dict[Path, dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lopsided.strict_json import reasons
+
     table = Table(title="What the runs became", title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
@@ -103,34 +103,76 @@ def _tell(found: dict[Path, dict[str, Any]]) -> None:
     for folder, diagnosis in found.items():
         for section, why in diagnosis["skipped"].items():
             print(f"{diagnosis['run']['name']}: no {section}: {why}")
+        for place, why in reasons(diagnosis).items():
+            print(f"{diagnosis['run']['name']}: – {place}: {why}")
         print(f"wrote {folder / 'diagnosis.json'}")
 
 
 def summary(diagnosis: dict[str, Any]) -> list[str]:
-    """A diagnosis as one row; a dash for what it does not have."""
+    """A diagnosis as one row; a dash for what it does not have, or could not compute."""
+    from lopsided_cli.shared import MISSING, figure
+
     gap = (diagnosis.get("generalization") or {}).get("G")
     intruders, layers = diagnosis.get("intruders"), diagnosis.get("layers")
     sharpness = (diagnosis.get("landscape") or {}).get("sharpness", {})
     forgetting = diagnosis.get("forgetting")
     return [
         diagnosis["run"]["name"],
-        "–" if gap is None else f"{gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]",
-        "–" if not intruders else _at_half(intruders),
-        "–" if not layers else f"{sum(layer['delta']['frobenius'] ** 2 for layer in layers) ** 0.5:.3g}",
-        "–" if not layers else f"{sum(layer['delta']['stable_rank'] for layer in layers) / len(layers):.2f}",
-        _figure(sharpness.get("largest")),
-        _figure(sharpness.get("hessian_top")),
-        "–" if not forgetting else f"{forgetting['base']:.3f} to {forgetting['tuned']:.3f} ({forgetting['metric']})",
+        MISSING
+        if gap is None
+        else "{} [{}, {}]".format(*(figure(gap[end], ".3f") for end in ("value", "low", "high"))),
+        _at_half(intruders) if intruders else MISSING,
+        _norm(layers) if layers else MISSING,
+        _mean_of(layers, "stable_rank") if layers else MISSING,
+        figure(sharpness.get("largest")),
+        _eigenvalue(sharpness),
+        _forgotten(forgetting) if forgetting else MISSING,
     ]
 
 
 def _at_half(intruders: dict[str, Any]) -> str:
     """The mean count at the ε nearest to a half, of all vectors where they were looked at."""
+    from lopsided_cli.shared import figure
+
     place = min(range(len(intruders["epsilons"])), key=lambda i: abs(intruders["epsilons"][i] - 0.5))
     counted = intruders["all"] or intruders["top_k"]
     of = "" if intruders["all"] else f" of the first {intruders['top']}"
-    return f"{counted['mean'][place]:.2f}{of} (ε = {intruders['epsilons'][place]:g})"
+    # Absent in files of version 0.1.0, which counted all layers or none.
+    layers = intruders.get("layers", {"counted": 0, "of": 0})
+    part = "" if layers["counted"] == layers["of"] else f", {layers['counted']} of {layers['of']} layers"
+    return f"{figure(counted['mean'][place], '.2f')}{of} (ε = {intruders['epsilons'][place]:g}{part})"
 
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+def _norm(layers: list[dict[str, Any]]) -> str:
+    """‖ΔW‖ over all layers; without one of them there is none."""
+    from lopsided_cli.shared import MISSING, figure
+
+    norms = [layer["delta"]["frobenius"] for layer in layers]
+    return MISSING if None in norms else figure(sum(norm**2 for norm in norms) ** 0.5)
+
+
+def _mean_of(layers: list[dict[str, Any]], name: str) -> str:
+    """The mean over the layers that have the figure, and how many these are if not all do."""
+    from lopsided_cli.shared import MISSING
+
+    known = [layer["delta"][name] for layer in layers if layer["delta"][name] is not None]
+    part = "" if len(known) == len(layers) else f" ({len(known)} of {len(layers)} layers)"
+    return f"{sum(known) / len(known):.2f}{part}" if known else MISSING
+
+
+def _eigenvalue(sharpness: dict[str, Any]) -> str:
+    """With its residual where Lanczos had not converged."""
+    from lopsided_cli.shared import figure
+
+    text = figure(sharpness.get("hessian_top"))
+    # Absent in files of version 0.1.0.
+    if sharpness.get("hessian_converged", True) is False:
+        text += f" (± {figure(sharpness['hessian_residual'])}, not converged)"
+    return text
+
+
+def _forgotten(forgetting: dict[str, Any]) -> str:
+    from lopsided_cli.shared import figure
+
+    ends = (figure(forgetting[name], ".3f") for name in ("base", "tuned"))
+    return "{} to {}".format(*ends) + f" ({forgetting['metric']})"

@@ -16,7 +16,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a run's adapter, chains included, as a LoRA adapter that stock PEFT loads."""
-    from lopsided_cli.shared import verb
+    from lopsided_cli.shared import print_json, verb
 
     with verb():
         from lopsided import to_lora
@@ -25,8 +25,6 @@ def export(
         folder = out or run / "lora"
         config = to_lora(reload(run), folder)
         if json:
-            import json as json_module
-
-            print(json_module.dumps({"path": str(folder), "rank": config.r}, indent=2))
+            print_json({"path": str(folder), "rank": config.r})
         else:
             print(f"wrote a LoRA adapter of rank {config.r} to {folder}")

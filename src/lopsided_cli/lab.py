@@ -22,11 +22,9 @@ def lab(
     json: options.Json = False,
 ) -> None:
     """Run an experiment: a folder with result.json, plots and a verdict for each."""
-    from lopsided_cli.shared import BadInput, verb
+    from lopsided_cli.shared import BadInput, print_json, verb
 
     with verb():
-        import json as json_module
-
         from lopsided.lab import EXPERIMENTS, Request, experiment_named, run_experiment, write_page
 
         if list_:
@@ -53,15 +51,15 @@ def lab(
         if page is not None:
             write_page(folders, page)
         if json:
-            print(json_module.dumps(results if name == "all" else results[0], indent=2))
+            print_json(results if name == "all" else results[0])
 
 
 def _list(experiments, json: bool) -> None:  # type: ignore[no-untyped-def]
     if json:
-        import json as json_module
+        from lopsided_cli.shared import print_json
 
         rows = [{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments]
-        print(json_module.dumps(rows, indent=2))
+        print_json(rows)
         return
     from rich.console import Console
     from rich.table import Table
@@ -78,17 +76,18 @@ def _tell(result, folder: Path) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.table import Table
 
+    from lopsided.lab.record import measured_text, state_text
+
     title = f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)"
     table = Table(title=title, title_justify="left")
     for heading in ("figure", "measured", "range for the claim", "paper", ""):
         table.add_column(heading, overflow="fold")
     for found in result["figures"]:
-        interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
         table.add_row(
             found["what"],
-            f"{found['value']:.4g}{interval}",
+            measured_text(found),
             found["tolerance"],
             "" if found["paper"] is None else f"{found['paper']:.4g}",
-            "holds" if found["holds"] else "does not hold",
+            state_text(found),
         )
     Console(width=None if Console().is_terminal else 150).print(table)

@@ -7,16 +7,14 @@ import typer
 
 def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
     """Print every method: what it trains, its sketch, its chain, its size and its source."""
-    from lopsided_cli.shared import verb
+    from lopsided_cli.shared import print_json, verb
 
     with verb():
         from lopsided import METHODS
 
         if json:
-            import json as json_module
-
             rows = [{**method.parts(), "trained_numbers": method.trained_formula} for method in METHODS.values()]
-            print(json_module.dumps(rows, indent=2))
+            print_json(rows)
             return
         from rich.console import Console
         from rich.table import Table

@@ -21,7 +21,7 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Put runs together into one HTML file that opens without a network."""
-    from lopsided_cli.shared import BadInput, verb
+    from lopsided_cli.shared import BadInput, print_json, verb
 
     with verb():
         if out.is_dir():
@@ -36,9 +36,7 @@ def report(
 
         gathered = write_report(runs, out)
         if json:
-            import json as json_module
-
-            print(json_module.dumps(gathered, indent=2))
+            print_json(gathered)
         else:
             print(f"wrote {out}: {gathered['title']}, {len(gathered['runs'])} runs")
 

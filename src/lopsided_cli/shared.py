@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# What a table shows for a figure that could not be computed; the reason stands below it.
+MISSING = "–"
 
 # Set to anything, an unexpected error ends with its traceback.
 TRACEBACK = "LOPSIDED_TRACEBACK"
@@ -96,3 +101,20 @@ def renames(text: str) -> dict[str, str]:
             f"--rename-labels must be OLD=NEW pairs separated by commas, got {text!r}; write no=yes,maybe=yes"
         )
     return dict(pairs)
+
+
+def print_json(value: Any) -> None:
+    """Print a record as strict JSON, for other programs."""
+    from lopsided.strict_json import dumps
+
+    print(dumps(value))
+
+
+def figure(value: float | None, form: str = ".3g") -> str:
+    """A number as text, or a dash for one that is missing or not finite.
+
+    Example:
+        >>> figure(0.51234, ".2f"), figure(None), figure(float("nan"))
+        ('0.51', '–', '–')
+    """
+    return MISSING if value is None or not math.isfinite(value) else f"{value:{form}}"

@@ -49,7 +49,7 @@ def train(
 ) -> None:
     """Fine-tune one model on one task with one method, into a run directory."""
     settings = {k: v for k, v in locals().items() if k not in NOT_SETTINGS}
-    from lopsided_cli.shared import names, renames, verb
+    from lopsided_cli.shared import names, print_json, renames, verb
 
     with verb():
         from rich.console import Console
@@ -68,9 +68,7 @@ def train(
         with bar(console) as callbacks:
             record = run(config, resume=resume, callbacks=callbacks(method, seed), note=early(console))
         if json:
-            import json as json_module
-
-            print(json_module.dumps(record, indent=2))
+            print_json(record)
             return
         for line in summary(record):
             print(line)
@@ -78,20 +76,29 @@ def train(
 
 
 def summary(record: dict[str, Any]) -> list[str]:
-    """What a run came to, in a few lines."""
+    """What a run came to, in a few lines; a dash for what could not be computed, and the reasons last."""
+    from lopsided.strict_json import reasons
+    from lopsided_cli.shared import figure
+
     name = record["task"]["metric"]["name"].replace("_", " ")
     lines = [
-        f"{split:>14}  {name} {figures['score']:.4f} ± {figures['se']:.4f}  loss {figures['loss']:.4f}"
+        f"{split:>14}  {name} {figure(figures['score'], '.4f')} ± {figure(figures['se'], '.4f')}"
+        f"  loss {figure(figures['loss'], '.4f')}"
         f"  ({figures['rows']} rows)"
         for split, figures in record["metrics"].items()
     ]
     gap = record["generalization_error"]
-    lines.append(f"{'G(W)':>14}  {gap['value']:.4f} ± {gap['se']:.4f}")
+    lines.append(f"{'G(W)':>14}  {figure(gap['value'], '.4f')} ± {figure(gap['se'], '.4f')}")
     lines.append(
         f"{'cost':>14}  {record['trained_parameters']:,} trained numbers, "
-        f"{record['timings']['median_ms'] or float('nan'):.0f} ms a step, "
+        f"{figure(record['timings']['median_ms'], '.0f')} ms a step, "
         f"{record['kept_bytes'] / 2**20:.1f} MiB kept for backward, {record['adapter_bytes'] / 2**10:.0f} KiB file"
     )
+    # Of the figures above: a step's standard error is not among them.
+    told = reasons({key: record[key] for key in ("metrics", "generalization_error")})
+    if record["timings"]["median_ms"] is None:
+        told |= reasons({"timings": record["timings"]})
+    lines += [f"– {place}: {reason}" for place, reason in told.items()]
     # A run of an earlier version has no shape.
     notes = [record["task"]["note"], read_as(record["task"].get("shape", ""))]
     return [*lines, "; ".join(filter(None, notes))] if any(notes) else lines

@@ -19,7 +19,7 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Check that a saved adapter, run or model is whole and safe to open; exits with 2 if not."""
-    from lopsided_cli.shared import BadInput, verb
+    from lopsided_cli.shared import BadInput, print_json, verb
 
     with verb():
         from lopsided.verify import verify as run
@@ -28,9 +28,7 @@ def verify(
             raise BadInput("--allow-base-mismatch needs a base to compare with; give --base, or leave it out")
         report = run(folder, base, allow_base_mismatch=allow_base_mismatch)
         if json:
-            import json as json_module
-
-            print(json_module.dumps(report, indent=2))
+            print_json(report)
             return
         from rich.console import Console
         from rich.table import Table

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lopsided import METHODS
-from lopsided.bench.columns import Column, Run, columns
+from lopsided.bench.columns import UNTOLD, Column, Run, columns
 from lopsided.bench.summary import read_finished, sentences, table
 from lopsided.train.rundir import write_predictions, write_run
 
@@ -303,3 +303,76 @@ def test_of_equal_parts_the_first_is_to_be_taken(tmp_path):
 def test_several_seeds_are_named(tmp_path):
     _, second = said(tmp_path, {"lora": [scored(0.8), scored(0.9)]}, seeds=2)
     assert second == "Ties come from paired intervals over 2 seeds."
+
+
+# -- figures that could not be computed ----------------------------------------------------------------------
+
+REASON = "all predictions are equal, and nothing correlates with a constant"
+
+
+def undefined(method: str = "lora", why: dict[str, str] | None = None, **fields: Any) -> Run:
+    """A run whose test score is not defined, as this version records it, or with NaN as version 0.1.0 did."""
+    number = None if why else float("nan")
+    figures = {"score": number, "se": number, "loss": 1.0, "rows": ROWS, **({"why": why} if why else {})}
+    return made_run(method, metrics={"test": figures}, **fields)
+
+
+@pytest.mark.parametrize("why", [{"score": REASON, "se": REASON}, None])
+@pytest.mark.parametrize("order", [("lora", "cla", "full"), ("cla", "lora", "full"), ("full", "cla", "lora")])
+def test_a_score_that_is_missing_is_a_dash_and_never_the_best(tmp_path, why, order):
+    made = {"lora": [undefined(why=why)], "cla": [scored(0.9)], "full": [scored(0.6)]}
+    cols, rows = table(tmp_path, written(tmp_path, {name: made[name] for name in order}), {})
+    found = {row["method"]: row["cells"]["score"] for row in rows}
+    assert (found["lora"]["mean"], found["lora"]["se"], found["lora"]["mark"]) == (None, None, None)
+    assert found["lora"]["why"]["mean"] == (REASON if why else UNTOLD)
+    assert (found["cla"]["mark"], found["full"]["mark"]) == ("best", None)
+    # Its other figures compete as before.
+    assert all(row["cells"]["step_ms"]["mark"] for row in rows)
+    first, _ = sentences(cols, rows, 1)
+    assert first.startswith("Take cla: its test accuracy is the best")
+    assert first.endswith("Without a test accuracy, and left out: lora.")
+
+
+def test_no_score_at_all_is_said(tmp_path):
+    cols, rows = table(tmp_path, written(tmp_path, {"lora": [undefined()], "cla": [undefined("cla")]}), {})
+    assert "score" in [column["key"] for column in cols]
+    assert marks(rows, "score") == {"lora": None, "cla": None}
+    assert sentences(cols, rows, 1) == ["No method has a test accuracy, so there is nothing to choose from."]
+
+
+def test_a_mean_over_seeds_of_which_one_is_missing_is_not_printed(tmp_path):
+    runs = {"lora": [scored(0.8), undefined(why={"score": REASON, "se": REASON})], "cla": [scored(0.7), scored(0.7)]}
+    _, rows = table(tmp_path, written(tmp_path, runs), {})
+    assert rows[0]["cells"]["score"]["mean"] is None
+    assert rows[0]["cells"]["score"]["why"] == {"mean": f"1 of 2 seeds have no figure: {REASON}"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_without_a_standard_error_the_data_can_t_tell_methods_apart(seeds):
+    one = {"test": {key: array[:1] for key, array in made_run().rows["test"].items()}}
+    best, other = (Run(scored(score).record, one) for score in (0.9, 0.1))
+    if seeds == 1:
+        assert column("score").tied([best], [other])
+    missing = made_run(timings={"median_ms": 10.0, "se_ms": None, "steps": 1, "why": {"se_ms": "one step"}})
+    slow = made_run(timings={"median_ms": 99.0, "se_ms": 0.1, "steps": 9})
+    if seeds == 1:
+        assert column("step_ms").tied([missing], [slow])
+    assert column("step_ms").cell([missing]) == {"mean": 10.0, "se": None, "mark": None, "why": {"se": "one step"}}
+
+
+def test_a_domain_without_a_score_leaves_no_mean_over_domains():
+    figures = made_run().record["metrics"]["test"]
+    run = made_run(task={"metric": ACCURACY, "out_of_domain": ["a", "b"]})
+    run.record["metrics"] |= {"a": figures, "b": {**figures, "score": None, "why": {"score": REASON}}}
+    cell = column("ood_score").cell([run])
+    assert cell["mean"] is None
+    assert cell["why"] == {"mean": f"1 of 2 domains have none (b: {REASON})"}
+
+
+def test_a_step_time_that_is_missing_does_not_take_the_column_from_the_others(tmp_path):
+    untimed = {"median_ms": None, "se_ms": None, "steps": 0, "why": {"median_ms": "no step was timed"}}
+    cols, rows = table(tmp_path, written(tmp_path, {"lora": [made_run(timings=untimed)], "cla": [made_run("cla")]}), {})
+    assert "step_ms" in [found["key"] for found in cols]
+    assert rows[0]["cells"]["step_ms"]["why"] == {"mean": "no step was timed"}
+    assert marks(rows, "step_ms") == {"lora": None, "cla": "best"}
+    assert sentences(cols, rows, 1)[0].startswith("Take lora")

@@ -16,7 +16,7 @@ def test_all_methods_on_a_model(cli, bert):
     assert (outcome.status, outcome.err) == (0, "")
     assert all(name in outcome.out for name in METHODS)
     assert "not covered" in outcome.out
-    assert "nothing adapted" in outcome.out
+    assert "nothing adapted" not in outcome.out
 
 
 def test_the_bound_is_that_of_the_formula(cli, bert):
@@ -82,3 +82,26 @@ def test_bad_input_is_one_line(cli, bert, arguments, message):
 
 def test_a_folder_without_a_run_is_one_line(cli, tmp_path):
     assert_one_line(cli("bounds", tmp_path), "expected a finished run")
+
+
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_full_and_head_count_what_the_run_trained(cli, tiny, tmp_path, method):
+    assert cli("train", *tiny, "--method", method, "--out", tmp_path / "run").status == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    [found] = json.loads(cli("bounds", tmp_path / "run", "--json").out)
+    assert found["bound"]["trained"] == record["trained_parameters"]
+
+
+def test_a_model_that_generates_has_no_head_and_says_so(cli, llama):
+    outcome = cli("bounds", "--model", llama, "--methods", "cla,head")
+    assert outcome.status == 0
+    assert "– head: LlamaForCausalLM has no task's head" in outcome.out
+    listed = json.loads(cli("bounds", "--model", llama, "--methods", "cla,head", "--json").out)
+    assert listed[1] == {
+        **{"method": "head", "value": None, "trained": None},
+        "why": {"value": "LlamaForCausalLM has no task's head"},
+    }
+    as_classifier = json.loads(cli("bounds", "--model", llama, "--kind", "classification", "--labels", 5, "--json").out)
+    [head] = [row for row in as_classifier if row["method"] == "head"]
+    assert head["trained"] == 32 * 5
+    assert_one_line(cli("bounds", "--model", llama, "--kind", "words"), "unknown kind of task 'words'")

@@ -100,10 +100,10 @@ def test_shares_of_the_links():
 
 def test_an_update_of_zero_has_no_direction():
     record = layer_record(layer_of(W0, (torch.zeros(D_OUT, 2), torch.ones(2, D_IN))), decompose(W0.float()))
-    zeros = {"spectral": 0.0, "frobenius": 0.0, "stable_rank": 0.0, "effective_rank": 0.0, "rank": 0}
+    zeros = {"spectral": 0.0, "frobenius": 0.0, "stable_rank": None, "effective_rank": None, "rank": 0}
     assert record["delta"] == {**zeros, "singular_values": []}
     assert record["angles"] == {"top": 0, "left_degrees": [], "right_degrees": []}
-    assert record["energy_by_link"] == [0.0]
+    assert record["energy_by_link"] == [None]
 
 
 def test_at_most_64_singular_values_are_listed():

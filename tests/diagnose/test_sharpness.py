@@ -100,7 +100,9 @@ def test_an_ascent_out_of_the_finite_stops_there():
 
     found = largest_increase(Quadratic(torch.ones(1, 3), torch.eye(3)), LABELS, radius=0.1, loss=walled)
     assert found.losses == (1.5, None)
-    assert found.largest == 0.0
+    # What was seen before the wall is no largest rise within the radius.
+    assert found.largest is None
+    assert found.why == "the loss is not finite after 1 of 10 steps within the radius"
 
 
 def test_each_step_goes_a_quarter_of_the_radius_and_never_beyond_it():
@@ -214,10 +216,13 @@ def test_what_the_record_holds():
     model = Quadratic(torch.ones(1, 3), torch.eye(3))
     ascent = largest_increase(model, LABELS, radius=0.1, loss=loss)
     top = hessian_top(model, LABELS, loss=loss)
-    assert sharpness_json(ascent, top) == {
+    assert sharpness_json(0.1, ascent, top) == {
         "radius": 0.1,
         "largest": ascent.largest,
         "hessian_top": pytest.approx(1.0),
         "hessian_residual": pytest.approx(0.0, abs=1e-6),
+        "hessian_converged": True,
     }
-    assert sharpness_json(ascent, None)["hessian_top"] is None
+    without = sharpness_json(0.1, "a reason", "another")
+    assert without["largest"] is without["hessian_top"] is without["hessian_residual"] is None
+    assert without["why"] == {"largest": "a reason", "hessian_top": "another"}

@@ -30,7 +30,7 @@ from lopsided.lab import (
 def outcome_of(values: list[float]) -> Outcome:
     plot = Plot(name="p", title="A plot", x="x", y="y", lines=[Line(name="a", x=[1, 2], y=[1.0, 2.0])])
     return Outcome(
-        measured=[Measured(value=value) for value in values],
+        measured=[value if isinstance(value, Measured) else Measured(value=value) for value in values],
         settings={"seeds": np.int64(3)},
         plots=[plot],
         details={"array": np.arange(2)},
@@ -48,7 +48,7 @@ def experiment(values: list[float], *expected: Expected) -> Experiment:
     )
 
 
-AT_MOST_ONE = Expected(what="x", high=1.0, paper=0.5)
+AT_MOST_ONE = Expected(what="x", high=1.0, paper=0.5, exact=True)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,8 @@ AT_MOST_ONE = Expected(what="x", high=1.0, paper=0.5)
         ([0.5, 2.0], "partly"),
         ([2.0, 3.0], "not reproduced"),
         ([float("nan"), 2.0], "not reproduced"),
+        ([float("nan"), 0.5], "undecided"),
+        ([float("inf"), float("nan")], "undecided"),
     ],
 )
 def test_the_verdict_follows_from_the_ranges(values, said):
@@ -87,7 +89,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
         low, high = over_seeds(rng.standard_normal(5) + 3).interval
         covered += low <= 3 <= high
     assert 0.92 <= covered / 400 <= 0.98
-    assert over_seeds([2.0]) == Measured(value=2.0)
+    assert over_seeds([2.0]) == Measured(value=2.0, why="one run has no interval")
 
 
 def test_a_slope_is_the_exponent_of_a_power_law():
@@ -107,12 +109,15 @@ def test_a_run_leaves_a_record_and_replaces_the_last_one(tmp_path):
     assert json.loads((out / "result.json").read_text()) == result
     assert (result["verdict"], result["size"], result["settings"]) == ("not reproduced", "full", {"seeds": 3})
     assert result["figures"] == [
-        {"what": "x", "value": 2.0, "interval": None, "tolerance": "at most 1", "paper": 0.5, "holds": False}
+        {
+            **{"what": "x", "value": 2.0, "interval": None, "tolerance": "at most 1", "paper": 0.5},
+            **{"exact": True, "holds": False, "state": "fails"},
+        }
     ]
     assert (out / "p.svg").exists()
     write_page([out], tmp_path / "docs" / "page.md")
     page = (tmp_path / "docs" / "page.md").read_text()
-    assert "| x | 2 | at most 1 | 0.5 | no |" in page
+    assert "| x | 2, exact | at most 1 | 0.5 | fails |" in page
     assert "](../out/p.svg)" in page
 
 

@@ -9,13 +9,24 @@ from scipy.stats import studentized_range
 from lopsided import METHODS
 from lopsided.lab import Request, init_choices, verdict
 from lopsided.lab.embedded import Run
-from lopsided.lab.init_choices import EXPERIMENT, RANDOM, SELECTORS, SINGULAR, SKETCHES, mean_of, methods, spread
+from lopsided.lab.init_choices import (
+    EXPERIMENT,
+    RANDOM,
+    SELECTORS,
+    SINGULAR,
+    SKETCHES,
+    mean_of,
+    methods,
+    spread,
+    spread_of,
+)
 
 
-def test_the_spread_of_equal_choices_is_a_studentized_range():
+def test_the_spread_of_equal_choices_is_a_studentized_range(monkeypatch):
     """Best less worst of three means of three, in standard deviations: the studentized range with 6 degrees, by √3."""
     draw = np.random.RandomState(0)
-    found = [spread({c: draw.standard_normal(3) for c in "abc"}) for _ in range(4000)]
+    monkeypatch.setattr(init_choices, "DRAWS", 2)
+    found = [spread({c: draw.standard_normal(3) for c in "abc"}).value for _ in range(4000)]
     for q in (0.5, 0.95):
         assert np.quantile(found, q) == pytest.approx(studentized_range.ppf(q, 3, 6) / 3**0.5, rel=0.06)
     assert 2.4 < np.quantile(found, 0.95) < 2.6
@@ -24,7 +35,21 @@ def test_the_spread_of_equal_choices_is_a_studentized_range():
 def test_the_spread_by_hand():
     # Means 1, 2 and 4, and a variance of 2 within each.
     scores = {"a": np.array([0.0, 2]), "b": np.array([1.0, 3]), "c": np.array([3.0, 5])}
-    assert spread(scores) == pytest.approx(3 / 2**0.5)
+    found = spread(scores)
+    assert found.value == pytest.approx(3 / 2**0.5)
+    assert found.interval[0] < found.value < found.interval[1]
+    # Seeds that do not differ have no deviation to measure in.
+    same = spread({"a": np.ones(2), "b": np.zeros(2)})
+    assert np.isnan(same.value)
+    assert "do not differ" in same.why
+
+
+def test_the_interval_of_a_spread_narrows_with_the_seeds():
+    means = np.array([0.0, 1.0, 2.0])
+    few, many = (spread_of(means, 1.0, seeds=seeds) for seeds in (3, 300))
+    assert few.value == many.value == 2.0
+    assert few.interval[1] - few.interval[0] > 5 * (many.interval[1] - many.interval[0])
+    assert many.interval == pytest.approx((2.0, 2.0), abs=0.3)
 
 
 def test_every_choice_trains_b_under_a_name_of_its_own():
@@ -53,7 +78,8 @@ def test_answers_are_averaged_choice_by_choice():
 @pytest.mark.parametrize(
     ("shares", "expected"),
     [
-        ({}, "reproduced"),
+        # No choice is worse, and three seeds are too few to tell how far the random draws differ.
+        ({}, "undecided"),
         # A good draw among bad ones, all of them worse than LoRA, and selectors worse still.
         ({"lab_orthonormal": 0.6, "lab_gaussian": 0.5, "lab_kaiming": 0.5, "window": 0.4, "columns": 0.4}, "not"),
     ],

@@ -74,6 +74,7 @@ def test_it_runs_and_its_last_plot_has_a_diagonal(monkeypatch):
     monkeypatch.setattr("lopsided.lab.least_squares_lab.WIDTHS", (16, 32))
     monkeypatch.setattr("lopsided.lab.least_squares_lab.COUNTER_WIDTH", 32)
     outcome = EXPERIMENT.run(Request(seeds=3))
-    assert verdict(EXPERIMENT, outcome) in ("reproduced", "partly")
+    # Of a few draws the shares have wide intervals, even where every one of them came out.
+    assert verdict(EXPERIMENT, outcome) == "undecided"
     diagonal = outcome.plots[1].lines[1]
     assert diagonal.x == diagonal.y

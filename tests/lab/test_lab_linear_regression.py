@@ -69,9 +69,9 @@ def test_a_rate_is_one_less_the_factor_of_a_link():
 def test_the_bounds_share_is_one_where_the_gap_is_the_bound_and_sees_a_breach():
     factors = 1 - PROBLEM.pl / PROBLEM.smoothness / 3
     gaps = factors ** np.arange(6)[:, None]
-    assert bound_share(PROBLEM, gaps, 1 / 3) == pytest.approx(1.0)
+    assert bound_share(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.0)
     gaps[4] *= 1.5
-    assert bound_share(PROBLEM, gaps, 1 / 3) == pytest.approx(1.5)
+    assert bound_share(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.5)
 
 
 def test_descent_ends_once_every_run_has_been_at_its_target():

@@ -78,6 +78,6 @@ def test_how_often_a_sweep_reads_each_column():
 
 def test_the_bounds_share_is_one_where_the_gap_is_the_bound():
     gaps = (1 - MU / L * R / D_IN) ** np.arange(5)[:, None] * np.array([[2.0, 7.0]])
-    assert bound_share(gaps) == pytest.approx(1.0)
+    assert bound_share(gaps).value == pytest.approx(1.0)
     gaps[3] *= 2
-    assert bound_share(gaps) == pytest.approx(2.0)
+    assert bound_share(gaps).value == pytest.approx(2.0)

@@ -39,8 +39,8 @@ def test_a_figure_in_its_unit(mean, se, unit, text):
 @pytest.mark.parametrize("unit", list(UNITS))
 def test_what_is_not_finite_is_not_available(unit):
     for cell in ({}, {"mean": None, "se": None}, {"mean": math.nan, "se": 0.1}, {"mean": -math.inf}):
-        assert cell_text(cell, unit) == "n/a"
-    assert "± n/a" in cell_text({"mean": 0.5, "se": math.nan}, unit)
+        assert cell_text(cell, unit) == "–"
+    assert "± –" in cell_text({"mean": 0.5, "se": math.nan}, unit)
 
 
 def test_an_unknown_unit_names_the_known_ones():

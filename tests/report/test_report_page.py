@@ -179,7 +179,14 @@ def test_a_page_of_failed_runs_alone_stands(tmp_path):
 
 
 def test_lab_and_advice_become_tables(gathered):
-    figure = {"what": "a gap", "value": 1.0, "interval": None, "tolerance": "at most 1", "paper": None, "holds": True}
+    figure = {
+        "what": "a gap",
+        "value": 1.0,
+        "interval": None,
+        "tolerance": "at most 1",
+        "paper": None,
+        "state": "holds",
+    }
     lab = {
         "name": "sketches",
         "claim": "C.",

@@ -69,6 +69,6 @@ def test_not_finite_and_hostile_texts():
     results["rows"][0]["cells"]["score"] = {"mean": math.nan, "se": math.nan, "mark": None}
     results["rows"][1]["method"] = "[red]x\x1b[2J[/red]"
     text, styled = printed(results)
-    assert line(text, "full").split()[2] == "n/a"
+    assert line(text, "full").split()[2] == "–"
     assert "[red]x�[2J[/red]" in text
     assert "\x1b[2J" not in styled

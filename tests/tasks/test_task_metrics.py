@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -66,10 +67,14 @@ def test_perplexity_ignores_the_loss_of_a_row_without_tokens():
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "matthews_correlation"])
-def test_a_constant_prediction_correlates_with_nothing(name):
+@pytest.mark.parametrize("side", ["prediction", "label"])
+def test_nothing_correlates_with_a_constant(name, side):
     rows = rows_for(name, 1)
-    rows["prediction"] = np.ones_like(rows["label"])
-    assert get_metric(name).value(rows) == 0.0
+    rows[side] = np.ones_like(rows["label"])
+    found = get_metric(name).measure(rows)
+    assert math.isnan(get_metric(name).value(rows))
+    assert (found.score, found.se) == (None, None)
+    assert found.why["score"] == f"all {side}s are equal, and nothing correlates with a constant"
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
@@ -169,7 +174,74 @@ def test_counts_agree_with_scikit_learn_on_few_rows(classes, seed):
     label, prediction = rows["label"], rows["prediction"]
     macro = sk.f1_score(label, prediction, average="macro", zero_division=0)
     assert get_metric("f1_macro").value(rows) == pytest.approx(macro)
-    assert get_metric("matthews_correlation").value(rows) == pytest.approx(sk.matthews_corrcoef(label, prediction))
+    matthews = get_metric("matthews_correlation").value(rows)
+    # scikit-learn gives 0 to what is undefined.
+    constant = len(set(label)) == 1 or len(set(prediction)) == 1
+    assert math.isnan(matthews) if constant else matthews == pytest.approx(sk.matthews_corrcoef(label, prediction))
     if classes <= 2:
-        f1 = sk.f1_score(label, prediction, zero_division=0)
-        assert get_metric("f1").value(rows) == pytest.approx(f1)
+        f1 = get_metric("f1").value(rows)
+        nothing = not label.any() and not prediction.any()
+        assert math.isnan(f1) if nothing else f1 == pytest.approx(sk.f1_score(label, prediction, zero_division=0))
+
+
+# -- what the rows do not define ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_one_row_has_no_standard_error(name):
+    rows = {key: array[:1] for key, array in rows_for(name, 1).items()}
+    metric = get_metric(name)
+    assert math.isnan(metric.standard_error(rows))
+    assert math.isnan(difference_standard_error(metric, rows, rows))
+    assert metric.measure(rows).se is None
+    assert metric.measure(rows).why["se"]
+
+
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if "prediction" in score.reads])
+@pytest.mark.parametrize("position", [0, 57, -1])
+@pytest.mark.parametrize(
+    ("column", "bad"), [("prediction", np.nan), ("prediction", np.inf), ("label", np.nan), ("loss", np.nan)]
+)
+def test_rows_without_a_finite_answer_have_no_score(name, position, column, bad):
+    """The largest of logits that are NaN is a class all the same, and often the right one."""
+    rows = {key: array.astype(float) for key, array in rows_for(name, 1).items()}
+    rows["loss"] = np.ones(len(rows["label"]))
+    metric = get_metric(name)
+    whole = metric.measure(rows)
+    assert whole.score is not None
+    assert whole.why == {}
+    broken = {key: array.copy() for key, array in rows.items()}
+    broken[column][position] = bad
+    found = metric.measure(broken)
+    assert (found.score, found.se) == (None, None)
+    assert found.why["score"] == f"the {column} of 1 of {len(rows['label'])} rows is not finite"
+    assert math.isnan(metric.value(broken))
+    if column != "label":
+        assert math.isnan(difference_standard_error(metric, rows, broken))
+
+
+def test_a_perplexity_too_large_for_a_float_is_none():
+    rows = {"loss": np.array([800.0, 700.0]), "tokens": np.array([2, 2])}
+    found = get_metric("perplexity").measure(rows)
+    assert found.score is None
+    assert found.why["score"] == "the mean loss of 750 nats is too large for a perplexity"
+    assert get_metric("perplexity").value({**rows, "loss": np.array([700.0, 700.0])}) == pytest.approx(math.exp(700))
+    for bad in (np.nan, np.inf):
+        lost = get_metric("perplexity").measure({**rows, "loss": np.array([1.0, bad])})
+        assert lost.why["score"] == "the loss of 1 of 2 rows is not finite"
+
+
+def test_f1_without_a_positive_on_either_side_is_undefined():
+    zeros, ones = np.zeros(20, int), np.ones(20, int)
+    assert math.isnan(get_metric("f1").value({"prediction": zeros, "label": zeros}))
+    # With positives that are missed, or made up, it is 0.
+    assert get_metric("f1").value({"prediction": zeros, "label": ones}) == 0.0
+    assert get_metric("f1").value({"prediction": ones, "label": zeros}) == 0.0
+
+
+def test_a_score_that_some_resamples_do_not_define_has_no_standard_error():
+    # One positive among five: a third of the resamples have none.
+    rows = {"prediction": np.array([0, 0, 0, 0, 1]), "label": np.array([0, 0, 0, 0, 1])}
+    found = get_metric("matthews_correlation").measure(rows)
+    assert (found.score, found.se) == (pytest.approx(1.0), None)
+    assert re.fullmatch(r"the score is undefined in \d+ of 300 samples of the rows", found.why["se"])

@@ -130,9 +130,7 @@ def assert_moved(before: dict[str, torch.Tensor], model, adapter: str = "default
 def test_sft(start, name, tokenizer, tmp_path):
     model = policy(start, name, tmp_path)
     before, expected = factors(model, "default"), answers(model)
-    rows = Dataset.from_dict(
-        {"text": ["the river is old", "a stone was red", "the lamp is blue", "a cloud is new"] * 2}
-    )
+    texts = ["the river is old", "a stone was red", "the lamp is blue", "a cloud is new"]
     trainer = trl.SFTTrainer(
         model=model,
         args=trl.SFTConfig(**options(tmp_path, max_length=16)),

@@ -90,7 +90,8 @@ def collect(
         seed: of the labels that are drawn.
 
     Raises:
-        LopsidedError: for fewer than two batches, one without labels, or a loss of another kind.
+        LopsidedError: for fewer than two batches, one without labels, a loss of another kind or
+            one that is not finite.
     """
     if len(batches) < 2:
         raise LopsidedError(f"expected at least 2 batches, got {len(batches)}; pass more batches")
@@ -127,6 +128,12 @@ def _both_passes(
             "classification, regression or generation"
         )
     logits, labels = outputs["logits"], batch["labels"]
+    # Beyond this, a NaN would be a layer's gain, or end in an error about matrices.
+    if bool(torch.isnan(logits).any()) or not bool(torch.isfinite(outputs["loss"])):
+        raise LopsidedError(
+            f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model "
+            "whose loss is finite"
+        )
     (slope,) = torch.autograd.grad(outputs["loss"], logits, retain_graph=True)
     count, drawn = _predictions(logits.detach(), slope, labels, generator)
     # Gradients of the sum of the predictions' losses, so that batches add up.

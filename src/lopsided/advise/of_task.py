@@ -121,7 +121,7 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
         lr: None takes the rate of the method `head`.
 
     Raises:
-        LopsidedError: if the model has no head.
+        LopsidedError: if the model has no head, or its loss is not finite.
     """
     heads = task_heads(model)
     if not heads:
@@ -141,7 +141,10 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / steps)
         optimizer.zero_grad(set_to_none=True)
-        model(**batch).loss.backward()
+        loss = model(**batch).loss
+        if not bool(torch.isfinite(loss)):
+            raise LopsidedError(f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate")
+        loss.backward()
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     for parameter, wanted in asked:

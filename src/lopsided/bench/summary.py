@@ -8,6 +8,7 @@ from typing import Any
 
 from lopsided.bench.columns import Column, Run, columns
 from lopsided.method import Method, method_from_parts
+from lopsided.strict_json import WHY
 from lopsided.train import read_predictions, read_run
 
 TRAINS = {
@@ -18,6 +19,8 @@ TRAINS = {
     "all": "all weights",
     "head": "the head alone",
 }
+
+NO_FIGURE = {"mean": None, "se": None, "mark": None, WHY: {"mean": "this run does not have it"}}
 
 
 def read_finished(folder: Path) -> Run | None:
@@ -47,7 +50,7 @@ def table(
     if not whole:
         return [], [_failed(name, errors.get(name, "did not finish")) for name in folders]
     first = next(iter(whole.values()))[0].record
-    cols = [c for c in columns(first["task"]["metric"]) if all(c.cell(found) for found in whole.values())]
+    cols = [c for c in columns(first["task"]["metric"]) if any(c.cell(found) for found in whole.values())]
     rows = []
     for name, paths in folders.items():
         if name in whole:
@@ -74,7 +77,7 @@ def _row(name: str, runs: Sequence[Run], cols: Sequence[Column]) -> dict[str, An
         "trains": TRAINS[method.train],
         "links": record["chain"]["links"] if record["chain"] else 1,
         "learning_rate": record["learning_rate"],
-        "cells": {column.key: column.cell(runs) for column in cols},
+        "cells": {column.key: column.cell(runs) or dict(NO_FIGURE) for column in cols},
     }
 
 
@@ -91,8 +94,11 @@ def _failed(name: str, error: str) -> dict[str, Any]:
 
 
 def _mark(column: Column, rows: Sequence[dict[str, Any]], runs: Mapping[str, Sequence[Run]]) -> None:
-    """Mark the best method of a column, and those that can't be told from it. The floor does not compete."""
-    competing = [row for row in rows if row["status"] == "ok" and not row["floor"]]
+    """Mark the best method of a column, and those that can't be told from it.
+
+    The floor does not compete, nor does a method without a figure.
+    """
+    competing = [row for row in rows if row["status"] == "ok" and not row["floor"] and _has(row, column.key)]
     if not competing:
         return
     sign = 1.0 if column.better == "low" else -1.0
@@ -102,6 +108,10 @@ def _mark(column: Column, rows: Sequence[dict[str, Any]], runs: Mapping[str, Seq
             row["cells"][column.key]["mark"] = "best"
         elif column.tied(runs[best["method"]], runs[row["method"]]):
             row["cells"][column.key]["mark"] = "tied"
+
+
+def _has(row: Mapping[str, Any], key: str) -> bool:
+    return row["cells"][key]["mean"] is not None
 
 
 def _note_equal_parts(rows: Sequence[dict[str, Any]], runs: Mapping[str, Sequence[Run]]) -> None:
@@ -118,21 +128,30 @@ def _defining_parts(method: Method) -> tuple[Any, ...]:
     return (method.train, method.sketch, method.chain, method.lr_ratio, method.p)
 
 
+def _costs(row: Mapping[str, Any], key: str) -> bool:
+    return key in row["cells"] and _has(row, key)
+
+
 def sentences(cols: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
     """Which method to take, and how far the figures carry."""
-    ok = [row for row in rows if row["status"] == "ok" and not row["floor"]]
-    if not ok:
+    finished = [row for row in rows if row["status"] == "ok" and not row["floor"]]
+    if not finished:
         return ["No method finished, so there is nothing to choose from."]
-    title = next(c["title"] for c in cols if c["key"] == "score")
+    title = next((c["title"] for c in cols if c["key"] == "score"), "test score")
+    ok = [row for row in finished if "score" in row["cells"] and _has(row, "score")]
+    if not ok:
+        return [f"No method has a {title}, so there is nothing to choose from."]
     front = [row for row in ok if row["cells"]["score"]["mark"] in ("best", "tied")]
     best = next(row for row in front if row["cells"]["score"]["mark"] == "best")
-    # Among equals the cheapest: fewest trained numbers, then least memory, then the faster step.
-    costs = ("trained_parameters", "kept_bytes", "step_ms")
+    # Among equals the cheapest: fewest trained numbers, then least memory, then the faster step, as far as all of them
+    # have the figure.
+    costs = [k for k in ("trained_parameters", "kept_bytes", "step_ms") if all(_costs(row, k) for row in front)]
     # Of methods with equal parts the first: the noise of their step times is no reason to take another.
     first_of_equals = [row for row in front if row["same_as"] is None] or front
     take = min(first_of_equals, key=lambda row: tuple(row["cells"][key]["mean"] for key in costs))
     if len(ok) == 1:
-        first = f"{take['method']} is the only method that competed and finished, so there is nothing to choose from."
+        what = "competed and finished" if len(finished) == 1 else f"finished with a {title}"
+        first = f"{take['method']} is the only method that {what}, so there is nothing to choose from."
     elif len(front) == 1:
         first = f"Take {take['method']}: its {title} is the best, and the data tell every other method from it."
     else:
@@ -142,6 +161,9 @@ def sentences(cols: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
             f"the cheapest to train: {take['cells']['trained_parameters']['mean']:,.0f} numbers, and "
             f"{take['cells']['kept_bytes']['mean'] / 2**20:.0f} MiB kept for backward."
         )
+    lacking = [row["method"] for row in finished if row not in ok]
+    if lacking:
+        first += f" Without a {title}, and left out: {', '.join(lacking)}."
     if seeds == 1:
         second = (
             "This is one seed: ties come from the sampling error of the test rows alone, and another seed may "

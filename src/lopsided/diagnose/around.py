@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ from lopsided.train.loading import load_all
 from lopsided.train.reload import check_reading, reload, reload_merged
 from lopsided.train.run import sample_rows
 from lopsided.train.trajectory import snapshots
+
+Found = TypeVar("Found")
 
 SPLIT = "validation"
 # How much further than its path a landscape reaches.
@@ -101,13 +103,21 @@ def landscape_of_run(
 
     found = landscape(model, along, batches, points=asked.points, extent=_extent(asked, along), done=done)
     note("sharpness")
-    ascent = largest_increase(model, batches, radius=asked.radius, seed=asked.seed)
-    top = hessian_top(reload(folder, trainable=True).to(device), few, seed=asked.seed)
+    ascent = _or_why(lambda: largest_increase(model, batches, radius=asked.radius, seed=asked.seed))
+    top = _or_why(lambda: hessian_top(reload(folder, trainable=True).to(device), few, seed=asked.seed))
     told = found.to_json(steps=before if along.path is not None else [], split=SPLIT)
     if told["path"] is not None:
         # The way ends at the centre.
         told["path"].append({"step": record["best_step"], "a": 0.0, "b": 0.0})
-    return told | {"sharpness": sharpness_json(ascent, top)}
+    return told | {"sharpness": sharpness_json(asked.radius, ascent, top)}
+
+
+def _or_why(compute: Callable[[], Found]) -> Found | str:
+    """What it returns, or our own error's text: without the sharpness there is still the landscape."""
+    try:
+        return compute()
+    except LopsidedError as error:
+        return str(error)
 
 
 def _extent(asked: Surroundings, along: Directions) -> float:

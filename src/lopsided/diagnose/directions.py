@@ -216,6 +216,8 @@ def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, li
                     "shape; pass snapshots of the same model"
                 )
             delta = snapshot[name].detach().float() - weight.detach().float()
+            if not bool(torch.isfinite(delta).all()):
+                raise LopsidedError(f"expected finite snapshots, got NaN or Inf in {name}; take random directions")
             # An adapter leaves most of a model alone, and what it left alone is not kept.
             if bool(delta.any()):
                 moved[name] = delta

@@ -11,8 +11,9 @@ that draws the same rows for both.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from lopsided.diagnose.batches import evaluating
 from lopsided.diagnose.references import Pairs
 from lopsided.errors import LopsidedError
 from lopsided.sketch import generator
+from lopsided.strict_json import WHY
 from lopsided.tasks import ensure_pad_token, get_metric
 from lopsided.tasks.encode import IGNORED
 
@@ -40,20 +42,22 @@ class Change:
         better: "low" or "high".
         base, tuned, change: change = tuned − base.
         low, high: 95 % interval of the change over rows.
+        why: the reason for each figure that is None, by its name.
     """
 
     reference: str
     metric: str
     better: str
-    base: float
-    tuned: float
-    change: float
-    low: float
-    high: float
+    base: float | None
+    tuned: float | None
+    change: float | None
+    low: float | None
+    high: float | None
     rows: int
+    why: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != WHY or value}
 
 
 # -- changes -------------------------------------------------------------------------------------------------
@@ -255,7 +259,9 @@ def _by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _token_mean(rows: Columns) -> float:
-    return float(rows["loss"] @ rows["tokens"] / max(1, rows["tokens"].sum()))
+    """Over the tokens of all rows; NaN without any."""
+    tokens = rows["tokens"].sum()
+    return float(rows["loss"] @ rows["tokens"] / tokens) if tokens else math.nan
 
 
 def _change(
@@ -269,17 +275,18 @@ def _change(
 ) -> Change:
     low, high = paired_interval(base, tuned, figure, draws=draws)
     before, after = figure(base), figure(tuned)
-    rows = len(next(iter(base.values())))
+    found = {"base": before, "tuned": after, "change": after - before, "low": low, "high": high}
+    broken = [name for name in ("base", "tuned") if not math.isfinite(found[name])]
+    reason = f"the {metric} of the {' and the '.join(broken)} model is not finite or not defined on these rows"
+    if not broken:
+        reason = "the change is not defined on some draws of the rows"
     return Change(
         reference=reference,
         metric=metric,
         better=better,
-        base=before,
-        tuned=after,
-        change=after - before,
-        low=low,
-        high=high,
-        rows=rows,
+        rows=len(next(iter(base.values()))),
+        **{name: value if math.isfinite(value) else None for name, value in found.items()},
+        why={name: reason for name, value in found.items() if not math.isfinite(value)},
     )
 
 
@@ -287,6 +294,8 @@ def paired_interval(
     base: Columns, tuned: Columns, figure: Callable[[Columns], float], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % percentile interval of figure(tuned) − figure(base) over rows drawn with replacement, for both alike.
+
+    NaN on both ends where the figure is NaN on any of the draws: the other draws alone would be another figure's.
 
     Shapes:
         base, tuned: the same columns of (n,).
@@ -303,5 +312,7 @@ def paired_interval(
         chosen = draw.randint(0, n, n)
         after, before = (figure({name: column[chosen] for name, column in side.items()}) for side in (tuned, base))
         found.append(after - before)
+    if not np.isfinite(found).all():
+        return math.nan, math.nan
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)

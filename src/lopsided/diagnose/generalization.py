@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from lopsided.errors import LopsidedError
+from lopsided.strict_json import WHY
+from lopsided.train.figures import row_losses
 
 DRAWS = 2000
 # Counts of one block of draws: blocks of this many rows x draws fit a cache.
@@ -32,7 +34,8 @@ def generalization(
         seed: of the draws.
 
     Returns:
-        "splits", "gaps", "G" (None without a test split) and "draws".
+        "splits", "gaps", "G" (None without a test split) and "draws". One row has no interval: its ends are None, and
+        `why` says so.
 
     Raises:
         LopsidedError: if there is no training split, or a split has a loss that is not finite.
@@ -47,23 +50,32 @@ def generalization(
     """
     if "train" not in rows:
         raise LopsidedError(f"expected the losses of a training split, got {', '.join(rows) or 'none'}; train anew")
-    losses = {split: np.asarray(columns["loss"], dtype=np.float64) for split, columns in rows.items()}
+    losses = {split: row_losses(columns) for split, columns in rows.items()}
     for split, found in losses.items():
+        if found.size == 0:
+            raise LopsidedError(
+                f"expected losses of rows, got no row to predict in {split!r}; train on rows with labels"
+            )
         if not np.isfinite(found).all():
             bad = int((~np.isfinite(found)).sum())
             raise LopsidedError(
                 f"expected finite losses, got {bad} of {found.size} in {split!r}; train at a lower rate"
             )
+    single = [split for split, found in losses.items() if found.size == 1]
     draw = np.random.RandomState(seed)
     means = {split: bootstrap_means(found, draws, draw) for split, found in losses.items()}
     splits = {
-        split: {"loss": float(found.mean()), **_middle(means[split]), "rows": int(found.size)}
+        split: {
+            "loss": float(found.mean()),
+            **_middle(means[split], [s for s in single if s == split]),
+            "rows": int(found.size),
+        }
         for split, found in losses.items()
     }
     gaps = {
         split: {
             "value": float(losses[split].mean() - losses["train"].mean()),
-            **_middle(means[split] - means["train"]),
+            **_middle(means[split] - means["train"], [s for s in single if s in (split, "train")]),
         }
         for split in losses
         if split != "train"
@@ -82,13 +94,19 @@ def bootstrap_means(values: np.ndarray, draws: int, draw: np.random.RandomState)
     return np.concatenate(found)
 
 
-def folded(gap: Mapping[str, float]) -> dict[str, float]:
-    """The absolute value of a figure, and of its interval."""
+def folded(gap: Mapping[str, Any]) -> dict[str, Any]:
+    """The absolute value of a figure, and of its interval where it has one."""
+    if gap["low"] is None or gap["high"] is None:
+        return {**gap, "value": abs(gap["value"])}
     ends = sorted((abs(gap["low"]), abs(gap["high"])))
     low = 0.0 if gap["low"] <= 0.0 <= gap["high"] else ends[0]
     return {"value": abs(gap["value"]), "low": low, "high": ends[1]}
 
 
-def _middle(draws: np.ndarray) -> dict[str, float]:
+def _middle(draws: np.ndarray, single: list[str]) -> dict[str, Any]:
+    """The middle 95 % of draws. One row drawn again and again is no sample: splits that have one leave no interval."""
+    if single:
+        why = f"one row has no interval ({' and '.join(single)})"
+        return {"low": None, "high": None, WHY: {"low": why, "high": why}}
     low, high = np.quantile(draws, [0.025, 0.975])
     return {"low": float(low), "high": float(high)}

@@ -17,8 +17,10 @@ import torch
 
 from lopsided.diagnose.base_svd import BaseSVD, base_svd
 from lopsided.diagnose.leading import leading
+from lopsided.diagnose.spectra import check_computable
 from lopsided.diagnose.subject import Layer, Subject
 from lopsided.errors import LopsidedError
+from lopsided.strict_json import WHY
 
 EPSILONS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 # Singular vectors in float32 have length 1 within about this: a vector that stayed is no intruder at ε = 1.
@@ -44,10 +46,11 @@ def intruders(
 
     Returns:
         `epsilons`, `top`, and `all` (or None) and `top_k`, each with `mean` (counts per ε, mean over layers), `by_kind`
-        (the same over layers of one kind) and `by_layer` (counts).
+        (the same over layers of one kind) and `by_layer` (counts). `layers` says how many layers are counted, of how
+        many; one that holds NaN or Inf has None, and `why` names it.
 
     Raises:
-        LopsidedError: for an ε outside (0, 1], a `top` below 1, or a subject without layers.
+        LopsidedError: for an ε outside (0, 1], a `top` below 1, a subject without layers, or NaN or Inf in all of them.
     """
     if not epsilons or not all(0 < epsilon <= 1 for epsilon in epsilons):
         raise LopsidedError(f"expected every epsilon in (0, 1], got {list(epsilons)}; correct them")
@@ -55,10 +58,15 @@ def intruders(
         raise LopsidedError(f"top must be at least 1, got {top}; raise it")
     if not subject.layers:
         raise LopsidedError(f"{subject.name} has no tuned linear layer; expected at least one; choose another")
-    first: dict[str, list[int]] = {}
-    whole: dict[str, list[int]] = {}
+    check_computable(subject.layers)
+    first: dict[str, list[int] | None] = {}
+    whole: dict[str, list[int] | None] = {}
+    faults = {layer.module: fault for layer in subject.layers if (fault := layer.fault)}
     for number, layer in enumerate(subject.layers, start=1):
         note(f"intruders: layer {number} of {len(subject.layers)}")
+        if layer.module in faults:
+            first[layer.module] = whole[layer.module] = None
+            continue
         base = base_svd(layer.weight, cache)
         likeness = closest(layer, base, None if all_vectors else top)
         first[layer.module] = count(likeness[:top], epsilons)
@@ -69,6 +77,8 @@ def intruders(
         "top": top,
         "all": summary(whole, kinds) if all_vectors else None,
         "top_k": summary(first, kinds),
+        "layers": {"counted": len(first) - len(faults), "of": len(first)},
+        **({WHY: {f"by_layer.{module}": fault for module, fault in faults.items()}} if faults else {}),
     }
 
 
@@ -82,14 +92,18 @@ def count(likeness: np.ndarray, epsilons: Sequence[float]) -> list[int]:
     return [int(np.sum(likeness < epsilon - ROUNDING)) for epsilon in epsilons]
 
 
-def summary(counts: Mapping[str, Sequence[int]], kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Counts by layer, with their means over all layers and over those of each kind."""
+def summary(counts: Mapping[str, Sequence[int] | None], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Counts by layer, with their means over all layers and over those of each kind, of the layers that have counts.
+
+    A kind without such a layer has no mean, and is absent.
+    """
+    known = {module: list(found) for module, found in counts.items() if found is not None}
     by_kind = {
-        kind: np.mean([counts[module] for module in counts if kinds[module] == kind], axis=0).tolist()
-        for kind in dict.fromkeys(kinds.values())
+        kind: np.mean([known[module] for module in known if kinds[module] == kind], axis=0).tolist()
+        for kind in dict.fromkeys(kinds[module] for module in known)
     }
-    mean = np.mean(list(counts.values()), axis=0).tolist()
-    return {"mean": mean, "by_kind": by_kind, "by_layer": {module: list(found) for module, found in counts.items()}}
+    mean = np.mean(list(known.values()), axis=0).tolist()
+    return {"mean": mean, "by_kind": by_kind, "by_layer": {module: known.get(module) for module in counts}}
 
 
 @torch.no_grad()

@@ -25,12 +25,15 @@ class Ritz:
         value, vector: θ, and v of norm 1.
         residual: ‖H·v − θ·v‖, from the recurrence.
         steps: products that were taken.
+        converged: whether the residual is as small as was asked for, or the space was used up. If it is not, some
+            eigenvalue lies within the residual of the value, and a larger one may be missing.
     """
 
     value: float
     vector: Tensor
     residual: float
     steps: int
+    converged: bool
 
 
 def largest_eigenvalue(
@@ -83,9 +86,11 @@ def largest_eigenvalue(
         # What is left of a vector within the space is rounding, and would be a direction of its own.
         scale = max(map(abs, (*alphas, *betas[:-1])))
         used_up = len(basis) == len(start) or betas[-1] <= 100 * torch.finfo(start.dtype).eps * scale
-        if used_up or residual <= tolerance * abs(value) or len(basis) == steps:
+        converged = used_up or residual <= tolerance * abs(value)
+        if converged or len(basis) == steps:
             vector = torch.stack([q * float(share) for q, share in zip(basis, s, strict=True)]).sum(0)
-            return Ritz(value=value, vector=vector / vector.norm(), residual=residual, steps=len(basis))
+            unit = vector / vector.norm()
+            return Ritz(value=value, vector=unit, residual=residual, steps=len(basis), converged=converged)
         basis.append(new / betas[-1])
 
 

@@ -19,6 +19,7 @@ from lopsided.diagnose.spectra import spectra
 from lopsided.diagnose.subject import Subject, subject_of_adapter, subject_of_run
 from lopsided.diagnose.timeline import timeline
 from lopsided.errors import LopsidedError, nearest
+from lopsided.strict_json import strict
 from lopsided.train import read_predictions, read_run
 from lopsided.train.measure import machine, versions
 from lopsided.train.reload import finished_run
@@ -135,7 +136,7 @@ def diagnose_runs(
         rows = similarities(list(subjects.values()))
         for folder, subject in subjects.items():
             write_json(folder / FILE, {**read_json(folder / FILE), "similarity": rows[subject.id]})
-    return {folder: read_json(folder / FILE) for folder in finished}
+    return {folder: strict(read_json(folder / FILE)) for folder in finished}
 
 
 def diagnose_run(
@@ -180,7 +181,7 @@ def diagnose_adapter(
     of_a_run = [name for name in config.only if name not in OF_AN_ADAPTER]
     findings.skipped |= dict.fromkeys(of_a_run, "an adapter does not say how it was trained; diagnose its run")
     _look_at_weights(findings, subject, base)
-    diagnosis = _whole(findings, {"id": subject.id, "name": subject.name}, command, started)
+    diagnosis = strict(_whole(findings, {"id": subject.id, "name": subject.name}, command, started))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, diagnosis)
     return diagnosis

@@ -38,6 +38,7 @@ from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
 from lopsided.diagnose.landscape import Plane
 from lopsided.errors import LopsidedError
 from lopsided.sketch import generator
+from lopsided.strict_json import WHY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,15 @@ class Ascent:
     Args:
         radius: ρ.
         largest: max_k L(w* + δ_k) − L(w*), in the loss's unit; at least 0, and a lower bound on the ball's maximum.
+            None where the ascent met a loss or a gradient that is not finite: what was seen before is no maximum.
+        why: the reason, where it is None.
         losses: L(w* + δ_k) for k = 0 (δ = 0), 1, …; None where it was not finite.
     """
 
     radius: float
-    largest: float
+    largest: float | None
     losses: tuple[float | None, ...]
+    why: str = ""
 
 
 def largest_increase(
@@ -111,11 +115,13 @@ def largest_increase(
             plane.put(1.0)
         else:
             losses.append(_finite(mean_loss(model, batches, loss)))
-    start = losses[0]
+    start, seen = losses[0], [value for value in losses if value is not None]
     assert start is not None
-    return Ascent(
-        radius=radius, largest=max(value - start for value in losses if value is not None), losses=tuple(losses)
-    )
+    if len(seen) < steps + 1:
+        what = "gradient" if losses[-1] is not None else "loss"
+        why = f"the {what} is not finite after {len(losses) - 1} of {steps} steps within the radius"
+        return Ascent(radius=radius, largest=None, losses=tuple(losses), why=why)
+    return Ascent(radius=radius, largest=max(value - start for value in seen), losses=tuple(losses))
 
 
 def hessian_top(
@@ -179,14 +185,23 @@ def hessian_product(
     return total
 
 
-def sharpness_json(ascent: Ascent, top: Ritz | None) -> dict[str, float | None]:
-    """The `sharpness` of diagnosis.json's landscape."""
-    return {
-        "radius": ascent.radius,
-        "largest": ascent.largest,
-        "hessian_top": None if top is None else top.value,
-        "hessian_residual": None if top is None else top.residual,
-    }
+def sharpness_json(radius: float, ascent: Ascent | str, top: Ritz | str) -> dict[str, Any]:
+    """The `sharpness` of diagnosis.json's landscape.
+
+    Args:
+        ascent, top: what was found, or why it was not.
+    """
+    why = {}
+    largest = ascent.largest if isinstance(ascent, Ascent) else None
+    if largest is None:
+        why["largest"] = ascent.why if isinstance(ascent, Ascent) else ascent
+    found: dict[str, Any] = {"radius": radius, "largest": largest}
+    if isinstance(top, Ritz):
+        found |= {"hessian_top": top.value, "hessian_residual": top.residual, "hessian_converged": top.converged}
+    else:
+        found |= {"hessian_top": None, "hessian_residual": None, "hessian_converged": None}
+        why["hessian_top"] = top
+    return {**found, WHY: why} if why else found
 
 
 def _finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ Source of the effective rank: Roy and Vetterli 2007, "The effective rank: a meas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from lopsided.diagnose.base_svd import BaseSVD, base_svd
 from lopsided.diagnose.subject import Layer, Subject
 from lopsided.errors import LopsidedError
+from lopsided.strict_json import WHY
 
 MOST_VALUES = 64
 
@@ -43,24 +44,55 @@ def spectra(
     Units:
         Angles in degrees, the smallest first.
 
+    A layer whose weight or update holds NaN or Inf has no figures, and its `why` says so.
+
     Raises:
-        LopsidedError: for a `top` below 1, or an update with NaN or Inf.
+        LopsidedError: for a `top` below 1, or NaN or Inf in every layer.
     """
     if top < 1:
         raise LopsidedError(f"top must be at least 1, got {top}; raise it")
+    check_computable(subject.layers)
     records = []
     for number, layer in enumerate(subject.layers, start=1):
         note(f"spectra: layer {number} of {len(subject.layers)}")
-        records.append(layer_record(layer, base_svd(layer.weight, cache), top))
+        broken = layer.fault
+        records.append(
+            _without_figures(layer, broken) if broken else layer_record(layer, base_svd(layer.weight, cache), top)
+        )
     return records
+
+
+def check_computable(layers: Sequence[Layer]) -> None:
+    """Raise if there are layers and every one of them holds NaN or Inf."""
+    faults = [layer.fault for layer in layers]
+    if faults and all(faults):
+        raise LopsidedError(
+            f"{faults[0]}, and so do all {len(faults)} layers; expected finite numbers; go back to a good checkpoint"
+        )
+
+
+def _without_figures(layer: Layer, fault: str) -> dict[str, Any]:
+    d_out, d_in = layer.weight.shape
+    sizes = dict.fromkeys(("spectral", "frobenius", "stable_rank"))
+    return {
+        "module": layer.module,
+        "kind": layer.kind,
+        "d_out": d_out,
+        "d_in": d_in,
+        "delta": {**sizes, "effective_rank": None, "rank": None, "singular_values": []},
+        "weight": sizes,
+        "angles": {"top": 0, "left_degrees": [], "right_degrees": []},
+        "energy_by_link": [None] * len(layer.links),
+        WHY: {"delta": fault},
+    }
 
 
 @torch.no_grad()
 def layer_record(layer: Layer, base: BaseSVD, top: int = 10) -> dict[str, Any]:
     """What `spectra` says of one layer.
 
-    `rank` counts the singular values above rounding. Of an update that is zero, ranks are 0, lists are empty, and every
-    link's share is 0.
+    `rank` counts the singular values above rounding. Of an update that is zero, the rank is 0 and lists are empty; its
+    stable and effective rank and its links' shares are 0/0, and None.
     """
     left, values, right = update_svd(layer)
     d_out, d_in = layer.weight.shape
@@ -110,17 +142,17 @@ def _of_factors(L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return Q_left @ left, values, Q_right @ right.T
 
 
-def sizes(values: np.ndarray) -> dict[str, float]:
-    """Norms and ranks from singular values.
+def sizes(values: np.ndarray) -> dict[str, float | None]:
+    """Norms and ranks from singular values; the ranks of zero are None.
 
     Example:
-        >>> {name: round(float(size), 3) for name, size in sizes(np.array([3.0, 3.0, 0.0])).items()}
+        >>> {name: round(float(size or 0), 3) for name, size in sizes(np.array([3.0, 3.0, 0.0])).items()}
         {'spectral': 3.0, 'frobenius': 4.243, 'stable_rank': 2.0, 'effective_rank': 2.0}
     """
     sigma = np.asarray(values, dtype=np.float64)
     largest = float(sigma.max(initial=0.0))
     if largest == 0.0:
-        return {"spectral": 0.0, "frobenius": 0.0, "stable_rank": 0.0, "effective_rank": 0.0}
+        return {"spectral": 0.0, "frobenius": 0.0, "stable_rank": None, "effective_rank": None}
     shares = sigma[sigma > 0] / sigma.sum()
     return {
         "spectral": largest,
@@ -142,8 +174,8 @@ def angles(X: np.ndarray, Y: np.ndarray) -> list[float]:
     return [float(angle) for angle in np.degrees(subspace_angles(X, Y))[::-1]]
 
 
-def energy_by_link(layer: Layer) -> list[float]:
-    """‖Δ_t‖_F² / Σ_t ‖Δ_t‖_F², one share a link, oldest first."""
+def energy_by_link(layer: Layer) -> list[float | None]:
+    """‖Δ_t‖_F² / Σ_t ‖Δ_t‖_F², one share per link, oldest first; None where all of them are zero."""
     energies = np.array([link.energy() for link in layer.links])
     total = energies.sum()
-    return (energies / total if total > 0 else energies).tolist()
+    return (energies / total).tolist() if total > 0 else [None] * len(energies)

@@ -53,7 +53,9 @@ class Update:
         if self.right is None:
             return float(left.square().sum())
         right = self.right.double()
-        return max(0.0, float(((left.T @ left) * (right @ right.T)).sum()))
+        energy = float(((left.T @ left) * (right @ right.T)).sum())
+        # Rounding may take it below zero. Not by `max`, which would make a zero of NaN as well.
+        return 0.0 if energy < 0 else energy
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,16 @@ class Layer:
     @property
     def is_dense(self) -> bool:
         return any(link.right is None for link in self.links)
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be computed of the layer; empty if its weight and its update are finite."""
+        parts = [part for link in self.links for part in (link.left, link.right) if part is not None]
+        if not bool(torch.isfinite(self.weight).all()):
+            return f"{self.module}: the weight holds NaN or Inf"
+        return (
+            "" if all(bool(torch.isfinite(p).all()) for p in parts) else f"{self.module}: the update holds NaN or Inf"
+        )
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """ΔW = L·R of all links together: (d_out, Σr), (Σr, d_in), float64."""

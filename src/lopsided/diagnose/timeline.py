@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lopsided.diagnose.subject import Update
+from lopsided.strict_json import WHY
 
 
 def timeline(record: Mapping[str, Any], links: Sequence[Sequence[Update]]) -> dict[str, Any]:
@@ -67,8 +68,11 @@ def _added(updates: Sequence[Update], covered: list[Tensor]) -> dict[str, Any]:
         return {"norm": None, "rank": None, "columns_covered": None}
     for seen, update in zip(covered, updates, strict=True):
         seen |= _columns(update)
+    energy = sum(update.energy() for update in updates)
+    broken = {} if math.isfinite(energy) else {WHY: {"norm": "the update holds NaN or Inf"}}
     return {
-        "norm": math.sqrt(sum(update.energy() for update in updates)),
+        **broken,
+        "norm": None if broken else math.sqrt(energy),
         "rank": max(min(update.left.shape) for update in updates),
         "columns_covered": sum(float(seen.float().mean()) for seen in covered) / len(covered),
     }

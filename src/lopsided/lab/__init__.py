@@ -1,18 +1,8 @@
 """Small experiments that put the papers' claims to the test, each with a verdict."""
 
-from lopsided.lab.experiment import (
-    Expected,
-    Experiment,
-    Line,
-    Measured,
-    Outcome,
-    Plot,
-    Request,
-    over_seeds,
-    slope,
-    verdict,
-)
+from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request, verdict
 from lopsided.lab.experiments import EXPERIMENTS, experiment_named
+from lopsided.lab.intervals import over_seeds, share, slope
 from lopsided.lab.record import read_results, run_experiment, write_page
 
 __all__ = [
@@ -28,6 +18,7 @@ __all__ = [
     "over_seeds",
     "read_results",
     "run_experiment",
+    "share",
     "slope",
     "verdict",
     "write_page",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lopsided.lab.experiment import Expected, Experiment, Line, Outcome, Plot, Request, over_seeds, slope
+from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request
+from lopsided.lab.intervals import largest, over_seeds, scaled, slope
 from lopsided.lab.lines import mean_line
 from lopsided.lab.sup_gap import linear_sup_gap, new_A, new_worlds, samples, sup_gap
 
@@ -21,6 +22,16 @@ LINEAR_WORLDS, LINEAR_DRAWS = 20, 2000
 def variation(gaps: np.ndarray) -> np.ndarray:
     """The coefficient of variation over draws: (seeds, draws) -> (seeds,)"""
     return gaps.std(axis=1, ddof=1) / gaps.mean(axis=1)
+
+
+def distance(found: Measured, expected: float) -> Measured:
+    """|found / expected - 1|, with the interval folded at zero."""
+    ratio = scaled(found, 1 / expected)
+    if ratio.interval is None:
+        return Measured(value=abs(ratio.value - 1), why=ratio.why)
+    low, high = (end - 1 for end in ratio.interval)
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    return Measured(value=abs(ratio.value - 1), interval=(nearest, max(abs(low), abs(high))))
 
 
 def run(request: Request) -> Outcome:
@@ -36,12 +47,12 @@ def run(request: Request) -> Outcome:
         [variation(linear_sup_gap(SIZE, r, worlds=LINEAR_WORLDS, draws=LINEAR_DRAWS).numpy()) for r in RANKS], axis=1
     )
     law = [1 / (2 * r) ** 0.5 for r in RANKS]
-    from_law = np.abs(linear.mean(axis=0) / law - 1)
+    from_law = [distance(over_seeds(linear[:, i]), expected) for i, expected in enumerate(law)]
     return Outcome(
         measured=[
             slope(RANKS, found),
             over_seeds(found[:, -1] / found[:, 0]),
-            over_seeds([from_law.max()]),
+            largest(from_law),
         ],
         settings={
             **{"seeds": seeds, "draws of A": DRAWS, "steps": steps, "N": SIZE, "r": RANKS},

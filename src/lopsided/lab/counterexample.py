@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from lopsided.lab.experiment import Expected, Experiment, Line, Outcome, Plot, Request, over_seeds
+from lopsided.lab.experiment import Expected, Experiment, Line, Outcome, Plot, Request
+from lopsided.lab.intervals import over_seeds, quantile, share
 
 CURVATURE = np.array([[10.0, 1, 1], [1, 1, 1], [1, 1, 1]])
 SLOPE = 10.0
@@ -88,10 +89,10 @@ def run(request: Request) -> Outcome:
         lines.append(Line(name=name, x=list(range(links + 1)), y=middle, low=low, high=high, style=style))
     return Outcome(
         measured=[
-            over_seeds([diverged["lora"]]),
-            over_seeds([diverged["cola"]]),
+            share(gaps["lora"][-1] > FAR),
+            share(gaps["cola"][-1] > FAR),
             over_seeds(shown["asym"][-1]),
-            over_seeds([np.quantile(gaps["rac"][-1], 0.9)]),
+            quantile(gaps["rac"][-1], 0.9),
         ],
         settings={"seeds": seeds, "links": links, "steps a link": LINK, "step": "1/L", "rank": 1},
         details={"diverged": diverged, "median gap": {name: np.median(found[-1]) for name, found in shown.items()}},
@@ -118,8 +119,9 @@ EXPERIMENT = Experiment(
     ),
     source="Malinovsky et al. 2024, arXiv:2410.08305, Figure 1",
     expected=(
-        Expected(what="share of LoRA's runs that diverge", low=1.0),
-        Expected(what="share of COLA's runs that diverge", low=1.0),
+        # Every one of forty runs: no finite number of them puts the lower end of a share's interval at 1.
+        Expected(what="share of LoRA's runs that diverge", low=0.9),
+        Expected(what="share of COLA's runs that diverge", low=0.9),
         Expected(what="share of the gap that asymmetric LoRA leaves, mean over runs", low=0.6, high=0.9),
         Expected(what="share of the gap that RAC-LoRA leaves in nine runs of ten", high=1e-6),
     ),

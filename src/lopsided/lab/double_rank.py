@@ -7,6 +7,7 @@ as many. A row's difference is 1 if only B-only answers it right, -1 if only LoR
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lopsided.errors import LopsidedError
 from lopsided.lab.embedded import (
     FULL_BATCH,
     RATE,
@@ -26,7 +28,8 @@ from lopsided.lab.embedded import (
     middle_95,
     workspace,
 )
-from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request, over_seeds
+from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request
+from lopsided.lab.intervals import ONE_RUN, over_seeds
 from lopsided.train import Data, TrainConfig
 
 RANKS = {"lora": 8, "asym_b": 16}
@@ -47,7 +50,14 @@ def tasks() -> dict[str, dict[str, Any]]:
 def best_rates(losses: Mapping[tuple[str, float], float]) -> dict[str, float]:
     """Each method's learning rate with the lowest validation loss, from the losses by (method, rate)."""
     methods = dict.fromkeys(method for method, _ in losses)
-    return {name: min((loss, rate) for (method, rate), loss in losses.items() if method == name)[1] for name in methods}
+    found = {}
+    for name in methods:
+        # A rate at which the loss is NaN is no candidate, and in a minimum it might be the one.
+        known = [(loss, rate) for (method, rate), loss in losses.items() if method == name and math.isfinite(loss)]
+        if not known:
+            raise LopsidedError(f"{name}: expected a rate with a finite validation loss, got none; lower RATES")
+        found[name] = min(known)[1]
+    return found
 
 
 def differences(runs: Mapping[str, Sequence[Run]]) -> np.ndarray:
@@ -58,6 +68,8 @@ def differences(runs: Mapping[str, Sequence[Run]]) -> np.ndarray:
 
 def mean_over_tasks(found: Sequence[np.ndarray]) -> Measured:
     """The mean difference over tasks, each with equal weight and resampled on its own."""
+    if min(len(values) for values in found) < 2:
+        return Measured(value=float(np.mean([values.mean() for values in found])), why=ONE_RUN)
     draws = [crossed_draws(values, seed=number) for number, values in enumerate(found)]
     return middle_95(float(np.mean([values.mean() for values in found])), np.mean(draws, axis=0))
 
@@ -106,9 +118,8 @@ def run(request: Request) -> Outcome:
             found[name] = differences(runs[name])
     each = {name: mean_over_tasks([values]) for name, values in found.items()}
     whole = mean_over_tasks(list(found.values()))
-    assert whole.interval is not None
     return Outcome(
-        measured=[whole, Measured(value=whole.interval[1])],
+        measured=[whole],
         settings={
             "model": "embedded",
             "tasks": ["vader/movie", *(f"{name} (a local folder)" for name in at_hand if name != "movie")],
@@ -157,8 +168,8 @@ EXPERIMENT = Experiment(
     ),
     source="Zhu et al. 2024, arXiv:2402.16842, the GLUE table",
     expected=(
-        Expected(what="B-only less LoRA, points of test accuracy, mean over tasks", low=0.0),
-        Expected(what="upper end of that difference's interval, points: B-only is not clearly worse", low=0.0),
+        # The paper's averages over GLUE: 87.5 against 87.2.
+        Expected(what="B-only less LoRA, points of test accuracy, mean over tasks", low=0.0, paper=0.3),
     ),
     run=run,
 )

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from lopsided.lab.experiment import Line, Measured
+from lopsided.lab.intervals import ONE_RUN
+from lopsided.lab.lines import ends_of
 from lopsided.method import METHODS, Method, register
 from lopsided.train import Data, TrainConfig, load_data, read_predictions, train
 from lopsided.untrusted import open_tensors, weights_in
@@ -152,24 +154,26 @@ def crossed_draws(differences: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def middle_95(value: float, draws: np.ndarray) -> Measured:
-    """A figure with the interval that 95 % of its draws lie in."""
+    """A figure with the interval that 95 % of its draws lie in; none where a draw could not be computed."""
+    if not np.isfinite(draws).all():
+        return Measured(value=float(value), why="some of its draws could not be computed")
     low, high = np.quantile(draws, [0.025, 0.975])
     return Measured(value=float(value), interval=(float(low), float(high)))
 
 
 def crossed(differences: np.ndarray) -> Measured:
-    """The mean of paired differences, with the interval of `crossed_draws`: (seeds, rows) -> one figure."""
+    """The mean of paired differences, with the interval of `crossed_draws`: (seeds, rows) -> one figure.
+
+    One seed resampled is itself again, and leaves no interval over seeds.
+    """
+    if len(differences) < 2:
+        return Measured(value=float(differences.mean()), why=ONE_RUN)
     return middle_95(differences.mean(), crossed_draws(differences))
 
 
 def bars(name: str, figures: Mapping[str, Measured]) -> Line:
-    """Bars of named figures, with their intervals."""
-    ends = [figure.interval or (figure.value, figure.value) for figure in figures.values()]
+    """Bars of named figures, with their intervals where they have some."""
+    low, high = ends_of(list(figures.values()))
     return Line(
-        name=name,
-        x=list(figures),
-        y=[figure.value for figure in figures.values()],
-        low=[low for low, _ in ends],
-        high=[high for _, high in ends],
-        style="bars",
+        name=name, x=list(figures), y=[figure.value for figure in figures.values()], low=low, high=high, style="bars"
     )

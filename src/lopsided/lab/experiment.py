@@ -1,23 +1,29 @@
 """What an experiment is: a claim, the range in which it would hold, and a function that measures.
 
-The ranges are part of the experiment, written down before anything is measured; the verdict follows from them:
-"reproduced" if every figure lies in its range, "not reproduced" if none does, "partly" otherwise.
+The ranges are part of the experiment, written down before anything is measured; the verdict follows from them. A range
+
+    holds         if the figure's whole 95 % interval lies in it
+    fails         if the whole interval lies outside
+    undecided     if the interval crosses a limit, or there is none: one run has no interval
+
+and a figure that is computed without sampling is judged by its value. The claim is "reproduced" if every range holds,
+"partly" if some fail and some hold, "not reproduced" if some fail and none holds, and "undecided" if none fails and
+some are undecided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from scipy.stats import t as student
-
 from lopsided.errors import LopsidedError
 
 Size = Literal["quick", "full"]
-Verdict = Literal["reproduced", "partly", "not reproduced"]
+State = Literal["holds", "fails", "undecided"]
+Verdict = Literal["reproduced", "partly", "not reproduced", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +34,56 @@ class Expected:
         what: the figure, in words and with its unit.
         low, high: the range, both ends included; None for no end.
         paper: the paper's own figure, where it prints one.
+        exact: the figure is computed without sampling (a rounding error, a count over all that there is), so that its
+            value decides and it needs no interval.
+
+    Raises:
+        LopsidedError: without a range, or with one that leaves the paper's own figure out.
     """
 
     what: str
     low: float | None = None
     high: float | None = None
     paper: float | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise LopsidedError(f"figure {self.what!r} has no range, so it could not fail; give low or high")
+        if self.paper is not None and not self.contains(self.paper):
+            raise LopsidedError(
+                f"figure {self.what!r}: expected a range with the paper's figure in it, got {self.range} without "
+                f"{self.paper:g}; widen the range"
+            )
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether a value lies in the range; NaN does not."""
         above = self.low is None or value >= self.low
         return above and (self.high is None or value <= self.high) and value == value
+
+    def judge(self, measured: Measured) -> Judgement:
+        """What a figure says about the range, and why it decides nothing where it does not.
+
+        Example:
+            >>> Expected(what="x", low=0.0).judge(Measured(value=1.0, interval=(-0.5, 2.5)))
+            Judgement(state='undecided', why='its interval crosses 0')
+        """
+        if not math.isfinite(measured.value):
+            return Judgement(state="undecided", why=measured.why or "it could not be computed")
+        if self.exact:
+            return Judgement(state="holds" if self.contains(measured.value) else "fails")
+        if measured.interval is None:
+            return Judgement(state="undecided", why=measured.why or "it has no interval")
+        low, high = measured.interval
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return Judgement(state="undecided", why="its interval could not be computed")
+        if self.contains(low) and self.contains(high):
+            return Judgement(state="holds")
+        if (self.low is not None and high < self.low) or (self.high is not None and low > self.high):
+            return Judgement(state="fails")
+        crossed = [limit for limit in (self.low, self.high) if limit is not None and low <= limit <= high]
+        limits = " and ".join(f"{limit:g}" for limit in crossed)
+        return Judgement(state="undecided", why=f"its interval crosses {limits}")
 
     @property
     def range(self) -> str:
@@ -53,11 +94,25 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Whether a range holds, and why not, where that is undecided."""
+
+    state: State
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A figure, and a 95 % confidence interval where there were several runs."""
+    """A figure, and a 95 % confidence interval where there were several runs.
+
+    Args:
+        value: NaN for a figure that could not be computed.
+        why: the reason, where there is no value or no interval.
+    """
 
     value: float
     interval: tuple[float, float] | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +121,7 @@ class Line:
 
     Args:
         x, y: the points.
-        low, high: a band around a curve.
+        low, high: a band around a curve; NaN where there is none.
         style: "line", "points", or "bars", whose x are names.
     """
 
@@ -166,40 +221,18 @@ class Experiment:
 
 def verdict(experiment: Experiment, outcome: Outcome) -> Verdict:
     """What the figures say about the claim."""
-    held = [
-        expected.holds(measured.value) for expected, measured in zip(experiment.expected, outcome.measured, strict=True)
-    ]
-    return "reproduced" if all(held) else "partly" if any(held) else "not reproduced"
+    pairs = zip(experiment.expected, outcome.measured, strict=True)
+    return verdict_of([expected.judge(measured).state for expected, measured in pairs])
 
 
-def over_seeds(values: Any) -> Measured:
-    """The mean of independent runs, with Student's 95 % interval where there are two or more.
+def verdict_of(states: Iterable[State]) -> Verdict:
+    """The verdict that follows from the states of all ranges.
 
-    Shapes:
-        values: (runs,)
+    Example:
+        >>> verdict_of(["holds", "undecided"]), verdict_of(["holds", "fails"]), verdict_of(["undecided", "fails"])
+        ('undecided', 'partly', 'not reproduced')
     """
-    found = np.asarray(values, dtype=np.float64)
-    mean = float(found.mean())
-    if len(found) < 2:
-        return Measured(value=mean)
-    reach = float(student.ppf(0.975, len(found) - 1)) * float(found.std(ddof=1)) / len(found) ** 0.5
-    return Measured(value=mean, interval=(mean - reach, mean + reach))
-
-
-def slope(x: Any, y: Any) -> Measured:
-    """The least-squares slope of ln y over ln x, with Student's 95 % interval: the exponent of a power law.
-
-    Shapes:
-        x: (points,), y: (points,) or (runs, points), all positive; with runs, the mean and interval of their slopes.
-    """
-    logs, values = np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64))
-    centred = logs - logs.mean()
-    if values.ndim == 2:
-        return over_seeds(values @ centred / (centred @ centred))
-    found = float(values @ centred / (centred @ centred))
-    if len(logs) < 3:
-        return Measured(value=found)
-    residuals = values - values.mean() - found * centred
-    error = float((residuals @ residuals / (len(logs) - 2) / (centred @ centred)) ** 0.5)
-    reach = float(student.ppf(0.975, len(logs) - 2)) * error
-    return Measured(value=found, interval=(found - reach, found + reach))
+    found = set(states)
+    if "fails" in found:
+        return "partly" if "holds" in found else "not reproduced"
+    return "undecided" if "undecided" in found else "reproduced"

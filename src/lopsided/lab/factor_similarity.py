@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lopsided.lab.embedded import RATE, SHORT, bars, finish_all, load_rows, trained_factors, workspace
-from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request, over_seeds
+from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request
+from lopsided.lab.intervals import over_seeds
 from lopsided.theory.similarity import basis, similarity
 from lopsided.train import TrainConfig
 

@@ -16,8 +16,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lopsided.lab.embedded import FULL_BATCH, RATE, SHORT, bars, crossed, finish_all, load_rows, registered, workspace
-from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request, over_seeds
+from lopsided.lab.embedded import (
+    DRAWS,
+    FULL_BATCH,
+    RATE,
+    SHORT,
+    bars,
+    crossed,
+    finish_all,
+    load_rows,
+    middle_95,
+    registered,
+    workspace,
+)
+from lopsided.lab.experiment import Expected, Experiment, Measured, Outcome, Plot, Request
+from lopsided.lab.intervals import over_seeds
 from lopsided.method import Method
 from lopsided.sketch import Sketch
 from lopsided.sketches import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
@@ -50,14 +63,28 @@ def methods() -> dict[str, Method]:
     }
 
 
-def spread(scores: Mapping[str, np.ndarray]) -> float:
-    """Best mean less worst mean, in standard deviations of one choice's seeds: {choice: (seeds,)} -> one number.
+def spread(scores: Mapping[str, np.ndarray]) -> Measured:
+    """Best mean minus worst mean, in standard deviations of one choice's seeds: {choice: (seeds,)} -> one number.
 
-    Three equal choices of three seeds each give about 1, and more than 2.5 once in twenty times.
+    Three equal choices of three seeds each give about 1, and more than 2.5 once in twenty times. The interval is that
+    of `spread_of`.
     """
-    means = [values.mean() for values in scores.values()]
-    within = np.mean([values.var(ddof=1) for values in scores.values()]) ** 0.5
-    return float((max(means) - min(means)) / within)
+    means = np.array([values.mean() for values in scores.values()])
+    within = float(np.mean([values.var(ddof=1) for values in scores.values()])) ** 0.5
+    return spread_of(means, within, seeds=len(next(iter(scores.values()))))
+
+
+def spread_of(means: np.ndarray, within: float, *, seeds: int) -> Measured:
+    """The spread of means that have one deviation, with the middle 95 % of its draws given both.
+
+    The variance is drawn from its scaled inverse chi-square law, and each true mean around the one that was seen.
+    """
+    if not (within > 0 and np.isfinite(means).all()):
+        return Measured(value=np.nan, why="the seeds of one choice do not differ, or a score is not finite")
+    draw, freedom = np.random.RandomState(0), len(means) * (seeds - 1)
+    deviation = within * np.sqrt(freedom / draw.chisquare(freedom, size=DRAWS))
+    drawn = means + (deviation / seeds**0.5)[:, None] * draw.standard_normal((DRAWS, len(means)))
+    return middle_95(float(np.ptp(means)) / within, np.ptp(drawn, axis=1) / deviation)
 
 
 def mean_of(right: Mapping[str, np.ndarray], choices: Sequence[str]) -> np.ndarray:
@@ -88,7 +115,7 @@ def run(request: Request) -> Outcome:
     each = {choice: crossed(right[choice] - right[LORA]) for choice in SKETCHES}
     return Outcome(
         measured=[
-            Measured(value=spread({choice: right[choice].mean(axis=1) for choice in RANDOM})),
+            spread({choice: right[choice].mean(axis=1) for choice in RANDOM}),
             crossed(dense - right[LORA]),
             crossed(mean_of(right, SELECTORS) - dense),
         ],

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from lopsided.lab.chains import Side, curve, descend, rate, width
-from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request, slope
+from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request
+from lopsided.lab.intervals import largest, largest_mean, slope
 from lopsided.sketches import Orthonormal
 from lopsided.theory import Problem
 
@@ -92,7 +93,7 @@ def gaps_of(problem: Regression, W: np.ndarray, side: Side, r: int, horizon: int
     )
 
 
-def bound_share(problem: Regression, gaps: np.ndarray, share: float) -> float:
+def bound_share(problem: Regression, gaps: np.ndarray, share: float) -> Measured:
     """The largest share of its bound that the gap's mean over runs reaches at any link; share is r/d.
 
     Each run's gap is divided by the bound for its own L and μ, whose mean is at most 1 where the theorem holds.
@@ -104,7 +105,7 @@ def bound_share(problem: Regression, gaps: np.ndarray, share: float) -> float:
         ]
         for link in range(1, len(gaps))
     ]
-    return float((gaps[1:] / np.array(bounds)).mean(axis=1).max())
+    return largest_mean(gaps[1:] / np.array(bounds))
 
 
 def run(request: Request) -> Outcome:
@@ -132,7 +133,7 @@ def run(request: Request) -> Outcome:
     parts = np.array(RANKS["right"]) / D_IN
     rates.append(Line(name="promised: (μ/L)·(r/d)", x=parts.tolist(), y=(promised * parts).tolist(), style="dashed"))
     return Outcome(
-        measured=[*exponents, Measured(value=max(shares))],
+        measured=[*exponents, largest(shares)],
         settings={
             "seeds": seeds,
             "samples": SAMPLES,

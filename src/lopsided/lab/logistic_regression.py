@@ -19,7 +19,8 @@ import numpy as np
 from scipy.special import expit
 
 from lopsided.lab.chains import Side, curve, descend, width
-from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request, slope
+from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request
+from lopsided.lab.intervals import ONE_RUN, largest, mean_and_reach, slope
 from lopsided.sketches import Orthonormal
 from lopsided.theory import Problem
 
@@ -82,7 +83,7 @@ def first_at_most(squares: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.where(under.any(axis=0), under.argmax(axis=0), np.nan)
 
 
-def bound_share(problem: Logistic, squares: np.ndarray, first: np.ndarray, share: float) -> float:
+def bound_share(problem: Logistic, squares: np.ndarray, first: np.ndarray, share: float) -> Measured:
     """The largest share of its bound that the least mean of ‖∇f‖² so far reaches; share is r/d, first is f(W⁰).
 
     The bound after T links is about the iterates 0 to T - 1.
@@ -91,9 +92,15 @@ def bound_share(problem: Logistic, squares: np.ndarray, first: np.ndarray, share
         Problem(gap=gap, smoothness=L, step=1 / L, lambda_min=share).gradient_after(1)
         for gap, L in zip(first, problem.smoothness, strict=True)
     ]
-    least = np.minimum.accumulate((squares[:-1] / np.array(of_one_link)).mean(axis=1))
+    means, reach = mean_and_reach(squares[:-1] / np.array(of_one_link))
+
     # Without noise, the bound after T links is that of one link over T.
-    return float((least * np.arange(1, len(squares))).max())
+    def worst(ratios: np.ndarray) -> float:
+        return float(np.max(np.minimum.accumulate(ratios) * np.arange(1, len(squares))))
+
+    if reach is None:
+        return Measured(value=worst(means), why=ONE_RUN)
+    return Measured(value=worst(means), interval=(worst(means - reach), worst(means + reach)))
 
 
 def run(request: Request) -> Outcome:
@@ -123,7 +130,9 @@ def run(request: Request) -> Outcome:
             shares.append(bound_share(problem, squares, first, r / d))
             if side == "right":
                 descents.append(curve(f"r = {r}", np.arange(len(squares)) * r / d, squares))
-            request.note(f"{side}, r = {r}: {np.nanmean(found[-1]):.0f} links")
+            late = int(np.isnan(found[-1]).sum())
+            reached = f"{late} of {seeds} runs did not reach the target" if late else f"{found[-1].mean():.0f} links"
+            request.note(f"{side}, r = {r}: {reached}")
         by_rank = np.array(found)
         exponents.append(slope(parts, by_rank.T))
         details[f"{side}: links·r/d"] = dict(zip(ranks, (by_rank.mean(axis=1) / parts).tolist(), strict=True))
@@ -133,7 +142,7 @@ def run(request: Request) -> Outcome:
         Line(name="in proportion to d/r", x=whole.x, y=[whole.y[-1] * part for part in whole.x], style="dashed")
     )
     return Outcome(
-        measured=[*exponents, Measured(value=max(shares))],
+        measured=[*exponents, largest(shares)],
         settings={
             "seeds": seeds,
             "samples": samples,

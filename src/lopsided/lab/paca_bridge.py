@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopsided.lab.experiment import Expected, Experiment, Line, Outcome, Plot, Request, over_seeds
+from lopsided.lab.experiment import Expected, Experiment, Line, Outcome, Plot, Request
+from lopsided.lab.intervals import over_seeds
 
 WIDTHS = (24, 16, 8)
 ROWS, RANK, SCALE = 64, 4, 2.0

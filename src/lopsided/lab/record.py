@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -15,10 +14,12 @@ import numpy as np
 import torch
 
 import lopsided
-from lopsided.checkpoint import atomic_folder
+from lopsided.checkpoint import atomic_folder, write_json
 from lopsided.errors import LopsidedError
 from lopsided.lab.experiment import Experiment, Outcome, Request, verdict
+from lopsided.lab.judged import figure_of, judged
 from lopsided.lab.plotting import check_drawable, draw
+from lopsided.strict_json import loads, strict
 
 SCHEMA = 1
 
@@ -40,11 +41,11 @@ def run_experiment(experiment: Experiment, request: Request, out: Path, *, resum
             return result
     started = time.perf_counter()
     outcome = experiment.run(request)
-    result = result_of(experiment, request, outcome, seconds=time.perf_counter() - started)
+    result = strict(result_of(experiment, request, outcome, seconds=time.perf_counter() - started))
     with atomic_folder(out) as folder:
         for plot in outcome.plots:
             draw(plot, folder / f"{plot.name}.svg")
-        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_json(folder / "result.json", result)
     return result
 
 
@@ -56,18 +57,6 @@ def _asked(experiment: Experiment, request: Request) -> dict[str, Any]:
 
 def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
     """What result.json holds: claim, verdict, figures beside their ranges and the paper's, settings, plots' data."""
-    figures = []
-    for expected, measured in zip(experiment.expected, outcome.measured, strict=True):
-        figures.append(
-            {
-                "what": expected.what,
-                "value": measured.value,
-                "interval": measured.interval,
-                "tolerance": expected.range,
-                "paper": expected.paper,
-                "holds": expected.holds(measured.value),
-            }
-        )
     return {
         "schema": SCHEMA,
         **_asked(experiment, request),
@@ -75,7 +64,7 @@ def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, sec
         "meaning": experiment.meaning,
         "source": experiment.source,
         "verdict": verdict(experiment, outcome),
-        "figures": figures,
+        "figures": [figure_of(e, m) for e, m in zip(experiment.expected, outcome.measured, strict=True)],
         "settings": plain(outcome.settings),
         "details": plain(outcome.details),
         "plots": [{"file": f"{plot.name}.svg", **plain(plot)} for plot in outcome.plots],
@@ -106,7 +95,7 @@ def plain(value: Any) -> Any:
 
 
 def read_results(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Each folder with its result.json.
+    """Each folder with its result.json, one of version 0.1.0 judged as ranges are now.
 
     Raises:
         LopsidedError: for a folder without one, or of another schema.
@@ -116,11 +105,19 @@ def read_results(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
         path = folder / "result.json"
         if not path.is_file():
             raise LopsidedError(f"expected a folder of `lopsided lab`, got {folder} without result.json; run it first")
-        result = json.loads(path.read_text())
+        result = loads(path.read_text())
         if result.get("schema") != SCHEMA:
-            raise LopsidedError(f"{path} has schema {result.get('schema')}, expected {SCHEMA}; run the experiment anew")
-        found.append((folder, result))
+            raise LopsidedError(f"{path} has schema {result.get('schema')}, expected {SCHEMA}; run it again")
+        found.append((folder, judged(result, exact_figures())))
     return found
+
+
+def exact_figures() -> frozenset[str]:
+    """The figures of all experiments that are computed without sampling, by their words."""
+    # Here and not at the top: the table of experiments imports what trains models.
+    from lopsided.lab.experiments import EXPERIMENTS
+
+    return frozenset(e.what for experiment in EXPERIMENTS.values() for e in experiment.expected if e.exact)
 
 
 def write_page(folders: Iterable[Path], page: Path) -> None:
@@ -133,18 +130,22 @@ def write_page(folders: Iterable[Path], page: Path) -> None:
 
 HEAD = """# Lab: the papers' claims, put to the test
 
-Each experiment states its claim and the ranges in which the claim would hold before it measures. The verdict is
-*reproduced* if every figure lies in its range, *not reproduced* if none does, *partly* otherwise. `lopsided lab NAME
+Each experiment states its claim and the ranges in which the claim would hold before it measures. A range *holds* if the
+figure's whole 95 % interval lies in it, *fails* if the whole interval lies outside, and is *undecided* if the interval
+crosses a limit, or there is none. What is computed without sampling is *exact*, and judged by its value.
+
+A claim is *reproduced* if every range holds, *partly* reproduced if some fail and some hold, *not reproduced* if some
+fail and none holds, and *undecided* if none fails and some are undecided: more seeds may decide it. `lopsided lab NAME
 --full` makes a section again; `lopsided lab all --quick` takes a shorter look at all of them.
 """
 
 
 def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
-    rows = ["| experiment | claim | verdict | source |", "|---|---|---|---|"]
+    rows = ["| experiment | claim | verdict | ranges | source |", "|---|---|---|---|---|"]
     for _, result in results:
         rows.append(
             f"| [{result['name']}](#{result['name']}) | {result['claim']} | **{result['verdict']}** | "
-            f"{result['source']} |"
+            f"{counted(result)} | {result['source']} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -152,16 +153,15 @@ def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
 def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
     lines = [f"## {result['name']}", "", f"**Claim.** {result['claim']} ({result['source']})", ""]
     lines += [f"**What it means for a run, where it holds.** {result['meaning']}", ""]
-    lines += [f"**Verdict: {result['verdict']}.**", ""]
+    lines += [f"**Verdict: {result['verdict']}.** {counted(result).capitalize()}.", ""]
     lines += ["| figure | measured | range for the claim | paper | in range |", "|---|---:|---|---:|---|"]
     for found in result["figures"]:
-        interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
         paper = "" if found["paper"] is None else f"{found['paper']:.4g}"
         lines.append(
-            f"| {found['what']} | {found['value']:.4g}{interval} | {found['tolerance']} | {paper} | "
-            f"{'yes' if found['holds'] else 'no'} |"
+            f"| {found['what']} | {measured_text(found)} | {found['tolerance']} | {paper} | {state_text(found)} |"
         )
     lines.append("")
+    lines += [f"**Note.** {result['note']}", ""] if result.get("note") else []
     for plot in result["plots"]:
         where = os.path.relpath(folder / plot["file"], page.parent)
         lines += [f"![{plot['title']}]({Path(where).as_posix()})", ""]
@@ -172,6 +172,32 @@ def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def counted(result: Mapping[str, Any]) -> str:
+    """How many ranges hold, fail and are undecided, in words.
+
+    Example:
+        >>> counted({"figures": [{"state": "holds"}, {"state": "undecided"}]})
+        '1 holds, 1 undecided'
+    """
+    states = [found["state"] for found in result["figures"]]
+    words = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("undecided", "undecided")}
+    return ", ".join(f"{n} {words[state][n > 1]}" for state in words if (n := states.count(state)))
+
+
+def measured_text(found: Mapping[str, Any]) -> str:
+    """A figure with its interval, or a dash."""
+    if found["value"] is None:
+        return "–"
+    interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
+    return f"{found['value']:.4g}{interval}{', exact' if found['exact'] else ''}"
+
+
+def state_text(found: Mapping[str, Any]) -> str:
+    """Whether a figure's range holds, and why that is undecided."""
+    why = found.get("why", {}).get("state")
+    return found["state"] if why is None else f"{found['state']}: {why}"
 
 
 def _short(value: Any) -> str:

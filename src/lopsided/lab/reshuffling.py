@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from lopsided.lab.chains import curve, draw_sketches
-from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request, over_seeds, slope
+from lopsided.lab.experiment import Expected, Experiment, Outcome, Plot, Request
+from lopsided.lab.intervals import over_seeds, slope
 from lopsided.lab.linear_regression import Regression, draw_regression
 from lopsided.sketches import Orthonormal
 

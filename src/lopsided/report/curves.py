@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lopsided.report import reading
-from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean, mean_curve, series, view
+from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean_curve, mean_of_known, part_of, series, view
 
 STEP = Axis(title="step")
 
@@ -48,13 +48,14 @@ def _columns(points: list[list[Any]]) -> tuple[list[Any], list[Any]]:
 
 
 def _mean_loss(label: str, runs: list[dict[str, Any]], split: str) -> dict[str, Any] | None:
-    """The mean over seeds; seeds that were evaluated at other steps can't be averaged, and the first one stands."""
+    """The mean over seeds; the name says of how many, where some were evaluated at other steps than the first."""
     curves = [_columns(run[split]) for run in runs if run[split]]
     if not curves:
         return None
     steps = curves[0][0]
     alike = [y for x, y in curves if x == steps]
-    return series(label, steps, mean_curve(alike), marks=runs[0]["boundaries"])
+    name = label + part_of(len(alike), len(runs), "seeds")
+    return series(label, steps, mean_curve(alike), name=name, marks=runs[0]["boundaries"])
 
 
 def _lowest(runs: list[dict[str, Any]]) -> tuple[float, int, bool] | None:
@@ -100,7 +101,12 @@ def intruders(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | Non
 def _intruder_row(label: str, runs: list[dict[str, Any]], part: str, kind: str | None) -> dict[str, Any]:
     sections = [run["diagnosis"]["intruders"] for run in runs]
     curves = [s[part]["mean"] if kind is None else s[part]["by_kind"].get(kind, []) for s in sections]
-    return series(label, sections[0]["epsilons"], mean_curve(curves))
+    known = [curve for curve in curves if curve]
+    # Absent in files of version 0.1.0, which counted all layers or none.
+    layers = [s["layers"] for s in sections if "layers" in s]
+    counted, of = (sum(found[key] for found in layers) for key in ("counted", "of"))
+    name = label + part_of(len(known), len(runs), "seeds") + part_of(counted, of, "layers")
+    return series(label, sections[0]["epsilons"], mean_curve(known), name=name)
 
 
 def _middle(row: dict[str, Any]) -> float | None:
@@ -121,16 +127,19 @@ def spectra(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         rows = []
         for label, found in members.items():
             layers = _of_kind(found, kind)
-            curve = mean_curve([_relative(layer["delta"]["singular_values"]) for layer in layers])
+            # An update that is zero, or not finite, has no singular values.
+            curves = [curve for layer in layers if (curve := _relative(layer["delta"]["singular_values"]))]
+            curve = mean_curve(curves)
             if curve:
-                rows.append(series(label, list(range(1, len(curve) + 1)), curve))
+                name = label + part_of(len(curves), len(layers), "layers")
+                rows.append(series(label, list(range(1, len(curve) + 1)), curve, name=name))
         x, y = Axis(title="number of the singular value"), Axis(title="singular value of ΔW, over the largest")
         views.append(view(kind or "all layers", x, y, rows))
     ranks = {}
     for label, found in members.items():
-        value = mean(layer["delta"]["effective_rank"] for layer in _of_kind(found, None))
+        value, counted, of = mean_of_known(layer["delta"]["effective_rank"] for layer in _of_kind(found, None))
         if value is not None:
-            ranks[label] = value
+            ranks[label + part_of(counted, of, "layers")] = value
     return Figure(
         key=f"{table['key']}-spectra",
         kind="lines",

@@ -74,6 +74,23 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(numbers) else None
 
 
+def mean_of_known(values: Iterable[float | None]) -> tuple[float | None, int, int]:
+    """The mean of the values that are there, their number, and how many there should be: for layers, which differ."""
+    numbers = list(values)
+    known = [number for number in numbers if number is not None]
+    return (sum(known) / len(known) if known else None), len(known), len(numbers)
+
+
+def part_of(counted: int, of: int, what: str) -> str:
+    """What a name says where a mean leaves some out.
+
+    Example:
+        >>> part_of(11, 12, "layers"), part_of(12, 12, "layers")
+        (' (11 of 12 layers)', '')
+    """
+    return "" if counted == of else f" ({counted} of {of} {what})"
+
+
 def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
     """The mean of curves, point by point, as far as the shortest goes."""
     return [mean(values) for values in zip(*curves)]

@@ -12,6 +12,10 @@ from lopsided.report.looks import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
 from lopsided.report.notes import joined
 from lopsided.report.outcomes import bounds, forgetting, gaps, pareto
 from lopsided.report.shapes import landscapes, similarity, timeline
+from lopsided.strict_json import reasons
+
+# Named of the figures that a run lacks for one reason: a loss that diverged has many.
+MOST_PLACES = 4
 
 Builder = Callable[[dict[str, Any], list[dict[str, Any]]], Figure | None]
 BUILDERS: tuple[Builder, ...] = (bounds, gaps, losses, timeline, landscapes, intruders, spectra, similarity, forgetting)
@@ -38,11 +42,25 @@ def missing(runs: list[dict[str, Any]]) -> list[str]:
     for run in runs:
         for section, why in ((run["diagnosis"] or {}).get("skipped") or {}).items():
             lines.append(f"{run['name']} has no {section}: {why}")
+        lines += _explained(run)
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.get("bound_note"):
             reasons.setdefault(run["bound_note"].replace(run["folder"], "the run"), []).append(run["name"])
     lines += [f"No bound for {joined(names)}: {reason}." for reason, names in reasons.items()]
+    return lines
+
+
+def _explained(run: dict[str, Any]) -> list[str]:
+    """One line for each reason why figures of a run are missing, with the places of the first few."""
+    known = {key: run.get(key) for key in ("metrics", "generalization_error", "diagnosis")}
+    places: dict[str, list[str]] = {}
+    for place, reason in {**reasons(known), **run["nulls"]}.items():
+        places.setdefault(reason, []).append(place)
+    lines = []
+    for reason, found in places.items():
+        more = [f"{len(found) - MOST_PLACES} more"] if len(found) > MOST_PLACES else []
+        lines.append(f"{run['name']}, – {joined([*found[:MOST_PLACES], *more])}: {reason}.")
     return lines
 
 

@@ -75,7 +75,7 @@ def _checked(path: Path) -> Path:
 
 def _nothing_in(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    held = "an empty folder" if not names else f"{len(names)} other entries ({json.dumps(names[0])} …)"
+    held = "an empty folder" if not names else f"{len(names)} other entries ({json.dumps(names[0], allow_nan=False)} …)"
     return (
         f"{path} is not a run: expected run.json in it or in a folder below, received {held}; "
         "run `lopsided train` or `lopsided compare` first"

@@ -1,7 +1,7 @@
 """How a measured number is written, one function a unit, for the page and the terminal alike.
 
-A cell is `{"mean": float | None, "se": float | None, "mark": "best" | "tied" | None}`.
-Percents are stored as fractions. What is missing or not finite is written "n/a".
+A cell is `{"mean": float | None, "se": float | None, "mark": "best" | "tied" | None}`, and has `why` where one of the
+first two could not be computed. Percents are stored as fractions. What is missing or not finite is written as a dash.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-MISSING = "n/a"
+from lopsided.strict_json import WHY
+
+MISSING = "–"
 MARKS = {"best": "●", "tied": "○"}
 
 
@@ -134,8 +136,8 @@ def cell_figure(cell: dict[str, Any], unit: str) -> Figure:
     if not is_finite(mean):
         return Figure(MISSING)
     figure = UNITS[unit](mean, se if is_finite(se) else None)
-    # A standard error that was computed and came out as NaN is said; one that isn't there is not.
-    if se is not None and not is_finite(se):
+    # A standard error that there should be, and that could not be computed, is a dash; one that isn't there is not.
+    if (se is not None and not is_finite(se)) or (se is None and "se" in cell.get(WHY, {})):
         return Figure(figure.mean, MISSING, figure.suffix)
     return figure
 
@@ -144,7 +146,7 @@ def cell_text(cell: dict[str, Any], unit: str) -> str:
     """Write one cell as text: mean ± one standard error, and the unit where it isn't in the title.
 
     Args:
-        cell: `{"mean": ..., "se": ...}`; an empty cell, None and non-finite numbers are "n/a".
+        cell: `{"mean": ..., "se": ...}`; an empty cell, None and non-finite numbers are a dash.
         unit: one of `UNITS`.
 
     Raises:
@@ -154,7 +156,7 @@ def cell_text(cell: dict[str, Any], unit: str) -> str:
         >>> cell_text({"mean": 0.81, "se": 0.012, "mark": "best"}, "percent")
         '81.0 ± 1.2 %'
         >>> cell_text({"mean": float("nan"), "se": None}, "bytes")
-        'n/a'
+        '–'
     """
     return str(cell_figure(cell, unit))
 

@@ -18,10 +18,13 @@ from typing import Any
 
 import lopsided
 from lopsided.errors import LopsidedError
+from lopsided.lab.judged import judged
+from lopsided.lab.record import exact_figures
 from lopsided.report.counting import Counter
 from lopsided.report.folders import find
 from lopsided.report.leaderboard import groups
 from lopsided.report.one_run import Loaded, load_run
+from lopsided.strict_json import loads
 
 SCHEMA = 1
 
@@ -81,9 +84,11 @@ def _title(tables: list[dict[str, Any]]) -> str:
 def _result(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
-        value = json.loads(path.read_text())
+        value = loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); make it again") from error
     if not isinstance(value, dict) or value.get("schema") != 1:
         raise LopsidedError(f"{path} is of no schema that this version reads; expected schema 1; make it again")
+    # A result of `lopsided lab`, of a version that judged figures without their intervals among them.
+    value = judged(value, exact_figures()) if "figures" in value else value
     return {"folder": str(folder), "name": folder.name, **value}

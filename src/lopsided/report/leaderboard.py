@@ -7,20 +7,18 @@ other test rows are in another table, and never averaged with these.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from scipy import stats
 
 from lopsided.bench.columns import Column, Run, columns
 from lopsided.bench.summary import sentences
 from lopsided.report.one_run import Loaded
+from lopsided.strict_json import WHY
 
 # Settings that make no run another one.
 INDIFFERENT = ("seed", "report_to", "out")
-COSTS = ("score", "trained_parameters", "kept_bytes", "step_ms")
 
 
 def groups(loaded: Sequence[Loaded]) -> list[dict[str, Any]]:
@@ -41,7 +39,10 @@ def _key(shown: dict[str, Any]) -> str:
     record = shown.get("task_record")
     asked = [shown["model"], shown["task"]]
     # The same name may stand for other rows: a folder that changed, or another label of it.
-    return json.dumps([*asked, None if record is None else [record["metric"], record["rows"], record["out_of_domain"]]])
+    return json.dumps(
+        [*asked, None if record is None else [record["metric"], record["rows"], record["out_of_domain"]]],
+        allow_nan=False,
+    )
 
 
 def _place_unfinished(tables: dict[str, list[Loaded]]) -> None:
@@ -69,7 +70,9 @@ def _table(key: str, members: list[Loaded]) -> dict[str, Any]:
     shown_first = {one.shown["label"]: one.shown for one in reversed(members)}
     cols = columns(first["task_record"]["metric"]) if ranked else []
     rows = [_row(shown_first[label], runs, cols) for label, runs in ranked.items()]
-    kept = [c for c in cols if any(row["cells"][c.key]["mean"] is not None for row in rows)]
+    kept = [
+        c for c in cols if any(row["cells"][c.key]["mean"] is not None or WHY in row["cells"][c.key] for row in rows)
+    ]
     for column in kept:
         _rank(column, rows, ranked)
     _note_equal_parts(rows, shown_first)
@@ -100,7 +103,7 @@ def _label(members: Iterable[Loaded]) -> None:
 
 
 def _differs(key: str, runs: Sequence[dict[str, Any]]) -> bool:
-    return len({json.dumps(shown["config"].get(key)) for shown in runs}) > 1
+    return len({json.dumps(shown["config"].get(key), allow_nan=False) for shown in runs}) > 1
 
 
 def _why_absent(one: Loaded, before: Sequence[Run]) -> str | None:
@@ -132,14 +135,14 @@ def _row(shown: dict[str, Any], runs: Sequence[Run], cols: Sequence[Column]) -> 
 
 def _cell(column: Column, runs: Sequence[Run]) -> dict[str, Any]:
     """Mean and half the 95 % interval: Student's over seeds; with one seed, from the rows that it was tested on."""
-    cell: dict[str, Any] = {"mean": None, "half": None, "rank": None, "mark": None, "difference": None}
-    values = [value for run in runs if (value := column.value(run)) is not None and math.isfinite(value)]
-    # One run that diverged makes the mean of all of them meaningless.
-    if len(values) < len(runs):
-        return cell
-    se = column.se(runs[0]) if len(runs) == 1 else stats.sem(values)
-    half = None if se is None else float(_quantile(len(runs)) * se)
-    return {**cell, "mean": float(np.mean(values)), "half": half or None}
+    bare: dict[str, Any] = {"mean": None, "half": None, "rank": None, "mark": None, "difference": None}
+    found = column.cell(runs)
+    if found is None:
+        return bare
+    half = None if found["se"] is None else _quantile(len(runs)) * found["se"]
+    why = {WHY: found[WHY]} if WHY in found else {}
+    # No interval around what has no sampling error, such as a count.
+    return {**bare, "mean": found["mean"], "half": half or None, **why}
 
 
 def _quantile(seeds: int) -> float:
@@ -179,20 +182,18 @@ def _note_equal_parts(rows: Sequence[dict[str, Any]], shown: dict[str, dict[str,
         run = shown[row["label"]]
         parts = {key: run["parts"][key] for key in ("train", "sketch", "chain", "lr_ratio", "p")}
         config = {key: value for key, value in run["config"].items() if key not in (*INDIFFERENT, "method", "lr")}
-        key = json.dumps([parts, config, run["learning_rate"]], sort_keys=True)
+        key = json.dumps([parts, config, run["learning_rate"]], sort_keys=True, allow_nan=False)
         row["same_as"] = seen.get(key)
         seen.setdefault(key, row["label"])
 
 
 def _sentences(cols: Sequence[Column], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Those of the comparison, over the rows that have every figure which they weigh."""
-    keys = {column.key for column in cols}
-    whole = [row for row in rows if keys.issuperset(COSTS) and all(row["cells"][k]["mean"] is not None for k in COSTS)]
-    named = [{**row, "method": row["label"]} for row in whole]
-    if not any(row["cells"]["score"]["mark"] == "best" for row in whole):
+    """Those of the comparison; methods without a score are named there."""
+    if not any(row["cells"].get("score", {}).get("mark") == "best" for row in rows):
         return ["No method finished with a score, so there is nothing to choose from yet."]
+    named = [{**row, "method": row["label"]} for row in rows]
     titles = [{"key": column.key, "title": column.title} for column in cols]
-    return sentences(titles, named, min(len(row["seeds"]) for row in whole))
+    return sentences(titles, named, min(len(row["seeds"]) for row in rows))
 
 
 def _shared(members: Sequence[Loaded]) -> list[list[str]]:

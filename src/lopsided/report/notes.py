@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lopsided.strict_json import WHY
 
 SCHEMA = 1
 
@@ -47,6 +50,21 @@ def same_as_notes(results: dict[str, Any]) -> list[str]:
         f"{first} and {second} have the same parts: with the same seed they are the same run."
         for first, second in sorted(pairs)
     ]
+
+
+def lacking_notes(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """One sentence for every dash of a table: what it stands for, of which methods, and why.
+
+    Args:
+        name: the key of a row under which its method stands.
+    """
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for column in columns:
+        for row in rows:
+            for what, reason in row["cells"].get(column["key"], {}).get(WHY, {}).items():
+                title = column["title"] if what == "mean" else f"standard error of {column['title']}"
+                lacking.setdefault((title, reason), []).append(row[name])
+    return [f"– {title}, {joined(names)}: {reason}." for (title, reason), names in lacking.items()]
 
 
 def joined(names: list[str]) -> str:

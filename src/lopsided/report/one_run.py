@@ -15,7 +15,7 @@ from lopsided.checkpoint import file_hash
 from lopsided.diagnose import record as diagnose
 from lopsided.errors import LopsidedError
 from lopsided.manifest import HASH_LENGTH, KEY, unseal
-from lopsided.report.counting import Counter
+from lopsided.strict_json import NULLS, loads
 from lopsided.theory.of_runs import bound_of_run
 from lopsided.train import TrainConfig, read_run
 from lopsided.train.rundir import run_id
@@ -50,9 +50,8 @@ def load_run(folder: Path, *, bounds: bool) -> Loaded:
     finished = record["status"] == "finished"
     _check(folder, record, finished)
     diagnosis, note = _diagnosis(folder)
-    counter = Counter()
-    counter.finite(record)
-    counter.finite(diagnosis)
+    lost = (diagnosis or {}).get(NULLS, {})
+    nulls = {**record.get(NULLS, {}), **{f"diagnosis.{at}": was for at, was in lost.items()}}
     shown = {
         "id": run_id(folder),
         "sha256": file_hash(folder / "run.json"),
@@ -65,7 +64,8 @@ def load_run(folder: Path, *, bounds: bool) -> Loaded:
         "adapter": _adapter_hash(folder) if finished else None,
         "diagnosis": diagnosis,
         "diagnosis_note": note,
-        "not_finite": counter.count + _lost_in_landscape(diagnosis),
+        "nulls": nulls,
+        "not_finite": len(nulls) + _lost_in_landscape(diagnosis),
         **_again(folder, record),
         **(_bound(folder) if finished and bounds else {"bound": None, "bound_note": None}),
     }
@@ -126,7 +126,7 @@ def _diagnosis(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     if not path.is_file():
         return None, None
     try:
-        found = json.loads(path.read_text())
+        found = loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); diagnose the run again") from error
     if not isinstance(found, dict) or found.get("schema") != diagnose.SCHEMA:

@@ -61,11 +61,13 @@ def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
     """Each method's measured gap, and the bound of it."""
     members = by_label(run for run in runs if run.get("bound"))
     gap = {row["label"]: row["cells"].get("generalization_error", {}) for row in table["rows"]}
-    labels = [label for label in members if gap.get(label, {}).get("mean")]
+    # On a logarithmic axis a gap of 0 has no place.
+    means = {label: mean(run["bound"]["value"] for run in found) for label, found in members.items()}
+    bound = {label: value for label, value in means.items() if value is not None and gap.get(label, {}).get("mean")}
+    labels = sorted(bound, key=lambda label: bound[label])
     if not labels:
         return None
-    bound = {label: mean(run["bound"]["value"] for run in members[label]) or 0.0 for label in labels}
-    labels.sort(key=lambda label: bound[label])
+    lacking = [label for label in by_label(r for r in runs if r["status"] == "finished") if label not in bound]
     measured = [_interval(label, gap[label]["mean"], gap[label]["half"]) for label in labels]
     above = [series(label, [bound[label]], [label], name=f"{label}, bound", hollow=True) for label in labels]
     values = {label: gap[label]["mean"] for label in labels}
@@ -73,7 +75,7 @@ def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         key=f"{table['key']}-bounds",
         kind="intervals",
         title="Bound beside measured gap",
-        shows=reading.bounds_shows(),
+        shows=reading.without(reading.bounds_shows(), lacking, "a gap and a bound"),
         means=reading.bounds_means(values, bound),
         views=[view("", Axis(title="nats a prediction", log=True), Axis(title="method"), measured + above)],
     )
@@ -93,11 +95,15 @@ def gaps(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         return None
     values: dict[str, dict[str, float]] = {}
     views = []
+    lacking: dict[str, None] = {}
     for split in splits:
         rows = []
         for label, found in members.items():
             parts = [run["diagnosis"]["generalization"]["gaps"].get(split) for run in found]
-            if None not in parts and (row := _mean_interval(label, parts)):
+            row = None if None in parts else _mean_interval(label, parts)
+            if row is None:
+                lacking[label] = None
+            else:
                 values.setdefault(split, {})[label] = row["x"][0]
                 rows.append(row)
         views.append(view(split, Axis(title=f"loss on {split} less loss on train"), Axis(title="method"), rows))
@@ -106,7 +112,7 @@ def gaps(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
         key=f"{table['key']}-gaps",
         kind="intervals",
         title="Generalization gaps",
-        shows=reading.gaps_shows(),
+        shows=reading.without(reading.gaps_shows(), list(lacking), "a gap on every split"),
         means=reading.gaps_means(values),
         choose="split",
         views=views,
@@ -121,13 +127,17 @@ def forgetting(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
     if not kinds:
         return None
     views = []
+    lacking: dict[str, None] = {}
     worse: dict[str, float] = {}
     for reference, metric in kinds:
         rows = []
         for label, group in by_label(found).items():
             parts = [r["diagnosis"]["forgetting"] for r in group]
             parts = [part for part in parts if (part["reference"], part["metric"]) == (reference, metric)]
-            if parts and (row := _mean_interval(label, [{**part, "value": part["change"]} for part in parts])):
+            row = _mean_interval(label, [{**part, "value": part["change"]} for part in parts]) if parts else None
+            if parts and row is None:
+                lacking[label] = None
+            if row is not None:
                 rows.append(row)
                 sign = 1.0 if parts[0]["better"] == "low" else -1.0
                 if (reference, metric) == kinds[0]:
@@ -139,7 +149,7 @@ def forgetting(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
         key=f"{table['key']}-forgetting",
         kind="intervals",
         title="Forgetting",
-        shows=reading.forgetting_shows(first),
+        shows=reading.without(reading.forgetting_shows(first), list(lacking), "a change that is finite"),
         means=reading.forgetting_means(worse, first),
         choose="reference",
         views=views,
@@ -147,8 +157,10 @@ def forgetting(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
 
 
 def _mean_interval(label: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The mean over seeds, with the mean of the runs' own intervals."""
+    """The mean over seeds, with the mean of the runs' own intervals where all of them have one."""
     value, low, high = (mean(part[key] for part in parts) for key in ("value", "low", "high"))
-    if value is None or low is None or high is None:
+    if value is None:
         return None
+    if low is None or high is None:
+        return series(label, [value], [label], name=f"{label} (no interval)")
     return series(label, [value], [label], low=rounded([low]), high=rounded([high]))

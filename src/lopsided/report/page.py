@@ -12,10 +12,11 @@ import markupsafe
 import plotly.offline
 
 from lopsided.report.figures import figures, looks, missing
-from lopsided.report.format import MISSING, cell_figure, cell_text
+from lopsided.report.format import cell_figure, cell_text
 from lopsided.report.looks import PATHS
-from lopsided.report.notes import joined
+from lopsided.report.notes import joined, lacking_notes
 from lopsided.report.tables import advice_tables, lab_table, run_table
+from lopsided.strict_json import WHY
 
 # Columns whose meaning a title can't carry.
 _COLUMN_NOTES = {
@@ -180,7 +181,8 @@ def _cell(cell: dict[str, Any], unit: str) -> dict[str, Any]:
         figure = cell_figure({"mean": abs(cell["difference"])}, unit)
         note = f"{'−' if cell['difference'] < 0 else '+'}{figure.mean}" + (" points" if unit == "percent" else "")
     return {
-        "text": MISSING if cell["mean"] is None else cell_text({"mean": cell["mean"], "se": cell["half"]}, unit),
+        "text": cell_text({"mean": cell["mean"], "se": cell["half"], WHY: cell.get(WHY, {})}, unit),
+        "why": "; ".join(dict.fromkeys(cell.get(WHY, {}).values())),
         "value": cell["mean"],
         "half": cell["half"],
         "rank": cell["rank"],
@@ -194,6 +196,7 @@ def _notes(table: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     notes = [text for key, text in _COLUMN_NOTES.items() if key in [column["key"] for column in table["columns"]]]
     if floor := [row["label"] for row in rows if row["floor"]]:
         notes.append(f"{joined(floor)} is the floor: only the task head was trained, and it does not compete.")
+    notes += lacking_notes(table["columns"], rows, "label")
     for row in rows:
         if row["same_as"]:
             pair = f"{row['same_as']} and {row['label']}"

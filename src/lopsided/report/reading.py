@@ -14,6 +14,16 @@ from lopsided.report.notes import joined
 ALONE = "Only {0} has these figures, so they choose nothing."
 
 
+def without(sentence: str, labels: list[str], what: str) -> str:
+    """A sentence about methods that ends with those which a figure leaves out; as it is if there are none.
+
+    Example:
+        >>> without("Each mark is a gap.", ["cla"], "a gap"), without("Each mark is a gap.", [], "a gap")
+        ('Each mark is a gap; left out, without a gap: cla.', 'Each mark is a gap.')
+    """
+    return f"{sentence.removesuffix('.')}; left out, without {what}: {joined(labels)}." if labels else sentence
+
+
 def pareto_shows() -> str:
     return (
         "Each point is one method, the mean over its seeds with its 95 % interval, side by side where they are equal; "
@@ -179,8 +189,11 @@ def landscapes_means(sharp: dict[str, float], section: dict[str, Any]) -> str:
     )
 
 
-def similarity_shows() -> str:
-    return "How much of the space of one run's factor lies in another's, the mean over layers; 1 is the same space."
+def similarity_shows(fewest: tuple[int, int] | None = None) -> str:
+    of = "" if fewest is None else f" that both have, {fewest[0]} of {fewest[1]} at the fewest"
+    return (
+        f"How much of the space of one run's factor lies in another's, the mean over layers{of}; 1 is the same space."
+    )
 
 
 def similarity_means(told: dict[str, tuple[float, float | None]]) -> str:

@@ -24,6 +24,7 @@ def landscapes(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
     for one in views:
         one["span"] = span
     sharp = {label: _sharpness(found) for label, found in members.items()}
+    blunt = [label for label, value in sharp.items() if value is None]
     lost = sum(run["diagnosis"]["landscape"]["not_finite"] for found in members.values() for run in found[:1])
     section = next(iter(members.values()))[0]["diagnosis"]["landscape"]
     kinds = {found[0]["diagnosis"]["landscape"]["directions"] for found in members.values()}
@@ -31,7 +32,7 @@ def landscapes(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
         key=f"{table['key']}-landscapes",
         kind="landscape",
         title="Loss landscapes",
-        shows=reading.landscapes_shows(section, kinds, lost),
+        shows=reading.without(reading.landscapes_shows(section, kinds, lost), blunt, "a sharpness of every seed"),
         means=reading.landscapes_means({k: v for k, v in sharp.items() if v is not None}, section),
         choose="run",
         views=views,
@@ -52,8 +53,9 @@ def _landscape(label: str, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sharpness(runs: list[dict[str, Any]]) -> float | None:
-    sharp = [run["diagnosis"]["landscape"].get("sharpness") for run in runs]
-    return mean(one["largest"] for one in sharp if one) if any(sharp) else None
+    """The mean over seeds; None if one of them lacks it."""
+    sharp = [run["diagnosis"]["landscape"].get("sharpness") or {} for run in runs]
+    return mean(one.get("largest") for one in sharp)
 
 
 def similarity(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
@@ -77,11 +79,24 @@ def similarity(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | No
         key=f"{table['key']}-similarity",
         kind="matrix",
         title="Similarity of factors between runs",
-        shows=reading.similarity_shows(),
+        shows=reading.similarity_shows(_fewest(members)),
         means=reading.similarity_means(told),
         choose="factor",
         views=views,
     )
+
+
+def _fewest(members: list[dict[str, Any]]) -> tuple[int, int] | None:
+    """The fewest layers that a pair's similarity is the mean of, and how many the run has; None if all have all."""
+    found = []
+    for run in members:
+        # Absent in files of version 0.1.0.
+        layers = run["diagnosis"]["similarity"].get("layers")
+        for factor in ("B", "A") if layers else ():
+            found += [
+                (count, layers["of"][factor]) for count in layers[factor].values() if 0 < count < layers["of"][factor]
+            ]
+    return min(found, default=None)
 
 
 def _pair(a: dict[str, Any], b: dict[str, Any], factor: str) -> float | None:

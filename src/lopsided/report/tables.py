@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from lopsided.report.format import duration, is_finite
+from lopsided.lab.record import counted
+from lopsided.report.format import MISSING, duration, is_finite
 from lopsided.report.notes import joined
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
+NO_ADVICE = "It has no estimate for a method of one factor."
 
 
 def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -21,14 +24,17 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             result["name"],
             result["claim"],
             result["verdict"],
-            f"{sum(bool(f['holds']) for f in result['figures'])} of {len(result['figures'])}",
+            counted(result),
             result["size"],
             result["source"],
         ]
         for result in results
     ]
-    failed = [result["name"] for result in results if result["verdict"] != "reproduced"]
-    means = f"Don't choose by the claims behind {joined(failed)}." if failed else "The claims may be chosen by."
+    failed = [result["name"] for result in results if result["verdict"] in ("partly", "not reproduced")]
+    open_ = [result["name"] for result in results if result["verdict"] == "undecided"]
+    parts = [f"Don't choose by the claims behind {joined(failed)}."] if failed else []
+    parts += [f"Undecided, which more seeds may change: {joined(open_)}."] if open_ else []
+    means = " ".join(parts) or "The claims may be chosen by."
     return [
         {
             "key": "lab",
@@ -36,7 +42,7 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "shows": f"{len(held)} of {len(results)} claims were reproduced within ranges that were stated beforehand.",
             "means": means,
             "caption": "What `lopsided lab` measured",
-            "head": ["experiment", "claim", "verdict", "figures in range", "size", "source"],
+            "head": ["experiment", "claim", "verdict", "ranges", "size", "source"],
             "rows": rows,
             "commands": [],
         }
@@ -50,7 +56,10 @@ def advice_tables(advices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
     settings = advice["settings"]
-    totals = sorted(advice["totals"], key=lambda total: -(total["reduction"] or 0.0))
+    # An estimate that is missing is no estimate of 0: it comes last, and is no method to try.
+    totals = sorted(
+        advice["totals"], key=lambda total: -total["reduction"] if is_finite(total["reduction"]) else math.inf
+    )
     rows = [
         [
             total["method"],
@@ -62,7 +71,7 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
         ]
         for total in totals
     ]
-    single = [total for total in totals if total["side"] != "AB"]
+    single = [total for total in totals if total["side"] != "AB" and is_finite(total["reduction"])]
     best = single[0]["method"] if single else None
     return {
         "key": f"advice-{number}",
@@ -71,7 +80,9 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
             "The estimated reduction of the loss by each method at equal trained numbers, from "
             f"{advice['predictions']} predictions, before any run."
         ),
-        "means": f"Among methods of one factor, try {best} first." if best else "It names no method of one factor.",
+        "means": f"Among methods of one factor, try {best} first."
+        if best
+        else "It has no estimate for a method of one factor.",
         "caption": f"Layers are added up as if each were trained alone; {advice['unit']}",
         "head": ["method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"],
         "rows": rows,
@@ -80,7 +91,7 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> str:
-    return f"{value:.3g}" if is_finite(value) else "n/a"
+    return f"{value:.3g}" if is_finite(value) else MISSING
 
 
 def run_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,9 +102,9 @@ def run_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
             run["label"],
             str(run["seed"]),
             run["status"],
-            duration(run["wall_seconds"]) if is_finite(run.get("wall_seconds")) else "–",
+            duration(run["wall_seconds"]) if is_finite(run.get("wall_seconds")) else MISSING,
             run["sha256"][:HASH],
-            (run["adapter"] or "–")[:HASH],
+            (run["adapter"] or MISSING)[:HASH],
         ]
         for run in runs
     ]

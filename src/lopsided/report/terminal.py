@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lopsided.report.format import MARKS, cell_figure
-from lopsided.report.notes import check_schema, failure, grouped, has_failed, same_as_notes, tied_meaning
+from lopsided.report.notes import check_schema, failure, grouped, has_failed, lacking_notes, same_as_notes, tied_meaning
 
 # Headings short enough for seven columns with their errors in a hundred characters.
 _SHORT = {
@@ -46,7 +46,8 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         if has_failed(row):
             lines = failure(row).strip().splitlines() or [row["status"]]
             console.print(Text(f"{_printable(row['method'])}: {_printable(lines[0])}", style="red"))
-    for note in [_legend(results), *same_as_notes(results), *cut]:
+    lacking = lacking_notes(results["columns"], results["rows"], "method")
+    for note in [_legend(results), *lacking, *same_as_notes(results), *cut]:
         console.print(Text(_printable(note), style="dim"))
     if results["sentences"]:
         console.print()

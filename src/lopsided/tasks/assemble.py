@@ -120,7 +120,7 @@ def _with_all_splits(columns: Mapping[str, Columns], kind: str) -> dict[str, Col
     train = columns["train"]
     # What makes two rows one: the text that a model reads, of a conversation all of it.
     texts = next(train[key] for key in ("prompt", "messages", "text") if key in train)
-    texts = [text if isinstance(text, str) else json.dumps(text, sort_keys=True) for text in texts]
+    texts = [text if isinstance(text, str) else json.dumps(text, sort_keys=True, allow_nan=False) for text in texts]
     parts = cut(texts, missing, train["label"] if kind == "classification" else None)
     made = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
     return {**columns, **made}

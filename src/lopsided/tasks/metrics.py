@@ -8,19 +8,25 @@ A metric reads arrays of length `n`, one entry a row:
     "loss"         L_i, nats per token
     "tokens"       T_i, a count
 
-so it can be resampled over rows without running the model again.
+so it can be resampled over rows without running the model again. A score that the rows do not define is NaN and never
+a number in its place; `Metric.measure` says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lopsided.errors import LopsidedError, nearest
 
 Rows = Mapping[str, np.ndarray]
+
+
+class _Undefined(Exception):
+    """These rows do not define the score; the text says why."""
 
 
 def _accuracy(rows: Rows) -> float:
@@ -46,8 +52,9 @@ def _f1(rows: Rows) -> float:
         raise LopsidedError(
             f"f1 is for two classes, 0 and 1: received class {len(confusion) - 1}; use metric='f1_macro'"
         )
-    # Without any 1 on either side there is nothing to find: 0, as scikit-learn has it.
-    return float(_f1_by_class(confusion)[-1]) if len(confusion) == 2 else 0.0
+    if len(confusion) == 1:
+        raise _Undefined("no row has or was given class 1, so that there is nothing to find")
+    return float(_f1_by_class(confusion)[-1])
 
 
 def _f1_macro(rows: Rows) -> float:
@@ -55,7 +62,7 @@ def _f1_macro(rows: Rows) -> float:
 
 
 def _matthews(rows: Rows) -> float:
-    """Matthews' coefficient for any number of classes; 0 where one side is constant.
+    """Matthews' coefficient for any number of classes; undefined where one side is constant.
 
     Source:
         Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
@@ -63,16 +70,26 @@ def _matthews(rows: Rows) -> float:
     confusion = _confusion(rows).astype(np.float64)
     n, truth, called = confusion.sum(), confusion.sum(1), confusion.sum(0)
     spread = (n**2 - called @ called) * (n**2 - truth @ truth)
-    return float((np.trace(confusion) * n - truth @ called) / np.sqrt(spread)) if spread > 0 else 0.0
+    if not spread > 0:
+        raise _Undefined(_constant(len(np.flatnonzero(called)) == 1))
+    return float((np.trace(confusion) * n - truth @ called) / np.sqrt(spread))
+
+
+def _constant(predictions: bool) -> str:
+    return f"all {'predictions' if predictions else 'labels'} are equal, and nothing correlates with a constant"
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r; 0 where one side is constant, as scikit-learn does for Matthews' coefficient."""
+    """Pearson's r of predictions and labels; undefined where one side is constant."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
+        raise _Undefined(_constant(bool(np.ptp(x) == 0)))
     x, y = x - x.mean(), y - y.mean()
-    return float(np.clip(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)), -1.0, 1.0))
+    # One after the other: the product of two small norms would be zero.
+    found = float((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)))
+    if not math.isfinite(found):
+        raise _Undefined("predictions or labels are too large or too near to each other for a correlation")
+    return min(1.0, max(-1.0, found))
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
@@ -86,9 +103,6 @@ def _pearson(rows: Rows) -> float:
 
 
 def _spearman(rows: Rows) -> float:
-    # A diverged model's NaN must stay NaN, and a rank would hide it.
-    if not np.isfinite(rows["prediction"]).all():
-        return float("nan")
     return _correlation(_ranks(rows["prediction"]), _ranks(rows["label"]))
 
 
@@ -98,7 +112,16 @@ def _perplexity(rows: Rows) -> float:
         raise LopsidedError("perplexity needs at least one token: received 0 over all rows; check the labels")
     # A row without tokens has no mean loss (often NaN), and no weight either.
     loss = np.where(tokens > 0, rows["loss"], 0.0)
-    return float(np.exp(loss @ tokens / tokens.sum()))
+    if bad := int((~np.isfinite(loss)).sum()):
+        raise _Undefined(f"the loss of {bad} of {len(loss)} rows is not finite")
+    mean = float(loss @ tokens / tokens.sum())
+    if mean > LARGEST_EXPONENT:
+        raise _Undefined(f"the mean loss of {mean:.4g} nats is too large for a perplexity")
+    return math.exp(mean)
+
+
+# exp of more is infinite in float64.
+LARGEST_EXPONENT = math.log(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +146,19 @@ SCORES: dict[str, Score] = {
 }
 
 DEFAULT = {"classification": "accuracy", "regression": "pearson", "generation": "perplexity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A score with its standard error, each None where it can't be computed.
+
+    Args:
+        why: the reason for each that is None, by "score" or "se".
+    """
+
+    score: float | None
+    se: float | None
+    why: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,27 +196,94 @@ class Metric:
             )
 
     def value(self, rows: Rows) -> float:
-        """The score over all rows.
+        """The score over all rows; NaN where they do not define it.
 
-        perplexity = exp(sum_i L_i T_i / sum_i T_i); a correlation with a constant side is 0.
+        perplexity = exp(sum_i L_i T_i / sum_i T_i). A correlation with a constant side is undefined, and so is F1 where
+        neither side has class 1, a score of rows that the model gave no finite answer to, and a perplexity that is
+        too large for a float.
 
         Raises:
             LopsidedError: if an array that the metric reads is missing, empty or of another length.
         """
-        return SCORES[self.name].function(_checked(self, rows))
+        score = self.measure(rows, resamples=0).score
+        return math.nan if score is None else score
 
     def standard_error(self, rows: Rows, *, seed: int = 0, resamples: int = 300) -> float:
-        """The standard error of `value` under resampling of the rows.
+        """The standard error of `value` under resampling of the rows; NaN where there is none.
 
         accuracy: sqrt(p (1 - p) / n). Every other metric: the standard deviation of `value` over
-        `resamples` bootstrap samples of the rows, drawn from `seed`.
+        `resamples` bootstrap samples of the rows, drawn from `seed`. One row has none, nor has a score that some of
+        the samples do not define.
         """
-        rows = _checked(self, rows)
-        if self.name == "accuracy":
-            p = self.value(rows)
-            return float(np.sqrt(p * (1 - p) / _length(rows)))
-        function = SCORES[self.name].function
-        return float(np.std([function(_take(rows, i)) for i in _resamples(_length(rows), seed, resamples)], ddof=1))
+        if resamples < 2:
+            raise LopsidedError(f"a bootstrap needs at least 2 resamples: received {resamples}; 300 is usual")
+        se = self.measure(rows, seed=seed, resamples=resamples).se
+        return math.nan if se is None else se
+
+    def measure(self, rows: Rows, *, seed: int = 0, resamples: int = 300) -> Scored:
+        """`value` and `standard_error`, or why there is none.
+
+        Args:
+            resamples: of the bootstrap; 0 leaves the standard error out.
+
+        Raises:
+            LopsidedError: as `value` does.
+
+        Example:
+            >>> rows = {"prediction": np.array([1, 1]), "label": np.array([1, 0])}
+            >>> get_metric("matthews_correlation").measure(rows).why["score"]
+            'all predictions are equal, and nothing correlates with a constant'
+        """
+        arrays = _checked(self, rows)
+        try:
+            _check_answers(rows, arrays)
+            score = SCORES[self.name].function(arrays)
+        except _Undefined as error:
+            return Scored(score=None, se=None, why={"score": str(error), "se": str(error)})
+        if resamples == 0:
+            return Scored(score=score, se=None)
+        try:
+            return Scored(score=score, se=_standard_error(self, score, arrays, seed, resamples))
+        except _Undefined as error:
+            return Scored(score=score, se=None, why={"se": str(error)})
+
+
+def _standard_error(metric: Metric, score: float, rows: dict[str, np.ndarray], seed: int, resamples: int) -> float:
+    n = _length(rows)
+    _check_two(n)
+    if metric.name == "accuracy":
+        return float(np.sqrt(score * (1 - score) / n))
+    function = SCORES[metric.name].function
+    return _spread(lambda index: function(_take(rows, index)), _resamples(n, seed, resamples))
+
+
+def _check_two(n: int) -> None:
+    if n < 2:
+        raise _Undefined("one row has no standard error")
+
+
+def _spread(figure: Callable[[np.ndarray], float], draws: Sequence[np.ndarray]) -> float:
+    """The standard deviation over draws of rows. One that is undefined would leave the spread of the others alone."""
+    found, undefined = [], 0
+    for index in draws:
+        try:
+            found.append(figure(index))
+        except _Undefined:
+            undefined += 1
+    if undefined:
+        raise _Undefined(f"the score is undefined in {undefined} of {len(draws)} samples of the rows")
+    return float(np.std(found, ddof=1))
+
+
+def _check_answers(rows: Rows, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise unless the model answered every row: the largest of logits that are NaN is some class all the same."""
+    # A row's loss is NaN where its outputs are, and is kept next to its answer.
+    looked_at = {"loss": rows["loss"]} if "prediction" in arrays and "loss" in rows else {}
+    for name, array in {**looked_at, **{key: arrays[key] for key in _ANSWERS if key in arrays}}.items():
+        values = np.asarray(array, np.float64)
+        bad = int((np.isnan(values) if name == "loss" else ~np.isfinite(values)).sum())
+        if bad:
+            raise _Undefined(f"the {name} of {bad} of {len(values)} rows is not finite")
 
 
 def get_metric(name: str) -> Metric:
@@ -195,7 +298,7 @@ def get_metric(name: str) -> Metric:
 def difference_standard_error(
     metric: Metric, rows_a: Rows, rows_b: Rows, *, seed: int = 0, resamples: int = 300
 ) -> float:
-    """The standard error of `metric.value(rows_a) - metric.value(rows_b)` on the same rows.
+    """The standard error of `metric.value(rows_a) - metric.value(rows_b)` on the same rows; NaN where there is none.
 
     Pairing takes out the difficulty that the rows have in common, so this is usually much smaller
     than the two separate errors added in quadrature.
@@ -213,12 +316,18 @@ def difference_standard_error(
             f"a paired comparison needs the same rows on both sides: '{shared}' differs "
             f"({_length(a)} and {_length(b)} rows); evaluate both on one split, in one order"
         )
-    if metric.name == "accuracy":
-        right_a, right_b = a["prediction"] == a["label"], b["prediction"] == b["label"]
-        return float(np.std(right_a.astype(float) - right_b.astype(float)) / np.sqrt(_length(a)))
-    function = SCORES[metric.name].function
-    draws = _resamples(_length(a), seed, resamples)
-    return float(np.std([function(_take(a, i)) - function(_take(b, i)) for i in draws], ddof=1))
+    try:
+        _check_two(_length(a))
+        _check_answers(rows_a, a)
+        _check_answers(rows_b, b)
+        if metric.name == "accuracy":
+            right_a, right_b = a["prediction"] == a["label"], b["prediction"] == b["label"]
+            return float(np.std(right_a.astype(float) - right_b.astype(float)) / np.sqrt(_length(a)))
+        function = SCORES[metric.name].function
+        draws = _resamples(_length(a), seed, resamples)
+        return _spread(lambda index: function(_take(a, index)) - function(_take(b, index)), draws)
+    except _Undefined:
+        return math.nan
 
 
 def _checked(metric: Metric, rows: Rows) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ Each file opens with its notation and its source:
 """
 
 from lopsided.theory.convergence import Eigenvalue, Problem, coin_lambda, lambda_min, lambda_min_sampled, projection
-from lopsided.theory.dims import LayerDims, layer_dims
+from lopsided.theory.dims import LayerDims, ModelNumbers, layer_dims, model_numbers
 from lopsided.theory.information import (
     InformationBound,
     Sigma,
@@ -39,6 +39,7 @@ __all__ = [
     "LayerDims",
     "LayerNorms",
     "ModelNorms",
+    "ModelNumbers",
     "Moments",
     "Problem",
     "Sigma",
@@ -54,6 +55,7 @@ __all__ = [
     "lambda_min_sampled",
     "layer_dims",
     "model_norms",
+    "model_numbers",
     "norm_of_gaussian",
     "projection",
     "sigma_estimated",

@@ -114,6 +114,9 @@ def lambda_min_sampled(
         raise LopsidedError(f"expected at least 8 draws, got {draws}; raise draws")
     failure = (1 - confidence) / 2
     samples = [sketch.sample(r, d, seed=seed + i, link=0) for i in range(draws)]
+    # Beyond this, an interval's ends are cut to [0, 1], where NaN would become an end.
+    if bad := sum(not np.isfinite(S).all() for S in samples):
+        raise LopsidedError(f"expected finite sketches, got NaN or Inf in {bad} of {draws} draws; correct the sketch")
     halves = [np.mean([projection(S) for S in part], axis=0) for part in (samples[::2], samples[1::2])]
     v = np.linalg.eigh(halves[0])[1][:, 0]
     seen = np.array([v @ projection(S) @ v for S in samples[1::2]])

@@ -1,4 +1,4 @@
-"""The layers of a model that a method would adapt, as numbers.
+"""The layers of a model that a method would adapt, and the numbers that it would train without adapters.
 
 Notation: a layer maps d_in to d_out.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import TaskType
+from peft import PeftModel, TaskType
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -17,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.errors import LopsidedError
 from lopsided.heads import is_inside, task_heads
 from lopsided.tuner import LopsidedConfig, LopsidedLinear
+
+OF_ADAPTERS = (".lopsided_", ".lora_", ".modules_to_save.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,53 @@ class LayerDims:
             raise LopsidedError(
                 f"layer {self.module!r} maps {self.d_in} to {self.d_out} numbers; expected widths of at least 1"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelNumbers:
+    """What a bound counts of a model.
+
+    Args:
+        layers: that an adapter stands on, or would stand on.
+        whole: every number of the model, embeddings, norms, biases and a head included; None where only its layers are
+            known.
+        head: the numbers of a task's head; None where the model has none, or only its layers are known.
+    """
+
+    layers: tuple[LayerDims, ...]
+    whole: int | None = None
+    head: int | None = None
+
+
+def model_numbers(
+    model: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
+    target_modules: str | Sequence[str] = "all-linear",
+) -> ModelNumbers:
+    """What bounds count: the layers of `layer_dims`, and of a model all of its numbers and its head's.
+
+    Args:
+        model: as it is trained, its task's head on it: a backbone alone may have a pooler that the class of the task
+            lacks. Or layers already listed.
+        target_modules: as for `layer_dims`.
+
+    Units:
+        Numbers, each counted once.
+
+    Source:
+        What `lopsided train` gives gradients to.
+
+    Raises:
+        LopsidedError: as `layer_dims` does.
+    """
+    layers = tuple(layer_dims(model, target_modules))
+    if not isinstance(model, nn.Module):
+        return ModelNumbers(layers=layers)
+    root = model.get_base_model() if isinstance(model, PeftModel) else model
+    heads = task_heads(root)
+    # The model without its adapters: their own factors, and the copies of a head that PEFT trains.
+    sizes = {n: p.numel() for n, p in root.named_parameters() if not any(mark in n for mark in OF_ADAPTERS)}
+    head = sum(size for name, size in sizes.items() if is_inside(name, heads))
+    return ModelNumbers(layers=layers, whole=sum(sizes.values()), head=head if heads else None)
 
 
 def layer_dims(

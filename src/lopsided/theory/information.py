@@ -6,7 +6,8 @@ Notation: a method trains P numbers of q bits each on n samples, with a loss tha
 
 since the trained numbers can't carry more than P·q·ln 2 nats about the samples. With a factor of rank r in layers of
 (d_out, d_in) and k links, P = k·r·D, where D sums d_out over the layers if B is trained, d_in if A is, and both if both
-are: P is k times what `Method.trained_numbers` counts, whatever the method.
+are: P is k times what `Method.trained_numbers` counts, whatever the adapter. Full fine-tuning trains every number of
+the model, and P of the head alone is the head's.
 
 Sources: Xu and Raginsky 2017, arXiv:1705.07809; Zhu et al. 2024, arXiv:2402.16842, Lemma 4.5; Cadenhead et al. 2026,
 arXiv:2606.13767, Table 1, which adds Φ_W0 of `spectral`.
@@ -25,7 +26,7 @@ from torch import nn
 from lopsided.errors import LopsidedError
 from lopsided.method import METHODS, Method, method_named
 from lopsided.theory.checks import check_positive
-from lopsided.theory.dims import LayerDims, layer_dims
+from lopsided.theory.dims import LayerDims, ModelNumbers, model_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,8 @@ class InformationBound:
     Args:
         value: the bound.
         method, links, layers: what it is for.
-        trained: how many numbers the adapters train over all links; a task's head comes on top.
+        trained: how many numbers the adapters train over all links; a task's head comes on top. Of full fine-tuning
+            every number of the model, of the head alone the head's.
         n, bits, sigma: as given.
     """
 
@@ -121,7 +123,7 @@ class InformationBound:
 
 
 def generalization_bound(
-    model_or_dims: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
+    model_or_dims: nn.Module | ModelNumbers | Iterable[LayerDims] | Iterable[tuple[int, int]],
     method: str | Method,
     r: int,
     n: int,
@@ -134,10 +136,11 @@ def generalization_bound(
     """√(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
 
     The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin's side
-    counts as its wider one). A task's head and trained biases are not counted, as in the papers' tables.
+    counts as its wider one). Of an adapter, a task's head and trained biases are not counted, as in the papers' tables.
 
     Args:
-        model_or_dims: a model, or its adapted layers as pairs (d_out, d_in).
+        model_or_dims: a model with its task's head; what `model_numbers` counted of one; or its adapted layers as pairs
+            (d_out, d_in), which is then all that full fine-tuning is taken to train.
         method: a name of `lopsided.METHODS`, or any `Method`.
         r: rank.
         n: training samples.
@@ -148,7 +151,8 @@ def generalization_bound(
 
     Raises:
         LopsidedError: if r, n, sigma, bits or links are not positive; if a method without a chain is given links; for
-            a model whose layers can't be listed.
+            a model whose layers can't be listed; for a method that trains a head, without a model that has one; for a
+            bound that is too large for a float.
 
     Units:
         The loss's own, as σ.
@@ -164,18 +168,45 @@ def generalization_bound(
     check_positive(r=r, n=n, bits=bits)
     method = method_named(method) if isinstance(method, str) else method
     k = chain_links(method, links)
-    layers = layer_dims(model_or_dims, target_modules)
-    trained = k * sum(method.trained_numbers(layer.d_out, layer.d_in, r) for layer in layers)
+    numbers = _numbers(model_or_dims, target_modules)
+    trained = _trained(method, numbers, r, k)
+    # σ outside of the root: its square may leave the floats where the bound does not.
+    value = math.sqrt(2 * trained * bits * math.log(2) / n) * sigma.value
+    if not math.isfinite(value):
+        raise LopsidedError(
+            f"the bound with bits={bits:g} and sigma={sigma.value:g} is too large for a float; lower them"
+        )
     return InformationBound(
-        value=math.sqrt(2 * trained * bits * math.log(2) * sigma.value**2 / n),
+        value=value,
         method=method.name,
         links=k,
-        layers=len(layers),
+        layers=len(numbers.layers),
         trained=trained,
         n=n,
         bits=bits,
         sigma=sigma,
     )
+
+
+def _numbers(
+    given: nn.Module | ModelNumbers | Iterable[LayerDims] | Iterable[tuple[int, int]],
+    target_modules: str | Sequence[str],
+) -> ModelNumbers:
+    return given if isinstance(given, ModelNumbers) else model_numbers(given, target_modules)
+
+
+def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
+    """P, the numbers that the method trains over all its links."""
+    if method.train == "head":
+        if numbers.head is None:
+            raise LopsidedError(
+                f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
+                "or leave the method out"
+            )
+        return numbers.head
+    if method.train == "all" and numbers.whole is not None:
+        return numbers.whole
+    return links * sum(method.trained_numbers(layer.d_out, layer.d_in, r) for layer in numbers.layers)
 
 
 def chain_links(method: Method, links: int | None) -> int:
@@ -198,7 +229,7 @@ def chain_links(method: Method, links: int | None) -> int:
 
 
 def all_bounds(
-    model_or_dims: nn.Module | Sequence[tuple[int, int]],
+    model_or_dims: nn.Module | ModelNumbers | Sequence[tuple[int, int]],
     r: int,
     n: int,
     sigma: float | Sigma,
@@ -206,7 +237,7 @@ def all_bounds(
     *,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> list[InformationBound]:
-    """The bound of every registered method that adapts something, smallest first.
+    """The bound of every registered method, smallest first; without a head to count, that of the head is left out.
 
     Units:
         The loss's own, as σ.
@@ -214,6 +245,7 @@ def all_bounds(
     Source:
         As for `generalization_bound`, which says what is raised.
     """
-    layers = layer_dims(model_or_dims, target_modules)
-    found = [generalization_bound(layers, method, r, n, sigma, bits) for method in METHODS.values()]
-    return sorted((bound for bound in found if bound.trained), key=lambda bound: bound.value)
+    numbers = _numbers(model_or_dims, target_modules)
+    methods = [method for method in METHODS.values() if method.train != "head" or numbers.head is not None]
+    found = [generalization_bound(numbers, method, r, n, sigma, bits) for method in methods]
+    return sorted(found, key=lambda bound: bound.value)

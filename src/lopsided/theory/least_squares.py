@@ -155,6 +155,8 @@ def _check(delta: np.ndarray, sigma: np.ndarray) -> None:
         raise LopsidedError(
             f"expected Δ of (d_out, d_in) and Σ of (d_in, d_in), got {delta.shape} and {sigma.shape}; correct them"
         )
+    if not (np.isfinite(delta).all() and np.isfinite(sigma).all()):
+        raise LopsidedError("expected finite Δ and Σ, got NaN or Inf; leave out the rows or layers that they come from")
     if not np.allclose(sigma, sigma.T):
         raise LopsidedError("expected Σ = E[x·xᵀ], which is symmetric, got another matrix; correct it")
 

@@ -71,6 +71,10 @@ def spectral_norm(
     norm = 0.0
     for _ in range(iterations):
         images = forward(vectors)
+        if not bool(torch.isfinite(images).all()):
+            raise LopsidedError(
+                "expected a matrix of finite numbers, got NaN or Inf in a product with it; go back to a good checkpoint"
+            )
         before, norm = norm, float(torch.linalg.matrix_norm(images, 2))
         if norm == 0.0 or abs(norm - before) <= tolerance * norm:
             break

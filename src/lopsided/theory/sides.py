@@ -68,6 +68,10 @@ class Moments:
                 "expected Σ of (d_in, d_in), Γ of (d_out, d_out) and gradients of (batches, d_out, d_in), got "
                 f"{self.sigma.shape}, {self.gamma.shape} and {self.gradients.shape}; correct them"
             )
+        if not all(np.isfinite(moment).all() for moment in (self.sigma, self.gamma, self.gradients)):
+            raise LopsidedError(
+                "expected finite moments, got NaN or Inf in Σ, Γ or a gradient; pass a model with finite gradients"
+            )
         if len(self.gradients) < 2:
             raise LopsidedError(
                 f"expected gradients of at least 2 batches, to tell what they share from their noise, got "

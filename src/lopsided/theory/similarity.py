@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lopsided.errors import LopsidedError
+
 
 def basis(X: np.ndarray) -> np.ndarray:
     """An orthonormal basis of the columns: (d, r) -> (d, rank)
@@ -24,11 +26,17 @@ def basis(X: np.ndarray) -> np.ndarray:
     Source:
         The left singular vectors whose singular values are no rounding.
 
+    Raises:
+        LopsidedError: if X has NaN or Inf.
+
     Example:
         >>> basis(np.array([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])).shape
         (3, 1)
     """
-    vectors, sizes, _ = np.linalg.svd(np.asarray(X, dtype=np.float64), full_matrices=False)
+    X = np.asarray(X, dtype=np.float64)
+    if not np.isfinite(X).all():
+        raise LopsidedError(f"expected a finite factor, got NaN or Inf in one of shape {X.shape}; leave it out")
+    vectors, sizes, _ = np.linalg.svd(X, full_matrices=False)
     return vectors[:, sizes > sizes.max(initial=0.0) * max(X.shape) * np.finfo(np.float32).eps]
 
 

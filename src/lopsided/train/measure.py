@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from lopsided.strict_json import WHY
+
 PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -71,11 +73,18 @@ class StepTimer(TrainerCallback, ExportableState):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds.append(time.perf_counter() - self._start)
 
-    def summary(self) -> dict[str, float | int | None]:
-        """Median milliseconds a step and the median's standard error, the first steps left out as warm-up."""
+    def summary(self) -> dict[str, Any]:
+        """Median milliseconds per step and the median's standard error, the first steps left out as warm-up.
+
+        What can't be computed is None, and `why` says the reason.
+        """
         steady = np.array(self.seconds[min(3, len(self.seconds) // 2) :]) * 1000.0
         if steady.size == 0:
-            return {"median_ms": None, "se_ms": None, "steps": 0}
+            why = "no step was timed"
+            return {"median_ms": None, "se_ms": None, "steps": 0, WHY: {"median_ms": why, "se_ms": why}}
+        if steady.size == 1:
+            why = "one step has no standard error"
+            return {"median_ms": float(steady[0]), "se_ms": None, "steps": 1, WHY: {"se_ms": why}}
         # A median of n values has 1.2533 times the standard error of their mean, where they are near normal;
         # the spread is taken from the quartiles, since a shared machine has outliers.
         spread = float(np.subtract(*np.percentile(steady, [75, 25]))) / 1.349

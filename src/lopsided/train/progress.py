@@ -38,5 +38,7 @@ class ProgressLine(TrainerCallback):
         self.file, self.label = file, label
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        best = f"lowest validation loss {state.best_metric:.3f} at step {state.best_global_step}"
+        best = "not evaluated"
+        if state.best_metric is not None:
+            best = f"lowest validation loss {state.best_metric:.3f} at step {state.best_global_step}"
         print(f"{self.label}: {state.global_step} steps, {best}", file=self.file, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,9 +20,11 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.optim import param_groups
 from lopsided.resume import step_of
+from lopsided.strict_json import strict
 from lopsided.tasks import Task, collator, load_model
 from lopsided.train.config import TrainConfig
 from lopsided.train.ending import recorded, terminable
+from lopsided.train.figures import generalization_error, split_figures
 from lopsided.train.loading import Data, load_all
 from lopsided.train.measure import StepTimer, kept_bytes, machine, versions
 from lopsided.train.preflight import preflight, total_steps
@@ -148,7 +149,8 @@ class _Run:
         write_run(config.out, record)
         with recorded(config.out, record), DiskErrors(config.out):
             record |= self._train_and_measure(resume)
-        record |= {"status": "finished", "wall_seconds": time.perf_counter() - started}
+        # What is returned is what a reader of the folder gets.
+        record = strict({**record, "status": "finished", "wall_seconds": time.perf_counter() - started})
         write_run(config.out, record)
         return record
 
@@ -207,7 +209,7 @@ class _Run:
             "steps": steps,
             "learning_rate": config.learning_rate,
             "trained_parameters": trained_numbers(model),
-            "metrics": {split: _figures(task, split_rows) for split, split_rows in rows.items()},
+            "metrics": {split: split_figures(task.metric, split_rows) for split, split_rows in rows.items()},
             "generalization_error": generalization_error(rows) if config.test else None,
             "best_step": trainer.state.best_global_step,
             # The closing entry is about this session, which may have begun at a checkpoint.
@@ -238,23 +240,6 @@ class _Run:
         return rows
 
 
-def generalization_error(rows: dict[str, Rows]) -> dict[str, float]:
-    """G(W) = |test loss − training loss| at the checkpoint with the lowest validation loss.
-
-    Returns:
-        `value` in nats (squared units for regression), and `se`, the standard error of the difference of
-        two means of independent rows.
-
-    Source:
-        Cadenhead et al. 2026, arXiv:2606.13767; the checkpoint is inferred from the text.
-    """
-    train, test = rows["train"]["loss"], rows["test"]["loss"]
-    return {
-        "value": float(abs(test.mean() - train.mean())),
-        "se": float(math.sqrt(train.var(ddof=1) / train.size + test.var(ddof=1) / test.size)),
-    }
-
-
 def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     """At most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
 
@@ -264,15 +249,6 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     kept = np.random.RandomState(0).permutation(len(dataset))[:most]
     lengths = np.array([len(ids) for ids in dataset["input_ids"]])
     return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
-
-
-def _figures(task: Task, rows: Rows) -> dict[str, float | int]:
-    return {
-        "score": task.metric.value(rows),
-        "se": task.metric.standard_error(rows),
-        "loss": float(rows["loss"].mean()),
-        "rows": int(rows["loss"].size),
-    }
 
 
 def _task_record(data: Data) -> dict[str, Any]:

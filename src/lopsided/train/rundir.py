@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lopsided import strict_json
 from lopsided.checkpoint import file_hash, write_json
 from lopsided.errors import LopsidedError
 from lopsided.resume import discard_incomplete, step_of, whole_checkpoints
@@ -107,7 +108,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = strict_json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
@@ -162,7 +163,7 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 def overwrite_run(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record over the bytes of the old one: for a disk without room for a new file."""
-    text = json.dumps(record, indent=2) + "\n"
+    text = strict_json.dumps(record) + "\n"
     with open(folder / "run.json", "r+", encoding="utf-8") as file:
         # The old file may be longer: JSON may end in spaces.
         length = len(file.read())

@@ -157,6 +157,8 @@ def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         rows = rows_of(task.kind, prediction.predictions, prediction.label_ids)
-        return {"score": metric.value(rows)}
+        score = metric.value(rows)
+        # What is undefined is left out of the history, where trackers and JSON have no word for it.
+        return {"score": score} if math.isfinite(score) else {}
 
     return compute
