@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.errors import LopsidedError
 from lopsided.fingerprint import fingerprint
 from lopsided.tuner.delta import Part
+from lopsided.tuner.product import why_no_product
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import Undo
 
@@ -32,6 +33,8 @@ class BaseWeight:
     def __init__(self, layer: nn.Module, *, shared: bool) -> None:
         self.layer, self.shared = layer, shared
         self.transposed = isinstance(layer, Conv1D)
+        # As it was when the layer was adapted: where past links are must not change with a hook that comes or goes.
+        self.is_product = why_no_product(layer) is None
         # None while the weight is being changed, so that nothing is taken for done after a call that was interrupted.
         self.held: Held | None = ()
         self._undo = Undo()
@@ -62,19 +65,17 @@ class BaseWeight:
 
     def takes_links(self) -> bool:
         """Whether the past links of a chain belong into it."""
-        # A subclass may compute something else with its weight than a product.
-        is_product = type(self.layer) in (nn.Linear, Conv1D)
         wide = self.tensor.dtype in (torch.float32, torch.float64)
-        return not self.shared and is_product and wide and self.is_plain()
+        return not self.shared and self.is_product and wide and self.is_plain()
 
     def check_writable(self, module: str, asked: str, fix: str) -> None:
-        """Raise if it can't be written to.
+        """Raise if it cannot be written to, or if ΔW in it is not what the adapter computes.
 
         Args:
             module, asked, fix: for the error: the layer's name, what was received, and what to do.
         """
         weight = self.tensor
-        reason = None
+        reason = why_no_product(self.layer)
         if self.shared:
             reason = "it shares its weight with another module"
         elif not self.is_plain():

@@ -28,6 +28,7 @@ from lopsided.tuner.delta import Part, delta_weight
 from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.links import CPU, EXTRAS, Adapter, Drawn
+from lopsided.tuner.readers import weight_of
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import report_rounding
 
@@ -74,6 +75,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self._expected: dict[str, tuple[Mapping[str, Tensor], Adapter]] = {}
         self._mixing = False
         self._lock = Lock()
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight, for code that reads it past the layer's forward."""
+        return weight_of(self)
 
     # -- adapters --------------------------------------------------------------------------------------------
 
@@ -369,6 +375,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """
         if adapter_names is not None:
             return self._forward_rows(x, adapter_names, *args, **kwargs)
+        if x.is_nested:
+            # torch's encoder hands a padded batch on like this in evaluation, and few operations take it.
+            return torch.nested.as_nested_tensor([self.forward(row, *args, **kwargs) for row in x.unbind()])
         computing = () if self._disable_adapters or self.merged_adapters else self.active_adapters
         names = [name for name in computing if name in self.adapters]
         if len(names) == 1 and not args and not kwargs and can_fuse(x) and self._fuses(names[0]):
