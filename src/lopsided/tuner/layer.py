@@ -162,7 +162,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         check_factors(adapter.module, trained)
         merged = self._links_are_merged(adapter)
         if merged:
-            self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
+            fix = "leave merge_links unset"
+            self.base_weight.check_writable(adapter.module, "merge_links=True", fix, as_adapted=True)
         terms = [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])]
         self._check_sum(name, terms, merged=merged)
         return adapter.draw(adapter.link + 1, self._original_numpy())

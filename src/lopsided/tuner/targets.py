@@ -13,7 +13,12 @@ from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
+from peft.tuners.tuners_utils import (
+    BaseTunerLayer,
+    _ExcludedModule,
+    _maybe_include_all_linear_layers,
+    check_target_module_exists,
+)
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning, nearest
 from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.readers import reader_of
 from lopsided.tuner.supported import SUPPORTED, LooseWeight, loose_weights, why_unsupported
 
 # What is adapted where nothing is asked for, by type of model. PEFT's table is read when it is needed, so entries that
@@ -32,10 +38,13 @@ DEFAULTS: ChainMap[str, Any] = ChainMap(
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     {"vit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]},
 )
+# What is joined in checkpoints themselves, which transformers' own table of conversions therefore does not say.
+JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
 SHOWN = 4
 
 
 def is_all_linear(targets: Any) -> bool:
+    """Return whether `target_modules` asks for all linear layers, as PEFT reads it."""
     return isinstance(targets, str) and targets.lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND
 
 
@@ -50,12 +59,11 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
     """
     # PEFT writes the names into the configuration that it is given.
     found = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
-    left_out = {key: type(model.get_submodule(key)).__name__ for key in sorted(found) if _why_not(model, key)}
+    left_out = {key: kind for key in sorted(found) if (kind := _refused_as(model, key)) is not None}
     names: Any = found - left_out.keys()
     left_out |= _owned(loose_weights(model))
     # What exclude_modules or modules_to_save names, the user has taken out.
-    asking = _with_targets(config, names | left_out.keys())
-    left_out = {key: kind for key, kind in left_out.items() if check_target_module_exists(asking, key)}
+    left_out = {key: kind for key, kind in left_out.items() if not _is_taken_out(config, key)}
     if not names:
         why = f", only {_listed(left_out)}" if left_out else ""
         raise LopsidedError(
@@ -72,18 +80,20 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
         )
 
 
-def _with_targets(config: LopsidedConfig, names: Any) -> LopsidedConfig:
-    other = copy.copy(config)
-    other.target_modules = names
-    return other
-
-
-def _why_not(model: nn.Module, key: str) -> str | None:
-    target = model.get_submodule(key)
-    if isinstance(target, BaseTunerLayer):
+def _refused_as(model: nn.Module, key: str) -> str | None:
+    """Return what a layer is, for the warning, if it cannot be adapted; None if it can."""
+    name, _, child = key.rpartition(".")
+    target, parent = model.get_submodule(key), model.get_submodule(name)
+    if isinstance(target, BaseTunerLayer) or why_unsupported(target, child, parent) is None:
         return None
-    parent, _, child = key.rpartition(".")
-    return why_unsupported(target, child, model.get_submodule(parent))
+    return f"read by {type(parent).__name__}" if reader_of(parent, child) else type(target).__name__
+
+
+def _is_taken_out(config: LopsidedConfig, key: str) -> bool:
+    """Whether `exclude_modules` or `modules_to_save` names a weight, or a module around it."""
+    parts = key.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return any(isinstance(check_target_module_exists(config, name), _ExcludedModule) for name in around)
 
 
 # -- names and expressions -------------------------------------------------------------------------------------------
@@ -102,7 +112,11 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
     """
     modules = [key for key in _module_names(model) if key]
     loose = dict(_loose_names(model))
-    asks_for = {key: weight for key, weight in loose.items() if check_target_module_exists(config, key)}
+    asks_for = {
+        key: weight
+        for key, weight in loose.items()
+        if check_target_module_exists(config, key) and not _is_taken_out(config, key)
+    }
     if isinstance(config.target_modules, str):
         if asks_for:
             matched = [key for key in modules if check_target_module_exists(config, key)]
@@ -116,17 +130,17 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
     if missing:
         parts = {name: _owned(loose[key] for key in loose_by_name[name]) for name in missing}
         raise _not_adapted(config, model, by_name, parts)
-    for name in names:
-        weights = [asks_for[key] for key in loose_by_name[name] if key in asks_for]
-        if weights:
-            raise _partly(repr(name), weights, by_name[name])
+    partly = [name for name in names if any(key in asks_for for key in loose_by_name[name])]
+    if partly:
+        weights = [asks_for[key] for name in partly for key in loose_by_name[name] if key in asks_for]
+        raise _partly(", ".join(map(repr, partly)), weights, [key for name in partly for key in by_name[name]])
     _check_layers(config, by_name)
 
 
 def _partly(what: str, weights: Iterable[LooseWeight], modules: list[str]) -> LopsidedError:
     rest = f"; for the rest, name {_short_names(modules)}" if modules else ""
     return LopsidedError(
-        f"target_modules: {what} asks for {_listed(_owned(weights))}, which can't be adapted; expected modules of "
+        f"target_modules: {what} also means {_listed(_owned(weights))}, which can't be adapted; expected modules of "
         f"{SUPPORTED}, got parameters in no such layer; leave it out, or use peft.LoraConfig with "
         f"target_parameters{rest}"
     )
@@ -148,25 +162,25 @@ def _not_adapted(
     hint = ""
     for name, weights in parts.items():
         if weights:
-            reason = f"no layer that can be adapted, but part of {_listed(weights)}"
+            reason = f"part of {_listed(weights)}, in no layer that can be adapted"
         elif by_name[name]:
             reason = _taken_out(config, by_name[name][0])
         else:
             reason = "no module's name"
             hint = hint or nearest(name, _linear_names(model))
         reasons.setdefault(reason, []).append(repr(name))
-    words = "; ".join(f"{', '.join(names)} is {reason}" for reason, names in reasons.items())
+    words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
     known = ", ".join(_linear_names(model)[:8]) or "none here"
     return LopsidedError(
-        f"target_modules: {words}; expected names of linear layers, such as {known}, a regular expression, or "
-        f"'all-linear'; leave {'it' if len(parts) == 1 else 'them'} out or correct target_modules{hint and ';'}{hint}"
+        f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {known}, a regular "
+        f"expression, or 'all-linear'; leave {'it' if len(parts) == 1 else 'them'} out or correct target_modules{hint and ';'}{hint}"
     )
 
 
 def _taken_out(config: LopsidedConfig, key: str) -> str:
     for saved in config.modules_to_save or ():
         if re.match(rf"(^|.*\.){saved}($|\..*)", key):
-            return f"in modules_to_save ({saved!r}), and trained whole"
+            return f"in modules_to_save as {saved!r}, and trained whole"
     return f"in none of layers_to_transform={config.layers_to_transform!r:.60}"
 
 
@@ -218,14 +232,13 @@ def _loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
 
 def _joined_names(model: nn.Module) -> dict[str, set[str]]:
     """The last names of a checkpoint's tensors that are joined into one parameter, by that parameter's last name."""
-    if not isinstance(model, PreTrainedModel):
-        return {}
-    joined: dict[str, set[str]] = {}
-    for conversion in get_model_conversion_mapping(model):
-        if isinstance(conversion, WeightConverter):
-            parts = {_last(pattern) for pattern in conversion.source_patterns}
-            for target in conversion.target_patterns:
-                joined.setdefault(_last(target), set()).update(parts - {_last(target)})
+    joined = {name: set(parts) for name, parts in JOINED.items()}
+    if isinstance(model, PreTrainedModel):
+        for conversion in get_model_conversion_mapping(model):
+            if isinstance(conversion, WeightConverter):
+                parts = {_last(pattern) for pattern in conversion.source_patterns}
+                for target in conversion.target_patterns:
+                    joined.setdefault(_last(target), set()).update(parts - {_last(target)})
     return joined
 
 
