@@ -148,10 +148,9 @@ def test_a_product_is_known_as_one_and_takes_merges(kind):
 def test_nothing_is_merged_into_another_function(kind):
     model = adapted(OTHERS[kind])
     before = output(model)
+    words = r"^0 can't be written to, got a merge: .*(hook|of its own|a Tensor of)"
     for merge in (model.merge_adapter, lambda: model.merge_adapter(safe_merge=True), model.merge_and_unload):
-        with pytest.raises(
-            LopsidedError, match=r"^0 can't be written to, got a merge: .*(hook|of its own|a Tensor of)"
-        ) as error:
+        with pytest.raises(LopsidedError, match=words) as error:
             merge()
         assert "\n" not in str(error.value)
         assert torch.equal(output(model), before)
@@ -211,9 +210,7 @@ def test_a_hook_that_comes_later_moves_no_past_link():
 def test_an_export_is_the_same_function_unmerged_and_says_so(kind, tmp_path):
     base = OTHERS[kind]
     model = adapted(base)
-    with pytest.warns(
-        LopsidedWarning, match="merging the exported adapter would change the function in .*0: "
-    ) as caught:
+    with pytest.warns(LopsidedWarning, match="merging the exported adapter would change the function in") as caught:
         lopsided.to_lora(model, tmp_path)
     assert "\n" not in str(caught[0].message)
     torch.manual_seed(0)

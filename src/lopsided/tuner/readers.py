@@ -40,49 +40,54 @@ class Reader:
     when: Callable[[Any], bool] | None = None
 
 
+def _rescales(module: Any) -> bool:
+    return bool(module.config.rescale_every > 0)
+
+
+def _sums_slices(module: Any) -> bool:
+    return bool(module.pretraining_tp > 1 and module.slow_but_exact)
+
+
+ATTENTION, SCAN = "F.multi_head_attention_forward", "its scan or the fused kernel of it"
+KERNEL = "the fused kernel for training on an accelerator"
+RESCALING, SLICES = "its rescaling for inference (rescale_every)", "its exact sum over slices (pretraining_tp)"
 READERS = (
-    Reader(("MultiheadAttention",), ("out_proj", "q_proj", "k_proj", "v_proj"), "F.multi_head_attention_forward"),
-    Reader(("WavLMAttention",), ("q_proj", "k_proj", "v_proj", "out_proj"), "F.multi_head_attention_forward"),
-    Reader(("AttentionPool2d",), ("q_proj", "k_proj", "v_proj", "c_proj"), "F.multi_head_attention_forward"),
-    Reader(
-        ("Mamba2Mixer", "BambaMixer", "FalconH1Mixer", "GraniteMoeHybridMambaLayer", "NemotronHMamba2Mixer"),
-        ("out_proj",),
-        "the fused kernel for training on an accelerator",
-    ),
-    Reader(("Zamba2MambaMixer", "Mamba2"), ("out_proj",), "the fused kernel for training on an accelerator"),
-    Reader(("MambaMixer", "FalconMambaMixer"), ("dt_proj", "x_proj", "out_proj"), "the scan and its fused kernel"),
-    Reader(("JambaMambaMixer",), ("dt_proj",), "the scan"),
-    Reader(("Mamba",), ("in_proj", "dt_proj", "x_proj", "out_proj"), "the scan and its fused kernel"),
-    Reader(
-        ("DetrMHAttentionMap", "ConditionalDetrMHAttentionMap", "MaskFormerDetrMHAttentionMap"),
-        ("k_proj",),
-        "a 1x1 convolution",
-    ),
+    # torch's has no children of the last three names; fairseq's and ESM's have.
+    Reader(("MultiheadAttention",), ("out_proj", "q_proj", "k_proj", "v_proj"), ATTENTION),
+    Reader(("WavLMAttention",), ("q_proj", "k_proj", "v_proj", "out_proj"), ATTENTION),
+    # OpenAI's CLIP.
+    Reader(("AttentionPool2d",), ("q_proj", "k_proj", "v_proj", "c_proj"), ATTENTION),
+    Reader(("Mamba2Mixer", "BambaMixer", "FalconH1Mixer", "GraniteMoeHybridMambaLayer"), ("out_proj",), KERNEL),
+    Reader(("NemotronHMamba2Mixer", "Zamba2MambaMixer"), ("out_proj",), KERNEL),
+    Reader(("MambaMixer", "FalconMambaMixer"), ("dt_proj", "x_proj", "out_proj"), SCAN),
+    Reader(("JambaMambaMixer",), ("dt_proj",), SCAN),
+    # The package mamba_ssm.
+    Reader(("Mamba",), ("in_proj", "dt_proj", "x_proj", "out_proj"), SCAN),
+    Reader(("Mamba2",), ("out_proj",), KERNEL),
+    Reader(("DetrMHAttentionMap", "ConditionalDetrMHAttentionMap"), ("k_proj",), "a 1x1 convolution"),
+    Reader(("MaskFormerDetrMHAttentionMap",), ("k_proj",), "a 1x1 convolution"),
     Reader(("DabDetrMHAttentionMap",), ("k_linear",), "a 1x1 convolution"),
     Reader(("TDNNLayer",), ("kernel",), "a convolution"),
-    Reader(("LongcatFlashTopkRouter",), ("classifier",), "the router's float32 product"),
+    Reader(
+        ("LayoutLMv2Encoder", "LayoutLMv3Encoder", "PPDocLayoutV2ReadingOrderEncoder"),
+        ("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias"),
+        "a look-up of positions",
+    ),
+    Reader(("LongcatFlashTopkRouter",), ("classifier",), "a product in float32"),
     Reader(("MobileBertLMPredictionHead",), ("decoder", "dense"), "a product with both weights joined"),
     Reader(("NeoMMEForMaskedLM",), ("unembedding_projection",), "a product with the weight's transpose"),
     Reader(("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"), ("lm_head",), "masked_embedding"),
-    Reader(("LSHSelfAttention",), ("query_key", "value"), "cached generation"),
+    Reader(("LSHSelfAttention",), ("query_key", "value"), "its cached generation"),
     Reader(
         ("Gemma3nTextAltUp",),
         ("correction_coefs", "prediction_coefs"),
-        "the clipping in training (altup_coef_clip)",
+        "its clipping in training (altup_coef_clip)",
         lambda module: module.config.altup_coef_clip is not None,
     ),
-    Reader(
-        ("RwkvSelfAttention", "RwkvFeedForward"),
-        ("output", "value"),
-        "the rescaling for inference (rescale_every), which writes into them",
-        lambda module: module.config.rescale_every > 0,
-    ),
-    Reader(
-        ("BloomAttention", "BloomMLP"),
-        ("dense", "dense_4h_to_h"),
-        "the slow but exact sum over slices (pretraining_tp)",
-        lambda module: module.pretraining_tp > 1 and module.slow_but_exact,
-    ),
+    Reader(("RwkvSelfAttention",), ("output",), RESCALING, _rescales),
+    Reader(("RwkvFeedForward",), ("value",), RESCALING, _rescales),
+    Reader(("BloomAttention",), ("dense",), SLICES, _sums_slices),
+    Reader(("BloomMLP",), ("dense_4h_to_h",), SLICES, _sums_slices),
 )
 
 
@@ -116,13 +121,14 @@ def _called(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 # -- the rest, at run time ---------------------------------------------------------------------------------------
 
-# By name, since a product has several functions: torch.matmul, Tensor.matmul and Tensor.__matmul__, for example.
+# By name, since a product has several functions: torch.matmul, Tensor.matmul and Tensor.__matmul__, for example. A
+# look-up is a product with a one-hot matrix.
 PRODUCTS = frozenset(
     (
         *("linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner"),
         *("addmm", "addmm_", "addmv", "addmv_", "addbmm", "baddbmm", "einsum", "tensordot", "chain_matmul"),
         *("multi_dot", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-        *("embedding", "embedding_bag", "multi_head_attention_forward"),
+        *("embedding", "embedding_bag", "index_select", "gather", "take", "multi_head_attention_forward"),
     )
 )
 # What still is the weight, seen or scaled in another way, and still must not be multiplied with.
@@ -130,7 +136,7 @@ SAME_WEIGHT = frozenset(
     (
         *("__getitem__", "t", "transpose", "permute", "swapaxes", "movedim", "view", "view_as", "reshape", "flatten"),
         *("squeeze", "unsqueeze", "expand", "contiguous", "chunk", "split", "unbind", "narrow", "select"),
-        *("index_select", "cat", "stack", "to", "type", "type_as", "float", "double", "half", "bfloat16", "clone"),
+        *("cat", "stack", "to", "type", "type_as", "float", "double", "half", "bfloat16", "clone"),
         *("detach", "mul", "__mul__", "__rmul__", "multiply", "div", "__truediv__", "true_divide", "add", "__add__"),
         *("__radd__", "sub", "__sub__", "neg", "clamp", "clip", "normalize"),
     )
@@ -168,7 +174,8 @@ class PastForward(Tensor):
         inputs = (args, kwargs or {})
         name = func.__name__
         module = next(_modules_in(inputs))
-        if name in PRODUCTS:
+        looked_up = name == "__getitem__" and _has_tensors(args[1])
+        if name in PRODUCTS or looked_up:
             raise LopsidedError(
                 f"{module}: torch's {name} got this layer's weight itself, past the adapter in its forward; expected a "
                 "call of the layer; add the module to exclude_modules or merge the adapter, and for W0 take "
@@ -181,6 +188,10 @@ class PastForward(Tensor):
         if name in SAME_WEIGHT or func in TRANSPOSES:
             return tree_map_only(Tensor, lambda part: cls.around(part, module), result)
         return result
+
+
+def _has_tensors(index: Any) -> bool:
+    return any(isinstance(part, Tensor) for part in (index if isinstance(index, tuple) else (index,)))
 
 
 def _modules_in(inputs: Any) -> Iterator[str]:

@@ -171,9 +171,10 @@ def _not_adapted(
         reasons.setdefault(reason, []).append(repr(name))
     words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
     known = ", ".join(_linear_names(model)[:8]) or "none here"
+    them = "it" if len(parts) == 1 else "them"
     return LopsidedError(
         f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {known}, a regular "
-        f"expression, or 'all-linear'; leave {'it' if len(parts) == 1 else 'them'} out or correct target_modules{hint and ';'}{hint}"
+        f"expression, or 'all-linear'; leave {them} out or correct target_modules{hint and ';'}{hint}"
     )
 
 
