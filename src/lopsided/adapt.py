@@ -74,7 +74,7 @@ def adapt(
 
     Raises:
         LopsidedError: for an unknown method, a rank above a layer's width, links without a chain, a layer of
-            an unsupported type, target_modules that match nothing.
+            an unsupported type, a name in target_modules that nothing is adapted for.
 
     Example:
         >>> import torch, lopsided
