@@ -200,6 +200,7 @@ READS = {
     "chunks": lambda x, layer: F.linear(x, torch.cat(layer.weight.chunk(2))),
     "scaled": lambda x, layer: F.linear(x, 0.5 * layer.weight),
     "cast": lambda x, layer: F.linear(x.double(), layer.weight.double()),
+    "its data": lambda x, layer: F.linear(x, layer.weight.data),
     "detached": lambda x, layer: F.linear(x, layer.weight.detach().clone()),
     "a convolution": lambda x, layer: F.conv1d(x[..., None], layer.weight[..., None]),
     "a row by index": lambda x, layer: F.embedding(torch.tensor([0]), layer.weight),

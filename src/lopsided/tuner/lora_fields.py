@@ -55,7 +55,7 @@ def takes_lora_fields(cls: type[Config]) -> type[Config]:
         self.fan_in_fan_out = options.pop("fan_in_fan_out", None)
         # A file of a later version may have fields that this one lacks; PEFT drops them and says so.
         if options.get("peft_type") is None:
-            for name in options.keys() - known:
+            for name in sorted(options.keys() - known):
                 check_off(name, options.pop(name), known)
         init(self, *args, **options)
 

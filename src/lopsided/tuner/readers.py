@@ -143,16 +143,16 @@ SAME_WEIGHT = frozenset(
 )
 # Methods that a parameter has instead of a tensor's, and that come here as the tensor's.
 OF_PARAMETERS = frozenset(("__deepcopy__", "__reduce_ex__"))
-# Properties have no names of their own.
-TRANSPOSES = (vars(torch._C.TensorBase)["T"].__get__, vars(torch._C.TensorBase)["mT"].__get__)
+# Properties that still are the weight; they have no names of their own.
+SAME_PROPERTIES = tuple(vars(torch._C.TensorBase)[name].__get__ for name in ("T", "mT", "data"))
 
 
 class PastForward(Tensor):
     """The weight of an adapted layer, as code sees it that reads it past the layer's forward.
 
     It holds no numbers of its own: each function of torch gets the real weight in its place, so that asking for a
-    dtype or a norm and writing to `.data` are what they were. Products raise. A kernel that looks past torch's
-    functions finds a tensor on the meta device, and fails.
+    dtype or a norm and writing to it are what they were. Products raise. A kernel that looks past torch's functions
+    finds a tensor on the meta device, and fails.
     """
 
     # Set by `weight_of`.
@@ -185,7 +185,7 @@ class PastForward(Tensor):
         if name in OF_PARAMETERS and isinstance(args[0], nn.Parameter):
             func = getattr(nn.Parameter, name)
         result = func(*args, **kwargs)
-        if name in SAME_WEIGHT or func in TRANSPOSES:
+        if name in SAME_WEIGHT or func in SAME_PROPERTIES:
             return tree_map_only(Tensor, lambda part: cls.around(part, module), result)
         return result
 
@@ -201,7 +201,7 @@ def _modules_in(inputs: Any) -> Iterator[str]:
 
 
 def weight_of(layer: Any) -> Tensor:
-    """The weight of an adapted layer as `layer.weight` shows it: W0 itself wherever that is what the layer computes.
+    """Return an adapted layer's weight as `layer.weight` shows it: plain where the layer computes with it alone.
 
     Args:
         layer: a `LopsidedLinear`.

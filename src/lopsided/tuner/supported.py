@@ -111,7 +111,6 @@ class LooseWeight:
 
     key: str
     owner: str
-    shape: tuple[int, ...]
 
 
 def loose_weights(model: nn.Module) -> Iterator[LooseWeight]:
@@ -132,7 +131,7 @@ def loose_weights(model: nn.Module) -> Iterator[LooseWeight]:
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if _is_matrix(name, parameter):
-                yield LooseWeight(prefix + name, owner, tuple(parameter.shape))
+                yield LooseWeight(prefix + name, owner)
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:

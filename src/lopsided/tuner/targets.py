@@ -90,7 +90,7 @@ def _refused_as(model: nn.Module, key: str) -> str | None:
 
 
 def _is_taken_out(config: LopsidedConfig, key: str) -> bool:
-    """Whether `exclude_modules` or `modules_to_save` names a weight, or a module around it."""
+    """Return whether `exclude_modules` or `modules_to_save` names a weight, or a module around it."""
     parts = key.split(".")
     around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return any(isinstance(check_target_module_exists(config, name), _ExcludedModule) for name in around)
@@ -186,14 +186,14 @@ def _taken_out(config: LopsidedConfig, key: str) -> str:
 
 
 def _only_excluded(config: LopsidedConfig, keys: Iterable[str]) -> bool:
-    """Whether some of the modules would be adapted without `exclude_modules`."""
+    """Return whether some of the modules would be adapted without `exclude_modules`."""
     without = copy.copy(config)
     without.exclude_modules = None
     return any(check_target_module_exists(without, key) for key in keys)
 
 
 def _matches(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
-    """The keys that each name matches as PEFT matches it: as a whole, or as the end after a dot."""
+    """Return the keys that each name matches as PEFT matches it: as a whole, or as the end after a dot."""
     matches: dict[str, list[str]] = {name: [] for name in names}
     for key in keys:
         ending = key
@@ -207,7 +207,7 @@ def _matches(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _module_names(model: nn.Module) -> Iterator[str]:
-    """The names of modules that PEFT tries, which does not look into the layers of a tuner."""
+    """Yield the names of modules that PEFT tries, which does not look into the layers of a tuner."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name.startswith(inside) and inside:
@@ -218,7 +218,7 @@ def _module_names(model: nn.Module) -> Iterator[str]:
 
 
 def _loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
-    """Each loose weight under its own name, and under those that a checkpoint of the model gives to its parts.
+    """Yield each loose weight under its own name, and under those that a checkpoint of the model gives to its parts.
 
     transformers 5 joins the experts of a checkpoint, say `experts.0.w1` and `experts.0.w3`, into one parameter; users
     and PEFT's older adapters still name the parts.
@@ -232,7 +232,7 @@ def _loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
 
 
 def _joined_names(model: nn.Module) -> dict[str, set[str]]:
-    """The last names of a checkpoint's tensors that are joined into one parameter, by that parameter's last name."""
+    """Return, by a parameter's last name, the last names of the checkpoint's tensors that are joined into it."""
     joined = {name: set(parts) for name, parts in JOINED.items()}
     if isinstance(model, PreTrainedModel):
         for conversion in get_model_conversion_mapping(model):
@@ -244,7 +244,7 @@ def _joined_names(model: nn.Module) -> dict[str, set[str]]:
 
 
 def _last(pattern: str) -> str:
-    """The last name of a pattern such as `.experts.*.w1.weight`."""
+    """Return the last name of a pattern such as `.experts.*.w1.weight`."""
     return re.sub(r"[^\w.]", "", pattern).removesuffix(".weight").rpartition(".")[2]
 
 
@@ -288,7 +288,7 @@ def _listed(weights: Mapping[str, str]) -> str:
 
 
 def _short_names(modules: list[str]) -> str:
-    """The ends of some modules' names, long enough to say in which module they are."""
+    """Return the ends of some modules' names, long enough to say in which module they are."""
     ends = dict.fromkeys(".".join(re.sub(r"\.\d+(?=\.)", "", key).split(".")[-2:]) for key in modules)
     return ", ".join(list(ends)[:SHOWN])
 
