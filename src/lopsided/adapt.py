@@ -49,7 +49,8 @@ def adapt(
 
     Raises:
         LopsidedError: for an unknown method, a rank above a layer's width, links without a chain, a layer of
-            an unsupported type, target_modules that match nothing, a head with parameters outside any module.
+            an unsupported type, a name in target_modules that nothing is adapted for, a head with parameters outside
+            any module.
 
     Example:
         >>> import torch, lopsided

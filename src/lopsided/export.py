@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,14 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lopsided.checkpoint import atomic_folder
+from lopsided.errors import LopsidedWarning
 from lopsided.tuner import LopsidedLinear, active_layers, single_active
+from lopsided.tuner.product import why_no_product
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
     """Write the adapter as a LoRA adapter that stock PEFT loads on the original base model.
 
     ΔW = s·Σ B_t·A_t over the links becomes one product of rank Σ r_t with lora_B = s·[B_1 … B_k],
-    lora_A = [A_1; …; A_k] and a scale of 1. A selector is written out as a matrix of zeros and ones.
+    lora_A = [A_1; …; A_k] and a scale of 1. A selector is written out as a matrix of zeros and ones. A warning names
+    layers in which the LoRA adapter is the same function only as long as nobody merges it.
 
     Args:
         model: with a Lopsided adapter.
@@ -36,6 +41,7 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
     name = adapter_name or single_active(model)
     assert isinstance(model, PeftModel)
     layers = active_layers(model, name)
+    _warn_of_merges(layers)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for module, layer in layers.items():
@@ -48,6 +54,18 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(folder))
     return config
+
+
+def _warn_of_merges(layers: Mapping[str, LopsidedLinear]) -> None:
+    reasons = {name: reason for name, layer in layers.items() if (reason := why_no_product(layer.base_layer))}
+    if reasons:
+        [(name, reason), *others] = reasons.items()
+        more = f" and {len(others)} more layers" if others else ""
+        warnings.warn(
+            f"merging the exported adapter would change the function in {name}{more}: {reason}; keep it unmerged there",
+            LopsidedWarning,
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()

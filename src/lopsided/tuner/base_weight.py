@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.errors import LopsidedError
 from lopsided.fingerprint import fingerprint
 from lopsided.tuner.delta import Part
+from lopsided.tuner.product import why_no_product
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.undo import Undo
 
@@ -33,6 +34,8 @@ class BaseWeight:
     def __init__(self, layer: nn.Module, *, shared: bool) -> None:
         self.layer, self.shared = layer, shared
         self.transposed = isinstance(layer, Conv1D)
+        # As it was when the layer was adapted: where past links are must not change with a hook that comes or goes.
+        self.why_no_product = why_no_product(layer)
         # None while the weight is being changed, so that nothing is taken for done after a call that was interrupted.
         self.held: Held | None = ()
         self._undo = Undo()
@@ -69,24 +72,24 @@ class BaseWeight:
 
     def takes_links(self) -> bool:
         """Whether the past links of a chain belong into it."""
-        # A subclass may compute something else with its weight than a product.
-        is_product = type(self.layer) in (nn.Linear, Conv1D)
         wide = self.tensor.dtype in (torch.float32, torch.float64)
-        return not self.shared and is_product and wide and self.is_plain()
+        return not self.shared and self.why_no_product is None and wide and self.is_plain()
 
-    def check_writable(self, module: str, asked: str, fix: str) -> None:
-        """Raise if it can't be written to.
+    def check_writable(self, module: str, asked: str, fix: str, *, as_adapted: bool = False) -> None:
+        """Raise if it cannot be written to, or if ΔW in it is not what the adapter computes.
 
         Args:
             module, asked, fix: for the error: the layer's name, what was received, and what to do.
+            as_adapted: take what the layer computed when it was adapted, as `takes_links` does, not what it does now.
         """
         weight = self.tensor
-        reason = None
+        reason = self.why_no_product if as_adapted else why_no_product(self.layer)
         if self.shared:
             reason = "it shares its weight with another module"
         elif not self.is_plain():
             reason = (
-                f"its weight is a {type(weight).__name__} of {weight.dtype}, quantized, sharded, shared or offloaded"
+                f"its weight is a {type(weight).__name__} of {weight.dtype}, computed, quantized, sharded, shared or "
+                "offloaded"
             )
         if reason:
             raise LopsidedError(f"{module} can't be written to, got {asked}: {reason}; {fix}")

@@ -19,6 +19,7 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Chain, Method, method_from_parts, method_named
 from lopsided.patterns import ENDING, HEAD, LAYER, WHOLE
 from lopsided.sketch import SKETCHES, Selector, Sketch, Stored
+from lopsided.tuner.lora_fields import takes_lora_fields
 from lopsided.tuner.register import add_enum_member
 from lopsided.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
 
@@ -27,6 +28,7 @@ SCHEMA = 2
 MAX_LINKS = 10**6
 
 
+@takes_lora_fields
 @dataclass
 class LopsidedConfig(PeftConfig):
     """What `get_peft_model` needs to put a Lopsided adapter on a model.
@@ -42,7 +44,8 @@ class LopsidedConfig(PeftConfig):
             chain; None keeps the method's own.
         seed: the run's seed, from which each layer derives its own.
         target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save, rank_pattern,
-            alpha_pattern, use_rslora: as in `peft.LoraConfig`.
+            alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where they are off,
+            and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
             and keeps links in float32 beside 16-bit and quantized ones.
         parts: the method's parts, written when saving; a reader needs no registered method.
@@ -114,6 +117,7 @@ class LopsidedConfig(PeftConfig):
             # PEFT adds to some of them: the caller's own stay as they are.
             setattr(self, name, copy.copy(getattr(self, name)))
         self._check_numbers()
+        self._check_layers()
         self._check_origin()
         self._resolve_method()
 
@@ -130,6 +134,32 @@ class LopsidedConfig(PeftConfig):
             number = getattr(self, name)
             if number is not None and not 0 <= number <= MAX_LINKS:
                 raise LopsidedError(f"{name} must lie between 0 and {MAX_LINKS}, got {number}")
+
+    def _check_layers(self) -> None:
+        # Files of earlier versions may say what was ignored when they were trained.
+        if self.from_file:
+            return
+        if isinstance(self.target_modules, str):
+            self.check_no_layers(f"target_modules={self.target_modules!r:.60} is an expression")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise LopsidedError(
+                f"layers_pattern={self.layers_pattern!r:.60} says where layers_to_transform counts, which is missing; "
+                "expected both; pass layers_to_transform, or leave layers_pattern out"
+            )
+
+    def check_no_layers(self, why: str) -> None:
+        """Raise if layers are chosen by index, which PEFT does for names alone.
+
+        Args:
+            why: what target_modules is in place of names.
+        """
+        for name in ("layers_to_transform", "layers_pattern"):
+            value = getattr(self, name)
+            if value is not None and value != []:
+                raise LopsidedError(
+                    f"{name}={value!r:.60} chooses among modules by name, but {why}; expected a list of names in "
+                    "target_modules; list them, or say the layers in the expression"
+                )
 
     def _check_origin(self) -> None:
         """Refuse what only a caller may ask for, and what would import a module."""

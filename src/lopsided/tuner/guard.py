@@ -1,9 +1,11 @@
-"""Checks in front of two of PEFT's own methods, for models with Lopsided adapters; others never notice.
+"""Checks in front of some of PEFT's own functions, for models with Lopsided adapters; others never notice.
 
 PEFT opens an adapter's file before the tuner sees anything of it, in `PeftModel.load_adapter`: a pickle is
 unpickled, damage raises an error of another library, an option that PEFT does not know is dropped, and an adapter
 that is refused stays on the model half made. There is no seam between, so this method is wrapped. In
 `PeftModel.save_pretrained` it is the pickle that can't be seen from inside.
+
+PEFT's optimizers for LoRA find factors by the names `lora_A` and `lora_B`, and without any train all parameters alike.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import peft.helpers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftModel
+from peft.optimizers import loraplus
+from peft.optimizers.lorafa import LoraFAOptimizer
 from torch import nn
 
 from lopsided.errors import LopsidedError
@@ -37,6 +41,9 @@ def guard_peft() -> None:
     for name, guarded in (("load_adapter", _guarded_load), ("save_pretrained", _guarded_save)):
         setattr(PeftModel, name, guarded(getattr(PeftModel, name)))
     peft.helpers.rescale_adapter_scale = _rescaling(peft.helpers.rescale_adapter_scale)
+    # Seams inside the functions that make these optimizers, since a script may have imported those before lopsided.
+    loraplus.get_parameter_names = _guarded_names(loraplus.get_parameter_names)
+    setattr(LoraFAOptimizer, "__init__", _guarded_lorafa(LoraFAOptimizer.__init__))  # noqa: B010
 
 
 def _guarded_load(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,3 +158,33 @@ def _rescaling(rescale: Callable[..., AbstractContextManager[None]]) -> Callable
                 layer.rescale(scaling[name])
 
     return rescale_adapter_scale
+
+
+def _guarded_names(get_parameter_names: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    @functools.wraps(get_parameter_names)
+    def guarded(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
+        if layers_of(model):
+            raise LopsidedError(
+                "create_loraplus_optimizer finds the B-factors by the name lora_B, which lopsided's do not have, and "
+                "would give all factors one learning rate; expected a model with LoRA alone; adapt with the method "
+                "'lora_plus' and pass torch.optim.AdamW(lopsided.param_groups(model, lr=...))"
+            )
+        return get_parameter_names(model, *args, **kwargs)
+
+    return guarded
+
+
+def _guarded_lorafa(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def __init__(self: LoraFAOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
+        params = list(params)
+        names = [name for group in params if isinstance(group, dict) for name in group.get("names", ())]
+        if any(f".{LopsidedModel.prefix}" in name for name in names):
+            raise LopsidedError(
+                "LoraFAOptimizer freezes and projects by the names lora_A and lora_B, which lopsided's factors do not "
+                "have, and would train them as AdamW does; expected a model with LoRA alone; adapt with the method "
+                "'lora_fa', which trains B alone, and pass torch.optim.AdamW(lopsided.param_groups(model, lr=...))"
+            )
+        init(self, params, *args, **kwargs)
+
+    return __init__

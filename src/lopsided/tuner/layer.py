@@ -29,6 +29,7 @@ from lopsided.tuner.delta import Part, delta_weight
 from lopsided.tuner.finite import check_factors, check_sum
 from lopsided.tuner.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.links import CPU, Adapter, Drawn
+from lopsided.tuner.readers import weight_of
 from lopsided.tuner.sharded import gathered, overwrite
 from lopsided.tuner.state import ADAPTER_ONLY, STATE, Factor, State, parse_key
 from lopsided.tuner.undo import report_rounding
@@ -83,6 +84,11 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self._lock = Lock()
         self.register_state_dict_post_hook(_give_original)
         self.register_load_state_dict_post_hook(_take_in)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight, for code that reads it past the layer's forward."""
+        return weight_of(self)
 
     # -- adapters --------------------------------------------------------------------------------------------
 
@@ -173,7 +179,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         check_factors(adapter.module, trained)
         merged = self._links_are_merged(adapter)
         if merged:
-            self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
+            fix = "leave merge_links unset"
+            self.base_weight.check_writable(adapter.module, "merge_links=True", fix, as_adapted=True)
         terms = [*adapter.past_terms(), adapter.term(self._side[name], trained, self._sketch[name])]
         self._check_sum(name, terms, merged=merged)
         return adapter.draw(adapter.link + 1, self._original_numpy())
@@ -420,6 +427,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """
         if adapter_names is not None:
             return self._forward_rows(x, adapter_names, *args, **kwargs)
+        if x.is_nested:
+            # torch's encoder hands a padded batch on like this in evaluation, and few operations take it.
+            return torch.nested.as_nested_tensor([self.forward(row, *args, **kwargs) for row in x.unbind()])
         computing = () if self._disable_adapters or self.merged_adapters else self.active_adapters
         names = [name for name in computing if name in self.adapters]
         for name in names:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from transformers.pytorch_utils import Conv1D
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.patterns import check_patterns
 from lopsided.sketch import Stored, layer_seed
 from lopsided.tuner.averages import watch_averages
@@ -23,12 +21,13 @@ from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.links import Adapter
 from lopsided.tuner.mixed import mixed_batch
+from lopsided.tuner.readers import keep_off_fused_path
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
+from lopsided.tuner.supported import check_layout, check_supported, loose_weights
+from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
 from lopsided.tuner.weighted import add_weighted
 from lopsided.untrusted import check_adapter_name
-
-SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
 
 
 class LopsidedModel(BaseTuner):
@@ -36,11 +35,7 @@ class LopsidedModel(BaseTuner):
 
     prefix = "lopsided_"
     tuner_layer_cls = LopsidedLinear
-    target_module_mapping: ClassVar[dict[str, Any]] = {
-        **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-        "vit": ["q_proj", "v_proj"],
-        "distilbert": ["q_lin", "v_lin"],
-    }
+    target_module_mapping: ClassVar[MutableMapping[str, Any]] = DEFAULTS
 
     def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         # PEFT would put the new adapter in the place of the other one, under the model that trains it.
@@ -58,6 +53,9 @@ class LopsidedModel(BaseTuner):
                 f"no default target_modules for a model of type {model_config.get('model_type')!r}; "
                 "expected names, a regular expression or 'all-linear'; pass target_modules"
             )
+        defaulted = peft_config.target_modules is None
+        if defaulted and isinstance(known[model_config["model_type"]], str):
+            peft_config.check_no_layers("the default target_modules is a regular expression here")
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _create_and_replace(
@@ -73,7 +71,8 @@ class LopsidedModel(BaseTuner):
         if isinstance(target, LopsidedLinear):
             layer = target
         else:
-            self._check_supported(target, current_key)
+            check_supported(target, target_name, parent, current_key)
+            check_layout(target, current_key, peft_config)
             layer = LopsidedLinear(target, shared=self._holders[id(target.weight)] > 1)
             layer._active_adapter = adapter_name
         adapter = self._adapter(peft_config, current_key, layer)
@@ -89,6 +88,7 @@ class LopsidedModel(BaseTuner):
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
+            keep_off_fused_path(parent, layer)
 
     @staticmethod
     def _adapter(config: LopsidedConfig, key: str, layer: LopsidedLinear) -> Adapter:
@@ -109,38 +109,15 @@ class LopsidedModel(BaseTuner):
             awaits=config.from_file,
         )
 
-    @staticmethod
-    def _check_supported(target: nn.Module, key: str) -> None:
-        if isinstance(target, BaseTunerLayer):
-            raise LopsidedError(
-                f"{key} already has a {type(target).__module__}.{type(target).__name__} adapter; expected a plain "
-                "layer; unload the other tuner first"
-            )
-        if parametrize.is_parametrized(target, "weight"):
-            raise LopsidedError(
-                f"{key} has a parametrized weight, which is computed anew at each look; expected a plain one; call "
-                "torch.nn.utils.parametrize.remove_parametrizations, or add the module to exclude_modules"
-            )
-        # MultiheadAttention reads this layer's weight without calling it, so an adapter would do nothing.
-        unread = isinstance(target, nn.modules.linear.NonDynamicallyQuantizableLinear)
-        if unread or not isinstance(target, (nn.Linear, Conv1D)):
-            raise LopsidedError(
-                f"{key} is a {type(target).__name__}, which can't be adapted; supported: {SUPPORTED}; "
-                "narrow target_modules or add it to exclude_modules"
-            )
-        # accelerate brings the weights of a module in for its own forward, and knows no layer around it.
-        if target.weight.is_meta and "_hf_hook" in vars(target):
-            raise LopsidedError(
-                f"{key} is offloaded by accelerate; expected its weight in memory; load the base without offloading"
-            )
-
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         check_adapter_name(adapter_name)
         # A copy: what an adapter learns about itself is never written into the caller's object.
         given = self.peft_config[adapter_name]
         config = self.peft_config[adapter_name] = copy.deepcopy(given)
         self._like = like_adapter(model, self.peft_config, adapter_name, given)
-        check_patterns(config.patterns(), [name for name, _ in model.named_modules()])
+        names = [name for name, _ in model.named_modules()]
+        check_patterns(config.patterns(), names + [weight.key for weight in loose_weights(model)])
+        self._settle_targets(config, model, by_tensors=kwargs.get("state_dict") is not None)
         # How many modules hold each weight: one that is shared is never written to.
         self._holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         trainable = {p: p.requires_grad for p in model.parameters()}
@@ -161,6 +138,16 @@ class LopsidedModel(BaseTuner):
             raise
 
     @staticmethod
+    def _settle_targets(config: LopsidedConfig, model: nn.Module, *, by_tensors: bool) -> None:
+        """Compare what a user asks for with what can be adapted; a saved adapter's targets are those of its tensors."""
+        if config.target_modules is None or config.from_file or by_tensors:
+            return
+        if is_all_linear(config.target_modules):
+            settle_all_linear(config, model)
+        else:
+            check_targets(config, model)
+
+    @staticmethod
     def _remove_injected(model: nn.Module, adapter_name: str) -> None:
         replaced: dict[str, nn.Module] = {}
         for name, module in list(model.named_modules()):
@@ -177,6 +164,17 @@ class LopsidedModel(BaseTuner):
         for name, original in replaced.items():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, original)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # While a saved adapter waits for its tensors, PEFT casts for a first time; the second one follows the load.
+        if not autocast_adapter_dtype and not self.peft_config[adapter_name].waiting:
+            warnings.warn(
+                f"autocast_adapter_dtype=False changes nothing: the factors of {adapter_name!r} stay float32 masters, "
+                "and what they add is rounded to the model's dtype; leave it out",
+                LopsidedWarning,
+                stacklevel=2,
+            )
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
