@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from peft import TaskType
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -188,7 +189,8 @@ def _outermost_new(module: nn.Module, path: str, pretrained: set[str]) -> Iterat
     for name, child in module.named_children():
         inner = f"{path}{name}"
         parameters = {f"{inner}.{each}" for each in _names(child)}
-        if not parameters or parameters <= pretrained or name in PRETRAINED:
+        # A layer of another tuner has new parameters, and is no head.
+        if not parameters or parameters <= pretrained or name in PRETRAINED or isinstance(child, BaseTunerLayer):
             continue
         if parameters & pretrained:
             yield from _outermost_new(child, f"{inner}.", pretrained)
