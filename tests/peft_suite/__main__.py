@@ -24,16 +24,14 @@ FILES = (
 
 def main(arguments: list[str]) -> int:
     sources = fetch.sources()
-    hub = fetch.CACHE / "hub"
-    models.build(hub)
+    hub = models.build(fetch.CACHE)
     chosen = [name for name in arguments if name in FILES]
     options = [argument for argument in arguments if argument not in FILES]
     if not arguments:
         options = ["--counts", "compare"]
     if "-n" not in options:
         options += ["-n", "2", "--dist", "worksteal"]
-    settings = Path(__file__).parent / "pytest.ini"
-    command = [sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir", str(sources), "-p", "peft_suite.plugin"]
+    options += ["-c", str(Path(__file__).parent / "suite.ini"), "--rootdir", str(sources), "-p", "peft_suite.plugin"]
     paths = [str(sources / "tests" / name) for name in chosen or FILES]
     here = str(Path(__file__).parents[1])
     environment = os.environ | {
@@ -43,7 +41,7 @@ def main(arguments: list[str]) -> int:
         "TOKENIZERS_PARALLELISM": "false",
     }
     # The names of models are paths from here.
-    return subprocess.run([*command, *options, *paths], cwd=hub, env=environment).returncode
+    return subprocess.run([sys.executable, "-m", "pytest", *options, *paths], cwd=hub, env=environment).returncode
 
 
 if __name__ == "__main__":

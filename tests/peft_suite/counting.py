@@ -24,7 +24,7 @@ def worse(now: dict[str, dict[str, int]], committed: dict[str, dict[str, int]]) 
     for name in sorted({*now["reasons"], *committed["reasons"]}):
         before, after = (counts["reasons"].get(name, 0) for counts in (committed, now))
         if after > before:
-            lines.append(f"reason {name!r}: {after} tests fail for it, committed are {before}; the number may only fall")
+            lines.append(f"reason {name!r}: {after} tests fail, committed are {before}; the number may only fall")
     return lines
 
 
@@ -57,7 +57,7 @@ class Counting:
         committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {"passed": {}, "reasons": {}}
         if self.action == "compare":
             self.worse = worse(self.counts(), committed)
-        if self.action == "write" and not self.unexplained:
+        if self.action == "write":
             COMMITTED.write_text(json.dumps(self.counts(), indent=2) + "\n")
         if self.worse:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -68,7 +68,10 @@ class Counting:
             terminalreporter.line(f"{number:6}  pass in {name}")
         for reason in REASONS:
             number = self.reasons[reason.name]
-            terminalreporter.line(f"{number:6}  fail on purpose: {reason.name} ({reason.departs_from})")
+            terminalreporter.line(f"{number:6}  fail on purpose: {reason.name}")
+            terminalreporter.line(f"        {reason.why}")
+            for place, line in reason.departs_from.items():
+                terminalreporter.line(f"        {place}: {line}")
         terminalreporter.line(f"{self.unexplained:6}  fail without a reason")
         terminalreporter.line(f"{self.skipped:6}  skipped by PEFT")
         for line in self.worse:

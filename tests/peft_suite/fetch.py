@@ -28,13 +28,8 @@ def sources(cache: Path = CACHE) -> Path:
         return target
     shutil.rmtree(target, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = f"peft=={peft.__version__}"
-    # The build requirements of a source distribution are not needed to read it, but pip asks for its metadata.
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        + ["--dest", str(cache), wanted],
-        check=True,
-    )
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    subprocess.run([*download, "--dest", str(cache), f"peft=={peft.__version__}"], check=True)
     with tarfile.open(cache / f"{name}.tar.gz") as archive:
         archive.extractall(cache, filter="data")
     # Their modules import each other relatively; the archive leaves out what makes the folder a package.

@@ -6,40 +6,12 @@ for a path, and PEFT's own branches on a model's name ("gpt2" in model_id) hold.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    DebertaConfig,
-    DebertaModel,
-    DebertaV2Config,
-    DebertaV2Model,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+import transformers as hf
 
 # Widths of 32 leave room for every rank that the tests ask for.
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -47,81 +19,89 @@ VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 
 
-def _opt() -> PreTrainedModel:
-    config = OPTConfig(
+def _opt() -> hf.PreTrainedModel:
+    config = hf.OPTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32, **VOCABULARY
     )
-    return OPTForCausalLM(config)
+    return hf.OPTForCausalLM(config)
 
 
-def _gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(
-        GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=99, bos_token_id=98, eos_token_id=98)
+def _gpt2() -> hf.PreTrainedModel:
+    return hf.GPT2LMHeadModel(
+        hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=99, bos_token_id=98, eos_token_id=98)
     )
 
 
-def _gptj() -> PreTrainedModel:
-    config = GPTJConfig(
+def _gptj() -> hf.PreTrainedModel:
+    config = hf.GPTJConfig(
         n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4, vocab_size=99, bos_token_id=98, eos_token_id=98
     )
-    return GPTJForCausalLM(config)
+    return hf.GPTJForCausalLM(config)
 
 
-def _llama(**more: int) -> LlamaConfig:
-    return LlamaConfig(**WIDTH, **VOCABULARY, **GROUPED, **more)
+def _llama(**more: int) -> hf.LlamaConfig:
+    return hf.LlamaConfig(**WIDTH, **VOCABULARY, **GROUPED, **more)
 
 
-def _qwen2() -> PreTrainedModel:
-    return Qwen2ForCausalLM(Qwen2Config(**WIDTH, **VOCABULARY, num_key_value_heads=2))
+def _qwen2() -> hf.PreTrainedModel:
+    return hf.Qwen2ForCausalLM(hf.Qwen2Config(**WIDTH, **VOCABULARY, num_key_value_heads=2))
 
 
-def _gemma3() -> PreTrainedModel:
-    return Gemma3ForCausalLM(Gemma3TextConfig(**WIDTH, **VOCABULARY, **GROUPED, sliding_window=16))
+def _gemma3() -> hf.PreTrainedModel:
+    return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**WIDTH, **VOCABULARY, **GROUPED, sliding_window=16))
 
 
-def _t5() -> PreTrainedModel:
-    config = T5Config(
+def _t5() -> hf.PreTrainedModel:
+    config = hf.T5Config(
         d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, vocab_size=99, decoder_start_token_id=0
     )
-    return T5ForConditionalGeneration(config)
+    return hf.T5ForConditionalGeneration(config)
 
 
-def _bart() -> PreTrainedModel:
-    sides = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in _BART_SIDE.items()}
-    return BartForConditionalGeneration(BartConfig(d_model=32, **sides, **VOCABULARY))
+def _encoder(kind: type[hf.PreTrainedConfig]) -> hf.PreTrainedConfig:
+    return kind(**WIDTH, **VOCABULARY)
 
 
 _BART_SIDE = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
 
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+
+def _bart() -> hf.PreTrainedModel:
+    sides = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in _BART_SIDE.items()}
+    return hf.BartForConditionalGeneration(hf.BartConfig(d_model=32, **sides, **VOCABULARY))
+
+
+MODELS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "peft-internal-testing/tiny-random-OPTForCausalLM": _opt,
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": _gpt2,
     "peft-internal-testing/tiny-random-GPTJForCausalLM": _gptj,
-    "trl-internal-testing/tiny-random-LlamaForCausalLM": lambda: LlamaForCausalLM(_llama()),
+    "trl-internal-testing/tiny-random-LlamaForCausalLM": lambda: hf.LlamaForCausalLM(_llama()),
     "peft-internal-testing/tiny-dummy-qwen2": _qwen2,
     "hf-internal-testing/tiny-random-Gemma3ForCausalLM": _gemma3,
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration-calibrated": _t5,
     "peft-internal-testing/tiny-random-BartForConditionalGeneration": _bart,
-    "peft-internal-testing/tiny-random-BertModel": lambda: BertModel(BertConfig(**WIDTH, **VOCABULARY)),
-    "peft-internal-testing/tiny-random-RobertaModel": lambda: RobertaModel(RobertaConfig(**WIDTH, **VOCABULARY)),
-    "peft-internal-testing/tiny-random-DebertaModel": lambda: DebertaModel(DebertaConfig(**WIDTH, **VOCABULARY)),
-    "peft-internal-testing/tiny-random-DebertaV2Model": lambda: DebertaV2Model(DebertaV2Config(**WIDTH, **VOCABULARY)),
-    "peft-internal-testing/tiny-random-BertForSequenceClassification": lambda: BertForSequenceClassification(
-        BertConfig(**WIDTH, **VOCABULARY)
+    "peft-internal-testing/tiny-random-BertModel": lambda: hf.BertModel(_encoder(hf.BertConfig)),
+    "peft-internal-testing/tiny-random-RobertaModel": lambda: hf.RobertaModel(_encoder(hf.RobertaConfig)),
+    "peft-internal-testing/tiny-random-DebertaModel": lambda: hf.DebertaModel(_encoder(hf.DebertaConfig)),
+    "peft-internal-testing/tiny-random-DebertaV2Model": lambda: hf.DebertaV2Model(_encoder(hf.DebertaV2Config)),
+    "peft-internal-testing/tiny-random-BertForSequenceClassification": lambda: hf.BertForSequenceClassification(
+        _encoder(hf.BertConfig)
     ),
-    "peft-internal-testing/tiny-random-RobertaForSequenceClassification": lambda: RobertaForSequenceClassification(
-        RobertaConfig(**WIDTH, **VOCABULARY)
+    "peft-internal-testing/tiny-random-RobertaForSequenceClassification": lambda: hf.RobertaForSequenceClassification(
+        _encoder(hf.RobertaConfig)
     ),
-    "trl-internal-testing/tiny-LlamaForSequenceClassification-3.2": lambda: LlamaForSequenceClassification(
+    "trl-internal-testing/tiny-LlamaForSequenceClassification-3.2": lambda: hf.LlamaForSequenceClassification(
         _llama(num_labels=1)
     ),
 }
 
 
-def build(folder: Path) -> None:
-    """Write every model of `MODELS` that is not there yet into `folder / name`."""
+def build(cache: Path) -> Path:
+    """Return the folder that holds every model of `MODELS` under its name; another version of this file has another."""
+    version = hashlib.sha256(Path(__file__).read_bytes() + hf.__version__.encode()).hexdigest()[:8]
+    folder = cache / f"hub-{version}"
     for name, model in MODELS.items():
-        if not (folder / name / "config.json").is_file():
+        if not (folder / name / "model.safetensors").is_file():
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 model().save_pretrained(folder / name)
+    return folder

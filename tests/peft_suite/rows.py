@@ -46,10 +46,26 @@ SUBJECTS = (
     Subject("cola", link=1),
 )
 
-OPTIONS = frozenset(
-    "task_type target_modules exclude_modules modules_to_save layers_to_transform layers_pattern r rank_pattern "
-    "alpha_pattern lora_alpha lora_dropout use_rslora inference_mode init_lora_weights bias".split()
-)
+OPTIONS = {
+    *("task_type", "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+    *("r", "rank_pattern", "alpha_pattern", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "bias"),
+    "inference_mode",
+}
+# What no row of PEFT's own asks for and users of ours do, by the names of the parameters that it is added to.
+MORE = {
+    "test_name, model_id, config_cls, config_kwargs": [
+        (
+            "MLP with patterns",
+            "MLP",
+            LoraConfig,
+            {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin1": 1}, "alpha_pattern": {"lin0": 3}},
+        ),
+        ("MLP by expression", "MLP", LoraConfig, {"target_modules": r"lin[01]", "use_rslora": True, "r": 2}),
+        ("Conv1D and Linear", "EmbConv1D", LoraConfig, {"target_modules": ["conv1d", "lin0"]}),
+    ]
+}
+# Tests that are given a configuration and use another one.
+NOT_RUN = {"test_add_weighted_adapter_cat_with_rank_pattern": "makes two configurations of LoRA, whatever it is given"}
 # Names of layers in PEFT's test models that are neither nn.Linear nor Conv1D.
 OTHER_LAYERS = ("emb", "conv2d", "conv3d", "mha")
 OTHER_MODELS = ("Conv1d", "Conv2d", "Conv3d", "MHA", "MlpUsingParameters")
@@ -66,13 +82,14 @@ def is_ours(value: Any) -> bool:
     return isinstance(value, LopsidedConfig) or (inspect.isclass(value) and issubclass(value, LopsidedConfig))
 
 
-def ours(rows: Iterable[Any]) -> list[Any] | None:
+def ours(names: str, rows: Iterable[Any]) -> list[Any] | None:
     """Return a parameter list of PEFT with our rows in it, or None if it holds no configurations.
 
     Args:
-        rows: of one `pytest.mark.parametrize`: values, or tuples of them.
+        names: of the parameters, as `pytest.mark.parametrize` takes them.
+        rows: the values, or tuples of them.
     """
-    rows = list(rows)
+    rows = [*rows, *MORE.get(names, ())]
     tuples = [row if isinstance(row, tuple) else (row,) for row in rows]
     if not any(is_configuration(value) for row in tuples for value in row):
         return None

@@ -3,9 +3,9 @@
 1. `diffusers` is imported for one `isinstance`; a name stands in for it, since no test of images is run.
 2. `init_weights=False` is how PEFT's tests ask for an adapter that is not the identity. Our trained factors start at
    zero and have no such option, so the configurations that are made here take it, and the factors are drawn after
-   the adapter is in place. `start` moves a chain on in the same way, each ended link with a drawn factor.
+   the adapter is in place. `start` moves a chain on to that link in the same way; its past links are drawn, too.
 3. Tests that PEFT skips unless a configuration is LoRA's (Conv1D in half precision, mixed batches, weighted adapters)
-   are run for ours: `LoraConfig` names our class in them.
+   are run for ours: `LoraConfig` names our class in the modules of `GATES`, whose tests make none themselves.
 4. `hub_online_once` would go online for names that it has not seen; every name is a folder here.
 """
 
@@ -26,6 +26,8 @@ from torch import nn
 from lopsided import LopsidedConfig
 from lopsided.tuner.layer import layers_of
 from lopsided.tuner.model import LopsidedModel
+
+GATES = ("tests.testing_common", "tests.test_decoder_models", "tests.test_encoder_decoder_models")
 
 
 def install() -> None:
@@ -63,7 +65,8 @@ def _draw_after_injection() -> None:
         waiting = any(layer.adapters[adapter_name].pending for layer in layers)
         for _ in range(config.start):
             if not waiting and not any(parameter.is_meta for parameter in _factors(model, adapter_name)):
-                _draw(model, adapter_name)
+                if not config.init_weights:
+                    _draw(model, adapter_name)
                 for layer in layers:
                     layer.advance(adapter_name, layer.draw_next(adapter_name))
                 config.link = layers[0].adapters[adapter_name].link
@@ -93,6 +96,7 @@ def _offline(model_id: str) -> Iterator[None]:
 
 def adjust(module: ModuleType) -> None:
     """Set the seams inside one of PEFT's test modules, once it is imported."""
-    for name, value in {"LoraConfig": LopsidedConfig, "hub_online_once": _offline}.items():
-        if name in vars(module):
-            setattr(module, name, value)
+    if "hub_online_once" in vars(module):
+        module.hub_online_once = _offline
+    if module.__name__ in GATES:
+        module.LoraConfig = LopsidedConfig
