@@ -87,6 +87,20 @@ REASONS = (
         failure=r"LopsidedError: the base model is another one",
     ),
     Reason(
+        name="configurations of their own",
+        departs_from={
+            "testing_common.py::_test_from_pretrained_config_construction": (
+                'assert model_from_pretrained.peft_config["default"] is config'
+            ),
+        },
+        why=(
+            "An adapter's configuration follows its chain. A model keeps a copy, so that the caller's object is never "
+            "written to and can be used again."
+        ),
+        tests=r"test_from_pretrained_config_construction",
+        failure=r"assert model_from_pretrained\.peft_config\[.default.\] is config",
+    ),
+    Reason(
         name="own words",
         departs_from={
             f"test_custom_models.py::{test}": line
