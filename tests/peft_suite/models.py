@@ -16,14 +16,14 @@ import transformers as hf
 # Widths of 32 and more leave room for every rank that the tests ask for.
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
+# Weights of the usual 0.02 would vanish beside a drawn adapter at this width, and logits would be ties.
+SPREAD = 0.2
 GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
 
 
 def _opt() -> hf.PreTrainedModel:
-    config = hf.OPTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32, **VOCABULARY
-    )
-    return hf.OPTForCausalLM(config)
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "init_std": SPREAD}
+    return hf.OPTForCausalLM(hf.OPTConfig(hidden_size=32, ffn_dim=48, word_embed_proj_dim=32, **heads, **VOCABULARY))
 
 
 def _gpt2() -> hf.PreTrainedModel:
@@ -40,15 +40,16 @@ def _gptj() -> hf.PreTrainedModel:
 
 
 def _llama(**more: int) -> hf.LlamaConfig:
-    return hf.LlamaConfig(**WIDTH, **VOCABULARY, **GROUPED, **more)
+    return hf.LlamaConfig(**WIDTH, **VOCABULARY, **GROUPED, initializer_range=SPREAD, **more)
 
 
 def _qwen2() -> hf.PreTrainedModel:
-    return hf.Qwen2ForCausalLM(hf.Qwen2Config(**WIDTH, **VOCABULARY, num_key_value_heads=2))
+    return hf.Qwen2ForCausalLM(hf.Qwen2Config(**WIDTH, **VOCABULARY, num_key_value_heads=2, initializer_range=SPREAD))
 
 
 def _gemma3() -> hf.PreTrainedModel:
-    return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**WIDTH, **VOCABULARY, **GROUPED, sliding_window=16))
+    config = hf.Gemma3TextConfig(**WIDTH, **VOCABULARY, **GROUPED, sliding_window=16, initializer_range=SPREAD)
+    return hf.Gemma3ForCausalLM(config)
 
 
 def _t5() -> hf.PreTrainedModel:

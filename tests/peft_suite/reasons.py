@@ -92,13 +92,26 @@ REASONS = (
             "testing_common.py::_test_from_pretrained_config_construction": (
                 'assert model_from_pretrained.peft_config["default"] is config'
             ),
+            "testing_common.py::_test_lora_conversion": '("fc1" in config.target_modules)',
         },
         why=(
             "An adapter's configuration follows its chain. A model keeps a copy, so that the caller's object is never "
             "written to and can be used again."
         ),
-        tests=r"test_from_pretrained_config_construction",
-        failure=r"assert model_from_pretrained\.peft_config\[.default.\] is config",
+        tests=r"test_from_pretrained_config_construction|test_lora_conversion",
+        failure=r"assert model_from_pretrained\.peft_config\[.default.\] is config|\"fc1\" in config\.target_modules",
+    ),
+    Reason(
+        name="a base written under merged links",
+        departs_from={
+            "testing_common.py::_test_get_base_model_state_dict": "param.add_(torch.randn_like(param) * 0.1)",
+        },
+        why=(
+            "The test changes the base in place while it holds W0 plus the past links of a chain. Lopsided sees that "
+            "and gives out no W0, since the change cannot be told from the links."
+        ),
+        tests=r"test_get_base_model_state_dict",
+        failure=r"LopsidedError: \S+: the base weight was changed while adapters were merged into it",
     ),
     Reason(
         name="own words",
@@ -113,14 +126,17 @@ REASONS = (
                 "test_mixed_adapter_batches_lora_wrong_adapter_name_raises": "Trying to infer with non-existing",
             }.items()
         },
+        | {
+            "testing_common.py::_test_merge_layers_nan": "NaNs detected in the merged weights. The adapter default seems"
+        },
         why="A ValueError at the same place, in a sentence of our own: expected, received, fix.",
         tests=(
-            r"test_default_target_modules_not_set_(model_type_set_)?raises|"
+            r"test_default_target_modules_not_set_(model_type_set_)?raises|test_merge_layers_nan|"
             r"test_mixed_adapter_batches_(length_mismatch|training_mode|merged|lora_wrong_adapter_name)_raises"
         ),
         failure=(
             r"Actual message: .(no default target_modules for|adapter_names must name one adapter|"
-            r"adapter_names is for inference|adapters \[.*\] are merged; unmerge|no adapter is named)"
+            r"\S+: NaNs detected, so nothing is merged|adapter_names is for inference|adapters \[.*\] are merged; unmerge|no adapter is named)"
         ),
     ),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +59,9 @@ MORE = {
             "MLP with patterns",
             "MLP",
             LoraConfig,
-            {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin1": 1}, "alpha_pattern": {"lin0": 3}},
+            {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin0": 1}, "alpha_pattern": {"lin1": 3}},
         ),
-        ("MLP by expression", "MLP", LoraConfig, {"target_modules": r"lin[01]", "use_rslora": True, "r": 2}),
+        ("MLP by expression", "MLP", LoraConfig, {"target_modules": r"lin[01]", "use_rslora": True}),
         ("Conv1D and Linear", "EmbConv1D", LoraConfig, {"target_modules": ["conv1d", "lin0"]}),
     ]
 }
@@ -135,7 +136,9 @@ def _stands_for_us(options: Mapping[str, Any]) -> bool:
 
 def _targets(options: Mapping[str, Any]) -> list[str]:
     targets = options.get("target_modules") or []
-    return [targets] if isinstance(targets, str) else list(targets)
+    if isinstance(targets, str):
+        return [name for name in SHAPES if re.fullmatch(targets, name)] or [targets]
+    return list(targets)
 
 
 def arguments(options: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
