@@ -116,18 +116,20 @@ REASONS = (
     Reason(
         name="own words",
         departs_from={
-            f"test_custom_models.py::{test}": line
-            for test, line in {
-                "test_default_target_modules_not_set_raises": "Please specify `target_modules`",
-                "test_default_target_modules_not_set_model_type_set_raises": "Please specify `target_modules`",
-                "test_mixed_adapter_batches_length_mismatch_raises": "Length of `adapter_names` should be the same",
-                "test_mixed_adapter_batches_training_mode_raises": "when the model is in training mode.",
-                "test_mixed_adapter_batches_merged_raises": "when there are merged adapters, please call",
-                "test_mixed_adapter_batches_lora_wrong_adapter_name_raises": "Trying to infer with non-existing",
-            }.items()
-        },
-        | {
-            "testing_common.py::_test_merge_layers_nan": "NaNs detected in the merged weights. The adapter default seems"
+            f"{file}.py::{function}": words
+            for file, function, words in (
+                ("test_custom_models", "test_default_target_modules_not_set_raises", "Please specify"),
+                ("test_custom_models", "test_default_target_modules_not_set_model_type_set_raises", "Please specify"),
+                (
+                    "test_custom_models",
+                    "test_mixed_adapter_batches_length_mismatch_raises",
+                    "Length of `adapter_names`",
+                ),
+                ("test_custom_models", "test_mixed_adapter_batches_training_mode_raises", "is in training mode."),
+                ("test_custom_models", "test_mixed_adapter_batches_merged_raises", "there are merged adapters"),
+                ("test_custom_models", "test_mixed_adapter_batches_lora_wrong_adapter_name_raises", "non-existing"),
+                ("testing_common", "_test_merge_layers_nan", "NaNs detected in the merged weights."),
+            )
         },
         why="A ValueError at the same place, in a sentence of our own: expected, received, fix.",
         tests=(
@@ -136,7 +138,8 @@ REASONS = (
         ),
         failure=(
             r"Actual message: .(no default target_modules for|adapter_names must name one adapter|"
-            r"\S+: NaNs detected, so nothing is merged|adapter_names is for inference|adapters \[.*\] are merged; unmerge|no adapter is named)"
+            r"adapter_names is for inference|adapters \[.*\] are merged; unmerge|no adapter is named|"
+            r"\S+: NaNs detected, so nothing is merged)"
         ),
     ),
 )
