@@ -142,10 +142,13 @@ def _targets(options: Mapping[str, Any]) -> list[str]:
 
 
 def arguments(options: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
-    """Return a LoRA row's options in our words; the scale is LoRA's, the rank too where the layers hold it."""
+    """Return a LoRA row's options in our words.
+
+    The scale is LoRA's. So is the rank, where the layers hold it; the links of a chain share it.
+    """
     method = METHODS[subject.method]
     widths = [method.sketched_width(*SHAPES[target]) for target in _targets(options) if target in SHAPES]
-    r = min([options.get("r", LORA_RANK), *widths])
+    r = max(1, min([options.get("r", LORA_RANK), *widths]) // (subject.link + 1))
     alpha = options.get("lora_alpha", LORA_RANK) * r / options.get("r", LORA_RANK)
     kept = {name: v for name, v in options.items() if name not in ("init_lora_weights", "bias", "lora_alpha", "r")}
     kept |= {"method": subject.method, "r": r, "lora_alpha": alpha}

@@ -20,7 +20,8 @@ def test_a_row_of_lora_becomes_one_per_method():
     translated = rows.ours(NAMES, [("a row", LoraConfig, options), ("another", IA3Config, {})])
     assert [row[2]["method"] for row in translated] == [subject.method for subject in rows.SUBJECTS]
     assert all(row[1] is LopsidedConfig and row[2]["init_weights"] is False for row in translated)
-    assert all((row[2]["r"], row[2]["lora_alpha"]) == (4, 4) for row in translated)
+    assert [row[2]["r"] for row in translated] == [4 // (subject.link + 1) for subject in rows.SUBJECTS]
+    assert all(row[2]["lora_alpha"] == row[2]["r"] for row in translated), "LoRA's scale"
 
 
 @pytest.mark.parametrize(
