@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test check soak bench clean
+.PHONY: setup demo test more peft-suite test-all canary check soak bench clean
 
 setup: .venv/.complete
 
@@ -24,6 +24,21 @@ demo: setup
 # One process a core; most tests are too small to use two threads.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Longer tests of our own, and PEFT's own tests over our configurations; pip fetches the latter when they run.
+more: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "more and not soak"
+
+peft-suite: setup
+	PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m peft_suite
+
+# The newest PEFT that pip finds, next to the pinned one: are the seams still there that we stand on?
+canary: setup
+	$(BIN)/pip install --quiet --no-deps --pre --upgrade --target .venv/canary peft
+	PYTHONPATH=.venv/canary $(BIN)/python -m pytest tests/test_peft_seams.py
+
+# With `make test test-all`, make runs `test` once.
+test-all: test more peft-suite
 
 check: setup
 	$(BIN)/ruff check .

@@ -221,7 +221,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             )
         if adapter.arrived:
             self._take_over(name)
-        if adapter.awaits or adapter.pending:
+        # By the sketch and not by the links: compiled code would be compiled anew for each number of them.
+        if adapter.awaits or name not in self._sketch:
             self._check_new(name, trained)
 
     def _check_new(self, name: str, trained: Mapping[str, Tensor]) -> None:
