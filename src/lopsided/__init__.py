@@ -16,7 +16,7 @@ from lopsided.sketch import Selector, Sketch
 from lopsided.sketches import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
 from lopsided.tuner import LopsidedConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "METHODS",
