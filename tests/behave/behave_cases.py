@@ -235,7 +235,7 @@ def oracle_gradients(arch: str, model: PeftModel, names: Sequence[str] = ("defau
             gradient = {"A": A, "B": B, "C": A if layer.adapters[adapter].side == "A" else B.T}[letter]
             padded = gradient.new_zeros(parameter.shape)
             padded[:, : gradient.shape[1]] = gradient
-            found[f"{name}.lopsided_{letter}.{adapter}"] = padded
+            found[f"{name}.lopsided_{letter}.{adapter}.weight"] = padded
     return found
 
 

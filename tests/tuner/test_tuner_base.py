@@ -323,3 +323,15 @@ def test_a_quantizers_bytes_are_noted_once(tmp_path):
     PeftModel.from_pretrained(packed(), str(tmp_path))
     with pytest.warns(LopsidedWarning, match="1 of 1 base weights, 0 among them, are quantized"):
         PeftModel.from_pretrained(packed(seed=1), str(tmp_path))
+
+
+def test_an_adapter_that_is_saved_over_a_cast_base_notes_the_cast_base(tmp_path):
+    model = lopsided.adapt(tiny.bert(), "cla", r=2, target_modules=["query"]).eval()
+    # While it is merged the original can't be looked at, and a cast makes another one of it.
+    model.merge_adapter()
+    model.to(torch.bfloat16).float()
+    model.save_pretrained(tmp_path)
+    model.unmerge_adapter()
+    model.load_adapter(str(tmp_path), "default")
+    with pytest.raises(LopsidedError, match="the base model is another one"):
+        PeftModel.from_pretrained(tiny.bert(), str(tmp_path))

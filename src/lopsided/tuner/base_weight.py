@@ -104,6 +104,9 @@ class BaseWeight:
         Returns:
             Whether the weight was sharded: its links stand beside it from then on.
         """
+        if wanted and not self.written:
+            # A cast or a load may have made it another one since the last look.
+            self._seen = fingerprint(self.view())
         self.held = None
         was_sharded = self._change(lambda W: self._undo.write(W, parts(), module)) if wanted else self.restore()
         self.held = wanted
@@ -141,5 +144,5 @@ class BaseWeight:
         """The fingerprint of W0, whatever is written over it."""
         if not self.written:
             self._seen = fingerprint(self.view())
-        assert self._seen is not None, "the first adapter looks before anything is written"
+        assert self._seen is not None, "it is looked at before anything is written"
         return self._seen
