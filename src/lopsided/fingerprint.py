@@ -82,7 +82,10 @@ def compare(saved: str, found: str) -> Verdict:
         if ours.dtype == theirs.dtype or ours.shape != theirs.shape:
             return "other"
         limit = RELATIVE * np.maximum(np.abs(ours.kept), np.abs(theirs.kept)) + ABSOLUTE
-        near = (np.abs(ours.kept - theirs.kept) <= limit) | (np.isnan(ours.kept) & np.isnan(theirs.kept))
+        # Equal infinities have no difference.
+        with np.errstate(invalid="ignore"):
+            near = (np.abs(ours.kept - theirs.kept) <= limit) | (ours.kept == theirs.kept)
+        near |= np.isnan(ours.kept) & np.isnan(theirs.kept)
         return "rounded" if near.all() else "other"
     # The same quantizer may round a tie another way on another device.
     return "unknown"

@@ -335,3 +335,11 @@ def test_an_adapter_that_is_saved_over_a_cast_base_notes_the_cast_base(tmp_path)
     model.load_adapter(str(tmp_path), "default")
     with pytest.raises(LopsidedError, match="the base model is another one"):
         PeftModel.from_pretrained(tiny.bert(), str(tmp_path))
+
+
+@pytest.mark.parametrize("odd", [float("inf"), float("-inf"), float("nan")])
+def test_a_cast_keeps_what_has_no_difference(odd):
+    W = torch.randn(4, 6)
+    W.view(-1)[torch.arange(0, 24, 2)] = odd
+    assert compare(fingerprint(W), fingerprint(W.bfloat16())) == "rounded"
+    assert compare(fingerprint(W), fingerprint(torch.full((4, 6), 3.0).bfloat16())) == "other"
