@@ -181,7 +181,7 @@ CASES = {
     "videomae": Case(
         lambda: T.VideoMAEForVideoClassification(T.VideoMAEConfig(**NARROW, **IMAGES, num_frames=2, num_labels=3)),
         {"pixel_values": draw(1, 2, 3, 16, 16), "labels": torch.tensor([2])},
-        targets=("query", "q_proj"),
+        targets=("query",),
     ),
     "clip": Case(clip, {"input_ids": pair, "pixel_values": draw(2, 3, 16, 16), "return_loss": True}),
     "patchtst": Case(

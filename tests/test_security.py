@@ -169,7 +169,7 @@ def test_parts(adapter, sketch, words):
         {"link": "0"},
         {"task_type": "SPELLS"},
         {"auto_mapping": "transformers"},
-        {"schema": 2},
+        {"schema": 3},
         {"schema": 0},
         {"schema": "1"},
         {"allow_base_mismatch": "yes"},
@@ -373,7 +373,7 @@ def test_refusals(adapter, tmp_path):
     tiny.run_steps(live, optimizer, 2)
     before, link = tiny.logits(live.eval()), live.peft_config["default"].link
     # The last layer of the file is the one that is damaged.
-    retensor(tmp_path / "start", lambda t: t[max(n for n in t if n.endswith("_B"))].add_(1), hashed=True)
+    retensor(tmp_path / "start", lambda t: t[max(n for n in t if n.endswith("_B.weight"))].add_(1), hashed=True)
     for name in ("default", "new"):
         with pytest.raises(LopsidedError, match="damaged"):
             live.load_adapter(str(tmp_path / "start"), name)

@@ -31,6 +31,7 @@ from lopsided.untrusted import (
     first_line,
     open_tensors,
     read_json,
+    weights_in,
 )
 
 AUTO_CLASSES = {
@@ -127,8 +128,9 @@ def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -
     if kind != "LOPSIDED":
         raise LopsidedError(f"{folder} holds an adapter of type {kind!r:.40}, expected 'LOPSIDED'; check the path")
     config = LopsidedConfig.from_pretrained(str(folder))
-    with open_tensors(folder / ADAPTER_WEIGHTS):
-        saved = load_file(folder / ADAPTER_WEIGHTS)
+    weights = weights_in(folder)
+    with open_tensors(weights):
+        saved = load_file(weights)
     manifest, tensors = unseal(saved)
     if manifest is None or f"{PEFT_PREFIX}{KEY}" not in saved:
         raise LopsidedError(

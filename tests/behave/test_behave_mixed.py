@@ -100,7 +100,9 @@ def test_layers_without_the_named_adapter_compute_the_base(method):
     """Each adapter sits on some layers only, and a row is unchanged in the others."""
     model = adapted("mlp", method, heads=False, target_modules=["up"])
     model.add_adapter("other", config("mlp", another(method), heads=False, target_modules=["down"]))
-    assert all(name.endswith(".default.weight") for name in trained_tensors(model)), "an inactive adapter does not learn"
+    assert all(name.endswith(".default.weight") for name in trained_tensors(model)), (
+        "an inactive adapter does not learn"
+    )
     walk(model), walk(model, "other")
     model.eval()
     assert {len(layer.adapters) for layer in layers_of(model).values()} == {1}

@@ -31,7 +31,7 @@ def test_an_adapter(cli, folders):
     outcome = cli("verify", folders / "adapter")
     assert outcome.status == 0
     assert outcome.err == ""
-    for words in ("adapter, no fault found", "schema 1, rac_b, r=2, link 1", "in 2 layers", "all equal", "torch 2."):
+    for words in ("adapter, no fault found", "schema 2, rac_b, r=2, link 1", "in 2 layers", "all equal", "torch 2."):
         assert words in outcome.out
     report = json.loads(cli("verify", folders / "adapter", "--json").out)
     assert report["kind"] == "adapter"

@@ -75,7 +75,7 @@ def task_of(kind: str) -> Task:
 def test_the_counts_are_those_of_the_model_that_is_trained(name, kind, tmp_path):
     """Layers as `adapt` finds them, all numbers, and the head's, of the class that `load_model` builds."""
     CONFIGS[name].save_pretrained(tmp_path)
-    auto, head = _model_class(ModelSource(path=str(tmp_path)), task_of(kind))
+    auto, head = _model_class("a model", ModelSource(path=str(tmp_path)), task_of(kind))
     config = type(CONFIGS[name]).from_pretrained(
         tmp_path, **{k: v for k, v in head.items() if k != "ignore_mismatched_sizes"}
     )

@@ -183,10 +183,27 @@ def test_a_row_without_tokens(tmp_path, words):
 def test_a_model_that_sees_what_it_is_to_predict_is_no_model_for_generation(tmp_path, phrases, name, causal):
     kind, options = {**HARD, **SOFT}[name]
     model = saved(tmp_path, kind, options, auto=T.AutoModelForCausalLM)
-    problems = told(tiny_config(tmp_path / "out", model=model, task=phrases, max_length=16))
-    assert [problem.split(";")[0].split(" ", 1)[1] for problem in problems] == (
-        [] if causal else ["sees the tokens that it is to predict"]
-    )
+    config = tiny_config(tmp_path / "out", model=model, task=phrases, max_length=16)
+    if causal:
+        assert told(config) == []
+    else:
+        with pytest.raises(LopsidedError, match="reads a text in both directions"):
+            told(config)
+
+
+def test_a_decoder_that_is_none_is_found_by_what_it_computes(tmp_path, phrases):
+    # Its configuration says that it is a decoder, which is all that a configuration can say.
+    kind, options = {**HARD, **SOFT}["bert"]
+    model = saved(tmp_path, kind, options, auto=T.AutoModelForCausalLM, is_decoder=True)
+    config = tiny_config(tmp_path / "out", model=model, task=phrases, max_length=16)
+    data, loaded, tokenizer = load_all(config)
+    assert told(config) == []
+    for module in loaded.modules():
+        module.is_decoder = module.is_causal = False
+    loaded.config.is_decoder = False
+    with pytest.raises(Unfit) as caught:
+        preflight([config], data, loaded, tokenizer)
+    assert "sees the tokens that it is to predict" in caught.value.problems[0]
 
 
 # -- methods -------------------------------------------------------------------------------------------------

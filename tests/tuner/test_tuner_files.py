@@ -99,8 +99,8 @@ def test_links_seeds_and_windows_come_from_the_tensors(tmp_path):
         (lambda t: t.update({_query(t, "A.weight"): torch.zeros(2, 16)}), "no place for"),
         (lambda t: t.update({_query(t, "future"): torch.zeros(1)}), "no place for"),
         (lambda t: t.update({"base_model.model.bert.nowhere.lopsided_B.weight": torch.zeros(2)}), "no place for"),
-        (lambda t: t.pop(_query(t, "state.seed")), "lacks seed of 1 of"),
-        (lambda t: t.pop(_query(t, "state.checksum")), "lacks checksum of 1 of"),
+        (lambda t: t.pop(_query(t, "state.seed")), "lacks lopsided_state.seed of 1 of"),
+        (lambda t: t.pop(_query(t, "state.checksum")), "lacks lopsided_state.checksum of 1 of"),
         (lambda t: t.update({_query(t, "state.past_B"): torch.zeros(1, 16, 2)}), "past links"),
     ],
 )

@@ -22,6 +22,7 @@ from lopsided.lab.intervals import ONE_RUN
 from lopsided.lab.lines import ends_of
 from lopsided.method import METHODS, Method, register
 from lopsided.train import Data, TrainConfig, load_data, read_predictions, train
+from lopsided.tuner.state import parse_key
 from lopsided.untrusted import open_tensors, weights_in
 
 # What all of these runs share; alpha is 2r. Rows of the four domains have some 20 tokens, few have more than 48.
@@ -128,9 +129,9 @@ def trained_factors(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
     with open_tensors(weights_in(folder / "adapter")) as file:
         for key, tensor in file.get_tensors().items():
-            module, _, letter = key.rpartition(".lopsided_")
-            if letter in ("A", "B"):
-                found.setdefault(module, {})[letter] = tensor.numpy()
+            module, what = parse_key(key) or ("", "")
+            if what in ("A", "B"):
+                found.setdefault(module, {})[what] = tensor.numpy()
     return found
 
 

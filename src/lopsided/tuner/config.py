@@ -94,8 +94,6 @@ class LopsidedConfig(PeftConfig):
         self.from_file = fields["peft_type"] is not None
         # Whether its tensors have yet to be loaded.
         self.waiting = self.from_file
-        # Whether the tensors beside it have names that only `PeftModel` translates.
-        self.older = self.from_file and self.schema < SCHEMA
         check_fields(
             LopsidedConfig, {**fields, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}, "LopsidedConfig"
         )
@@ -108,6 +106,8 @@ class LopsidedConfig(PeftConfig):
             raise LopsidedError(
                 f"the adapter has schema {self.schema}, this lopsided reads up to {SCHEMA}; upgrade lopsided"
             )
+        # Whether the tensors beside it have names that only `PeftModel` translates.
+        self.older = self.from_file and self.schema < SCHEMA
         self.alpha = _one_of("alpha", self.alpha, "lora_alpha", lora_alpha, default=2 * self.r)
         self.dropout = _one_of("dropout", self.dropout or None, "lora_dropout", lora_dropout, default=0.0)
         for name in ("target_modules", "exclude_modules"):

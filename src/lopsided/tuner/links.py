@@ -18,6 +18,8 @@ from lopsided.tuner.compute import Selected, Term
 CPU = torch.device("cpu")
 # The tensors that a saved adapter holds beside its trained factors. `past_` ones grow with the chain.
 EXTRAS = ("seed", "checksum", "indices", "sketch", "past_A", "past_B", "past_C")
+# Of the trained factors.
+LETTERS = ("A", "B", "C")
 CHECKSUM_TOLERANCE = 1e-5
 # Of a sketch's checksum, and of its indices, until the saved ones arrive.
 ABSENT = -1
@@ -249,19 +251,20 @@ class Adapter:
         for what, tensor in tensors.items():
             if what.startswith("past_") and len(tensor) != links - 1:
                 raise LopsidedError(
-                    f"{self.module}: {links} checksums but {len(tensor)} past links in {what}; expected one "
+                    f"{self.module}: {links} checksums but {len(tensor)} past links in {label(what)}; expected one "
                     "fewer; the file is damaged"
                 )
             whole = what in ("seed", "indices")
             if tuple(tensor.shape) != shapes[what] or tensor.is_floating_point() == whole or tensor.is_complex():
                 raise LopsidedError(
-                    f"{self.module}: {what} is {list(tensor.shape)} of {tensor.dtype}, expected "
+                    f"{self.module}: {label(what)} is {list(tensor.shape)} of {tensor.dtype}, expected "
                     f"{list(shapes[what])} of {'whole' if whole else 'floating'} numbers; load the adapter on the "
                     "model that it was trained on, with the same r, and average states within one link only"
                 )
             if not whole and not torch.isfinite(tensor).all():
                 raise LopsidedError(
-                    f"{self.module}: {what} holds NaN or Inf; expected finite numbers; go back to an earlier save"
+                    f"{self.module}: {label(what)} holds NaN or Inf; expected finite numbers; go back to an earlier "
+                    "save"
                 )
         if links == 0 or (self.links is not None and links > self.links):
             raise LopsidedError(
@@ -296,6 +299,11 @@ class Adapter:
                 "link only"
             )
         return drawn
+
+
+def label(what: str) -> str:
+    """A tensor's name in a file, behind its module's."""
+    return f"lopsided_{what}.weight" if what in LETTERS else f"lopsided_state.{what}"
 
 
 def select(indices: np.ndarray, d: int) -> Drawn:

@@ -19,7 +19,7 @@ from lopsided.fingerprint import check_base, is_floating, is_read
 from lopsided.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
-from lopsided.tuner.links import EXTRAS
+from lopsided.tuner.links import EXTRAS, label
 from lopsided.tuner.sharded import gathered
 from lopsided.tuner.state import key_of, parse_key, without_wrappers
 
@@ -195,7 +195,7 @@ def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mappin
         missing = [module for module, named in by_layer.items() if what not in named]
         if missing:
             raise LopsidedError(
-                f"the saved adapter lacks {what} of {len(missing)} of {len(layers)} adapted layers, "
+                f"the saved adapter lacks {label(what)} of {len(missing)} of {len(layers)} adapted layers, "
                 f"{missing[0]} among them; expected all; load it with the target_modules it was trained with"
             )
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lopsided.tuner.links import EXTRAS, Adapter
+from lopsided.tuner.links import EXTRAS, LETTERS, Adapter
 
 STATE = "lopsided_state"
-LETTERS = ("A", "B", "C")
 # Whether a `state_dict` is only asked for its adapter, so that base weights need not be undone for it.
 ADAPTER_ONLY: ContextVar[bool] = ContextVar("lopsided_adapter_only", default=False)
 
