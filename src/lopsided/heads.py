@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from peft import TaskType
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -181,16 +182,26 @@ def _backbone_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
 
 
 def _names(module: nn.Module) -> set[str]:
+    """The module's parameters by name, as they are without adapters on it."""
     # A tied parameter counts under each of its names.
-    return {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    for path, inner in module.named_modules():
+        own = {BaseTunerLayer: "base_layer.", AuxiliaryTrainingWrapper: "original_module."}
+        kept = next((part for kind, part in own.items() if isinstance(inner, kind)), None)
+        if kept is not None:
+            prefix = f"{path}." if path else ""
+            inside = {name for name in names if name.startswith(prefix)}
+            names = names - inside | {
+                prefix + name.removeprefix(prefix + kept) for name in inside if name.startswith(prefix + kept)
+            }
+    return names
 
 
 def _outermost_new(module: nn.Module, path: str, pretrained: set[str]) -> Iterator[str]:
     for name, child in module.named_children():
         inner = f"{path}{name}"
         parameters = {f"{inner}.{each}" for each in _names(child)}
-        # A layer of another tuner has new parameters, and is no head.
-        if not parameters or parameters <= pretrained or name in PRETRAINED or isinstance(child, BaseTunerLayer):
+        if not parameters or parameters <= pretrained or name in PRETRAINED:
             continue
         if parameters & pretrained:
             yield from _outermost_new(child, f"{inner}.", pretrained)

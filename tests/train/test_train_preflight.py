@@ -194,7 +194,7 @@ def test_a_model_that_sees_what_it_is_to_predict_is_no_model_for_generation(tmp_
 def test_a_decoder_that_is_none_is_found_by_what_it_computes(tmp_path, phrases):
     # Its configuration says that it is a decoder, which is all that a configuration can say.
     kind, options = {**HARD, **SOFT}["bert"]
-    model = saved(tmp_path, kind, options, auto=T.AutoModelForCausalLM, is_decoder=True)
+    model = saved(tmp_path, kind, options | {"is_decoder": True}, auto=T.AutoModelForCausalLM)
     config = tiny_config(tmp_path / "out", model=model, task=phrases, max_length=16)
     data, loaded, tokenizer = load_all(config)
     assert told(config) == []
