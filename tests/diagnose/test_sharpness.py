@@ -55,7 +55,8 @@ def test_a_quadratics_largest_rise_around_its_minimum():
     assert found.largest == pytest.approx(0.5 * float(torch.linalg.eigvalsh(H)[-1]) * 0.25, rel=1e-4)
     # At a minimum the first step is drawn; from there it never falls.
     assert found.losses[0] == 0.0
-    assert all(b >= a - 1e-6 for a, b in zip(found.losses, found.losses[1:]))
+    # Of float32, in which the loss is summed: a few units in the last place.
+    assert all(b >= a - 4e-7 * found.largest for a, b in zip(found.losses, found.losses[1:]))
     assert len(found.losses) == 151
 
 
