@@ -56,7 +56,7 @@ def test_a_quadratics_largest_rise_around_its_minimum():
     # At a minimum the first step is drawn; from there it never falls.
     assert found.losses[0] == 0.0
     # Of float32, in which the loss is summed: a few units in the last place.
-    assert all(b >= a - 4e-7 * found.largest for a, b in zip(found.losses, found.losses[1:]))
+    assert all(b >= a - 1e-6 * found.largest for a, b in zip(found.losses, found.losses[1:]))
     assert len(found.losses) == 151
 
 
