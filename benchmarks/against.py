@@ -1,0 +1,150 @@
+"""This checkout against another one: a training step and a forward in evaluation, each relative to its own limit.
+
+    git worktree add ../before COMMIT
+    python benchmarks/against.py ../before [--only cla,c3la@2] [--rounds 30] [--quick]
+
+Two processes, one per checkout, take turns round by round (A B, B A, ...); within a round each measures all variants in
+a shuffled order, its own limit among them. What is compared are the ratios to that limit, since two processes do not
+share an allocator's luck.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import QUICK, RESULTS, Setting, median_interval, wall_ms
+from variants import LIMIT, TWIN, trainee
+from writing import figure, markdown
+
+from lopsided.checkpoint import write_json
+from lopsided.train.measure import machine, versions
+
+HERE = Path(__file__).resolve().parents[1]
+VARIANTS = ("cla", "c3la@2", "rcla", "asym_b", "rac_b@2", "asym_a", "lora")
+KINDS = ("training step", "evaluation")
+
+
+def serve(setting: Setting, variants: list[str]) -> None:
+    """One process: build the models, then measure a round of a kind for each line on standard input."""
+    torch.set_num_threads(setting.threads)
+    made = {variant: trainee(variant, setting) for variant in (LIMIT, TWIN, *variants)}
+    print("ready", flush=True)
+    for line in sys.stdin:
+        kind, seed = json.loads(line)
+        order = list(made)
+        random.Random(seed).shuffle(order)
+        taken = {}
+        for variant in order:
+            one = made[variant]
+            one.model.train(kind == KINDS[0])
+            taken[variant] = wall_ms(one.step if kind == KINDS[0] else partial(look, one.model, one.batch))
+        print(json.dumps(taken), flush=True)
+
+
+@torch.no_grad()
+def look(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch).loss
+
+
+class Side:
+    """A checkout's process."""
+
+    def __init__(self, checkout: Path, setting: Setting, variants: list[str]) -> None:
+        options = json.dumps([dataclasses.asdict(setting), variants])
+        paths = os.pathsep.join([str(checkout / "src"), str(HERE / "benchmarks")])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", options],
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.read()
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("against: a process ended early; its error stands above")
+        return line
+
+    def round(self, kind: str, seed: int) -> dict[str, float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([kind, seed]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.read())
+
+    def end(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+def measure(before: Path, setting: Setting, variants: list[str]) -> dict[str, Any]:
+    sides = {"before": Side(before, setting, variants), "after": Side(HERE, setting, variants)}
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = {kind: {name: [] for name in sides} for kind in KINDS}
+    for kind in KINDS:
+        for seed in range(setting.warmup + setting.rounds):
+            for name in list(sides) if seed % 2 else list(reversed(sides)):
+                taken = sides[name].round(kind, seed)
+                if seed >= setting.warmup:
+                    rounds[kind][name].append(taken)
+    for side in sides.values():
+        side.end()
+    return {kind: {v: compared(rounds[kind], v) for v in (TWIN, *variants)} for kind in KINDS}
+
+
+def compared(rounds: dict[str, list[dict[str, float]]], variant: str) -> dict[str, Any]:
+    """A variant's ratio to its own limit, before and after, and the one to the other, round by round."""
+    own = {name: np.array([one[variant] / one[LIMIT] for one in taken]) for name, taken in rounds.items()}
+    found = {name: median_interval(list(values)) for name, values in own.items()}
+    return {**found, "after / before": median_interval(list(own["after"] / own["before"]))}
+
+
+def table(result: dict[str, Any]) -> str:
+    header = ["", "variant", "before, x its limit", "after, x its limit", "after / before"]
+    rows = [
+        [kind, f"`{variant}`", *(figure(found[name], places=3) for name in ("before", "after", "after / before"))]
+        for kind in KINDS
+        for variant, found in result["figures"][kind].items()
+    ]
+    setting = result["setting"]
+    words = f"{setting['rounds']} rounds after {setting['warmup']}, {setting['threads']} threads, "
+    load = ", ".join(f"{value:.1f}" for value in result["load"])
+    return markdown(header, rows) + f"\n\n{words}{result['machine']['processor']}; load before and after {load}."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, help="the other checkout")
+    parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    setting = Setting(**QUICK) if options.quick else Setting(rounds=options.rounds)
+    load = [os.getloadavg()[0]]
+    figures = measure(options.before.resolve(), setting, options.only.split(","))
+    load.append(os.getloadavg()[0])
+    result = {"setting": dataclasses.asdict(setting), "machine": machine(), "versions": versions()}
+    result |= {"load": load, "figures": figures}
+    write_json(options.out / "against.json", result)
+    print(table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        fields, names = json.loads(sys.argv[2])
+        serve(Setting(**fields), names)
+    else:
+        sys.exit(main())
