@@ -49,7 +49,7 @@ def serve(setting: Setting, variants: list[str]) -> None:
             one = made[variant]
             one.model.train(kind == KINDS[0])
             taken[variant] = wall_ms(one.step if kind == KINDS[0] else partial(look, one.model, one.batch))
-        print(json.dumps(taken), flush=True)
+        print(json.dumps(taken, allow_nan=False), flush=True)
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ class Side:
     """A checkout's process."""
 
     def __init__(self, checkout: Path, setting: Setting, variants: list[str]) -> None:
-        options = json.dumps([dataclasses.asdict(setting), variants])
+        options = json.dumps([dataclasses.asdict(setting), variants], allow_nan=False)
         paths = os.pathsep.join([str(checkout / "src"), str(HERE / "benchmarks")])
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--serve", options],
@@ -81,7 +81,7 @@ class Side:
 
     def round(self, kind: str, seed: int) -> dict[str, float]:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([kind, seed]) + "\n")
+        self.process.stdin.write(json.dumps([kind, seed], allow_nan=False) + "\n")
         self.process.stdin.flush()
         return json.loads(self.read())
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import files
 import gpu
@@ -211,7 +214,8 @@ def test_links_are_merged_in_float32_and_stacked_in_bfloat16(part, dtype, monkey
 
     monkeypatch.setattr(scaling, "trainee", keep)
     scaling.PARTS[part](dataclasses.replace(TINY, rounds=1, warmup=0))
-    weights = {v: m.model.state_dict() for v, m in made.items() if v in ("limit", "rac_b@2")}
+    # The live weights: a state holds the original.
+    weights = {v: dict(m.model.named_parameters()) for v, m in made.items() if v in ("limit", "rac_b@2")}
     [original] = [t for name, t in weights["limit"].items() if name.endswith(end.format(""))]
     [base] = [t for name, t in weights["rac_b@2"].items() if name.endswith(end.format("base_layer."))]
     assert original.dtype == base.dtype == dtype
@@ -266,7 +270,7 @@ def test_the_gpu_comparison_on_another_device():
 
 def test_the_llama_is_adapted_in_every_layer_and_in_bfloat16():
     made = gpu.trainee("rcla", TINY, torch.bfloat16, torch.device("cpu"))
-    assert {n.split(".")[-3] for n in trained(made)} == {
+    assert {n.partition(".lopsided_")[0].rpartition(".")[2] for n in trained(made)} == {
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
     before = made.step()
@@ -290,3 +294,15 @@ def test_what_is_quick_renders(tmp_path):
     text = document.read_text(encoding="utf-8")
     assert step_time.table(json.loads((tmp_path / "step_time.json").read_text())) in text
     assert files.table(json.loads((tmp_path / "files.json").read_text())) in text
+
+
+@pytest.mark.more
+def test_this_checkout_against_itself(tmp_path):
+    script = Path(step_time.__file__).with_name("against.py")
+    checkout = script.parents[1]
+    command = [sys.executable, str(script), str(checkout), "--quick", "--only", "cla", "--out", str(tmp_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert printed.count("`cla`") == 2
+    found = json.loads((tmp_path / "against.json").read_text())["figures"]
+    assert set(found) == {"training step", "evaluation"}
+    assert all(figures["cla"][side]["median"] > 0 for figures in found.values() for side in ("before", "after"))

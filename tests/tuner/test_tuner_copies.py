@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import peft
 import pytest
@@ -162,3 +163,21 @@ def test_a_configuration_and_its_adapter_do_not_share_what_can_change():
     model.peft_config["default"].rank_pattern["dense"] = 1
     assert config.rank_pattern == {"query": 3}
     assert config.base is None
+
+
+@pytest.mark.parametrize("name", ["rac_b", "c3la", "asym_b"])
+def test_a_replaced_configuration_is_a_configuration_and_no_file(name):
+    model = trained(name)
+    config = dataclasses.replace(model.peft_config["default"])
+    assert not config.from_file
+    copied(model, config)
+    assert_a_copy(model)
+    # With another seed it is another adapter: a chain's past is not its own.
+    other = dataclasses.replace(model.peft_config["default"], seed=7)
+    model.add_adapter("other", other)
+    model.set_adapter("other")
+    if name in tiny.CHAINS:
+        with pytest.raises(LopsidedError, match="tensors were not loaded"):
+            tiny.logits(model)
+    else:
+        assert torch.isfinite(tiny.logits(model)).all()

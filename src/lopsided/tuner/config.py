@@ -10,7 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, TaskType
+from peft import PeftConfig, PeftType, TaskType
 from peft.utils.other import get_pattern_key
 
 from lopsided.card import add_note
@@ -90,8 +90,9 @@ class LopsidedConfig(PeftConfig):
 
     def __post_init__(self, lora_alpha: Any, lora_dropout: Any) -> None:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        # Whoever reads a file passes the type that stands in it; whoever writes a configuration leaves it out.
-        self.from_file = fields["peft_type"] is not None
+        # Whoever reads a file passes the type that stands in it; whoever writes a configuration leaves it out, and
+        # `dataclasses.replace` passes the member of the enum.
+        self.from_file = fields["peft_type"] is not None and not isinstance(fields["peft_type"], PeftType)
         # Whether its tensors have yet to be loaded.
         self.waiting = self.from_file
         check_fields(
