@@ -1,4 +1,4 @@
-"""The one error and the one warning that users of this library meet."""
+"""The error and the warning that users of this library meet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class LopsidedError(ValueError):
 
     The command line prints it and exits with status 2.
     """
+
+
+class UnknownArgument(LopsidedError, TypeError):
+    """An argument that nothing here takes: a TypeError as well, by which callers tell what a configuration knows."""
 
 
 class LopsidedWarning(UserWarning):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from peft import LoraConfig
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import UnknownArgument, nearest
 
 # What to do for a feature that is not here. PEFT's own fields are read off LoraConfig; one without an entry gets OTHER.
 INSTEAD = {
@@ -45,7 +45,7 @@ def takes_lora_fields(cls: type[Config]) -> type[Config]:
     name until the layers are seen.
 
     Raises:
-        LopsidedError: when a configuration is made, for a field that is on, and for a name that neither has.
+        UnknownArgument: when a configuration is made, for a field that is on, and for a name that neither has.
     """
     init: Callable[..., None] = cls.__init__
     known = frozenset(_parameters(cls))
@@ -76,17 +76,17 @@ def check_off(name: str, value: Any, known: frozenset[str]) -> None:
         >>> check_off("bias", "none", frozenset())
         >>> check_off("use_dora", True, frozenset())
         Traceback (most recent call last):
-        lopsided.errors.LopsidedError: use_dora=True is LoRA's and does nothing here; expected False; no method here ...
+        lopsided.errors.UnknownArgument: use_dora=True is LoRA's and does nothing here; expected False; no method here ...
     """
     fields = {field.name: field for field in dataclasses.fields(LoraConfig)}
     if name not in fields:
         hint = nearest(name, sorted(known | fields.keys()))
-        raise LopsidedError(f"LopsidedConfig has no field {name!r};{hint} expected one of {', '.join(sorted(known))}")
+        raise UnknownArgument(f"LopsidedConfig has no field {name!r};{hint} expected one of {', '.join(sorted(known))}")
     default = _default_of(fields[name])
     # Where the default is off, so is what is empty. `init_lora_weights` is on by default.
     if value == default or (not default and not value):
         return
-    raise LopsidedError(
+    raise UnknownArgument(
         f"{name}={value!r:.60} is LoRA's and does nothing here; expected {default!r:.60}; {INSTEAD.get(name, OTHER)}"
     )
 
