@@ -76,7 +76,7 @@ def check_off(name: str, value: Any, known: frozenset[str]) -> None:
         >>> check_off("bias", "none", frozenset())
         >>> check_off("use_dora", True, frozenset())
         Traceback (most recent call last):
-        lopsided.errors.UnknownArgument: use_dora=True is LoRA's and does nothing here; expected False; no method here ...
+        lopsided.errors.UnknownArgument: use_dora=True is LoRA's and does nothing here; expected False; no method ...
     """
     fields = {field.name: field for field in dataclasses.fields(LoraConfig)}
     if name not in fields:
