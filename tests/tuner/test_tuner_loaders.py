@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-from pathlib import Path
 
 import pytest
 import torch
@@ -267,7 +266,3 @@ def test_names_and_shapes_on_the_meta_device(name):
     shapes = [{n: tuple(p.shape) for n, p in model.named_parameters()} for model in (empty, real)]
     assert shapes[0] == shapes[1]
     assert {n: t.shape for n, t in empty.state_dict().items()} == {n: t.shape for n, t in real.state_dict().items()}
-
-
-def test_the_folder_of_samples_is_there():
-    assert (Path(__file__).parents[1] / "samples" / "0.1.0").is_dir()

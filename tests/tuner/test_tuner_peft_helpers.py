@@ -106,15 +106,11 @@ def test_trained_heads_are_not_summed():
 def test_the_scale_is_changed_for_a_while(name, merged):
     model = trained(name)
     base, full = network()(X), model(X)
-    twin = lopsided.adapt(network(), name, r=2, target_modules=["0", "2"])
-    del twin
     if merged:
         model.merge_adapter()
     with peft.helpers.rescale_adapter_scale(model, 0.0):
         torch.testing.assert_close(model(X), base)
     with peft.helpers.rescale_adapter_scale(model, 0.5):
-        halves = {n: 0.5 * d for n, d in delta(model, "default").items()}
-        assert halves
         inside = model(X)
     torch.testing.assert_close(model(X), full)
     stock = get_peft_model(network(), LoraConfig(r=6, lora_alpha=3, target_modules=["0", "2"])).eval()
