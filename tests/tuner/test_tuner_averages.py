@@ -194,6 +194,8 @@ def test_lists_of_parameters_are_looked_at(looked_at, library):
     advance_chain(model, optimizer)
     with pytest.raises(LopsidedError, match="ParameterEma was begun at link 0"):
         ema.step(model.parameters())
+    with pytest.raises(LopsidedError, match="ParameterEma was begun at link 0"):
+        ema.step(parameters=model.parameters())
     again = library.ParameterEma(model.parameters())
     again.step(iter(list(model.parameters())))
     assert all(torch.equal(shadow, p) for shadow, p in zip(again.shadows, model.parameters()))

@@ -18,7 +18,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 
 import lopsided
 import tiny
@@ -266,3 +266,50 @@ def test_names_and_shapes_on_the_meta_device(name):
     shapes = [{n: tuple(p.shape) for n, p in model.named_parameters()} for model in (empty, real)]
     assert shapes[0] == shapes[1]
     assert {n: t.shape for n, t in empty.state_dict().items()} == {n: t.shape for n, t in real.state_dict().items()}
+
+
+# -- an adapted output embedding, which PEFT saves along ---------------------------------------------------------
+
+
+def untied(seed: int = 0) -> LlamaForCausalLM:
+    config = tiny.llama().config
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("name", tiny.ADAPTERS)
+def test_a_saved_output_embedding_is_the_original(name, tmp_path):
+    model = lopsided.adapt(untied(), name, r=2, target_modules=["q_proj", "lm_head"], **_links(name)).eval()
+    optimizer = tiny.train_a_little(model)
+    for _ in range(2 if name in tiny.CHAINS else 0):
+        advance_chain(model, optimizer)
+        tiny.run_steps(model, optimizer, 2)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert torch.equal(saved["base_model.model.lm_head.base_layer.weight"], untied().lm_head.weight)
+    loaded = PeftModel.from_pretrained(untied(), str(tmp_path)).eval()
+    assert torch.equal(tiny.logits(loaded), tiny.logits(model))
+    with loaded.disable_adapter():
+        assert torch.equal(tiny.logits(loaded), tiny.logits(untied()))
+
+
+def test_an_output_embedding_of_0_1_0_has_its_links_once(tmp_path):
+    model = lopsided.adapt(untied(), "rac_b", r=2, target_modules=["q_proj", "lm_head"], links=3).eval()
+    advance_chain(model, tiny.train_a_little(model))
+    model.eval().save_pretrained(tmp_path)
+    # As 0.1.0 wrote it: its names, and W0 plus the links.
+    tensors = {}
+    for key, tensor in load_file(tmp_path / "adapter_model.safetensors").items():
+        if not key.endswith("lopsided_manifest"):
+            tensors[key.replace("lopsided_state.", "lopsided_").replace("lopsided_B.weight", "lopsided_B")] = tensor
+    live = model.base_model.model.lm_head.base_layer.weight.detach().clone()
+    assert not torch.equal(live, untied().lm_head.weight)
+    tensors["base_model.model.lm_head.base_layer.weight"] = live
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(lopsided.LopsidedWarning, match="without a manifest"):
+        loaded = PeftModel.from_pretrained(untied(), str(tmp_path)).eval()
+    assert torch.equal(tiny.logits(loaded), tiny.logits(model))
+    with loaded.disable_adapter():
+        assert torch.equal(tiny.logits(loaded), tiny.logits(untied()))

@@ -95,6 +95,11 @@ def test_a_weighted_sum_that_is_none_is_refused(arguments, message):
     assert list(model.peft_config) == ["default"]
 
 
+def test_an_option_of_another_combination_is_not_ignored():
+    with pytest.raises(LopsidedError, match="density is for approximate combinations"):
+        trained("cla").add_weighted_adapter(["default"], [1.0], "new", density=0.5)
+
+
 def test_trained_heads_are_not_summed():
     model = lopsided.adapt(tiny.bert(), "cla", r=2, target_modules=["query"])
     with pytest.raises(LopsidedError, match=r"trains .'classifier', 'score'."):

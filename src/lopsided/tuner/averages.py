@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -69,13 +69,17 @@ def _beginning(begin: Callable[..., None]) -> Callable[..., None]:
 def _watched(update: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(update)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # Parameters may come as a generator, which can be walked only once.
-        args = tuple(list(a) if isinstance(a, Iterable) and not isinstance(a, (nn.Module, Tensor)) else a for a in args)
+        args, kwargs = tuple(map(_listed, args)), {key: _listed(value) for key, value in kwargs.items()}
         _check(self, [*args, *kwargs.values()])
         return update(self, *args, **kwargs)
 
     checked.watched = True  # type: ignore[attr-defined]
     return checked
+
+
+def _listed(value: Any) -> Any:
+    """Parameters may come as a generator, which can be walked only once."""
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def _check(average: Any, given: list[Any]) -> None:

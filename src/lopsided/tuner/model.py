@@ -186,10 +186,10 @@ class LopsidedModel(BaseTuner):
             yield
 
     def add_weighted_adapter(
-        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat", **_: Any
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat", **others: Any
     ) -> None:
         """Add an adapter whose ΔW is Σ w_i·ΔW_i: see `lopsided.tuner.weighted.add_weighted`."""
-        add_weighted(self, adapters, weights, adapter_name, combination_type)
+        add_weighted(self, adapters, weights, adapter_name, combination_type, others)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; if no active one is left, the first of the others becomes active in every layer."""
@@ -250,7 +250,7 @@ class LopsidedModel(BaseTuner):
             for what, tensor in layer.adapters[adapter_name].pack().items():
                 saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
-        return Sealed(saved, layers, adapter_name)
+        return Sealed(saved, layers, adapter_name, layers_of(model))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

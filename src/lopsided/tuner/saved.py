@@ -56,13 +56,22 @@ class Sealed(dict[str, Tensor]):
     PEFT's rules for embeddings, which depend on an argument that does not reach the tuner.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], layers: Mapping[str, LopsidedLinear], name: str) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        layers: Mapping[str, LopsidedLinear],
+        name: str,
+        adapted: Mapping[str, LopsidedLinear],
+    ) -> None:
         super().__init__(tensors)
         self.layers, self.name = layers, name
+        # An output embedding that is adapted, by whichever adapter, is saved with it: as W0, without any links.
+        self.bases = {f"{without_wrappers(module)}.base_layer.weight": layer for module, layer in adapted.items()}
 
     def items(self) -> Any:
         # Every process asks for the items, so that what is sharded can be gathered.
-        entries, name = [(key, gathered(tensor)) for key, tensor in super().items()], self.name
+        found = [(k, self.bases[k].original_weight(t) if k in self.bases else t) for k, t in super().items()]
+        entries, name = [(key, gathered(tensor)) for key, tensor in found], self.name
         plain = {_remove_adapter_name_from_state_dict_key(key, name): tensor for key, tensor in entries}
         manifest = seal(plain, next(iter(self.layers.values())).adapters[name].method, _scales(self.layers, name))
         prefix = PEFT_PREFIX if next(iter(self.layers)).startswith(PEFT_PREFIX) else ""
@@ -142,6 +151,10 @@ def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapp
         layer.expect(name, by_layer[module], prepared[module])
     config.link, config.waiting = next(iter(prepared.values())).link, False
     loaded = {key: tensor for key, (tensor, _) in others.items()}
+    if any(key.endswith(".lopsided_seed") for key in tensors):
+        # Version 0.1.0 saved an adapted output embedding with its links in it, which are written over W0 here.
+        linked = {f"{without_wrappers(module)}.base_layer.weight" for module in layers if prepared[module].link}
+        loaded = {key: tensor for key, tensor in loaded.items() if key not in linked}
     for module, named in by_layer.items():
         loaded |= {key_of(without_wrappers(module), what, name): tensor for what, tensor in named.items()}
     return loaded

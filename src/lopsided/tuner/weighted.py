@@ -9,14 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, UnknownArgument
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.sharded import overwrite
 
 
 @torch.no_grad()
-def add_weighted(tuner: Any, adapters: Sequence[str], weights: Sequence[float], name: str, combination: str) -> None:
+def add_weighted(
+    tuner: Any,
+    adapters: Sequence[str],
+    weights: Sequence[float],
+    name: str,
+    combination: str,
+    others: Mapping[str, Any],
+) -> None:
     """Add an adapter of method "lora" whose ΔW is Σ w_i·ΔW_i, exactly.
 
     Its factors are A = [A_1; …; A_k] and B = [w_1·s_1·B_1 … w_k·s_k·B_k] over all adapters and the links of their
@@ -25,12 +32,18 @@ def add_weighted(tuner: Any, adapters: Sequence[str], weights: Sequence[float], 
     Args:
         tuner: the `LopsidedModel`.
         combination: "cat"; PEFT's other ways approximate, prune or draw at random.
+        others: PEFT's options for those other ways.
 
     Raises:
         LopsidedError: for an unknown adapter, as many weights as adapters are not, another combination, or adapters
             that train a head, of which there is no such sum.
     """
     _check(tuner.peft_config, adapters, weights, name, combination)
+    if others:
+        raise UnknownArgument(
+            f"{', '.join(others)} is for approximate combinations, and changes nothing here; expected none of PEFT's "
+            "options for them; leave it out"
+        )
     layers = {n: layer for n, layer in layers_of(tuner.model).items() if layer.adapters.keys() & set(adapters)}
     factors = {n: _factors(layer, adapters, weights) for n, layer in layers.items()}
     [(r, _)] = Counter(len(A) for A, _ in factors.values()).most_common(1)
