@@ -35,7 +35,7 @@ peft-suite: setup
 # The newest PEFT that pip finds, next to the pinned one: are the seams still there that we stand on?
 canary: setup
 	$(BIN)/pip install --quiet --no-deps --pre --upgrade --target .venv/canary peft
-	PYTHONPATH=.venv/canary $(BIN)/python -m pytest tests/test_peft_seams.py
+	PYTHONPATH=.venv/canary $(BIN)/python -m pytest tests/tuner/test_peft_seams.py
 
 # With `make test test-all`, make runs `test` once.
 test-all: test more peft-suite
@@ -49,16 +49,16 @@ check: setup
 soak: setup
 	$(BIN)/python -m pytest -m soak
 
-# About fifty minutes on a machine that does nothing else; benchmarks/gpu.py is for CUDA machines and run by hand.
+# About fifty minutes on a machine that does nothing else; benchmarks.gpu is for CUDA machines and run by hand.
 bench: setup
-	$(BIN)/python benchmarks/step_time.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/files.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/undo.py
-	$(BIN)/python benchmarks/intruders.py
-	$(BIN)/python benchmarks/landscape.py
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.files
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.undo
+	$(BIN)/python -m benchmarks.intruders
+	$(BIN)/python -m benchmarks.landscape
+	$(BIN)/python -m benchmarks.render
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,6 @@
 """Does `lopsided advise` say what short real runs find? Rank correlations, whatever they are.
 
-    python benchmarks/advise.py [--out docs/advise.json] [--model embedded] [--task vader/movie]
+    python -m benchmarks.advise [--out docs/advise.json] [--model embedded] [--task vader/movie]
 
 The head is trained first, and frozen. Then come two kinds of runs from there, each with AdamW on the adapter alone:
 
@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Progress
 from scipy.stats import rankdata, spearmanr
-from writing import markdown
 
+from benchmarks.measuring import Progress
+from benchmarks.writing import markdown
 from lopsided import METHODS, Columns, LopsidedError, Method, Window, adapt, param_groups
 from lopsided.advise import Advice, advise, fit_head
-from lopsided.advise.of_task import Batch, load, task_batches
-from lopsided.checkpoint import write_json
-from lopsided.train import TrainConfig
-from lopsided.train.measure import machine, versions
+from lopsided.advise.by_name import Batch, load, task_batches
+from lopsided.files.atomic import write_json
+from lopsided.runs import TrainConfig
+from lopsided.runs.measure import machine, versions
 
 RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
 # One of each first link, and training A beside selectors, which no registered method does.

@@ -1,7 +1,7 @@
 """This checkout against another one: a training step and a forward in evaluation, each relative to its own limit.
 
     git worktree add ../before COMMIT
-    python benchmarks/against.py ../before [--only cla,c3la@2] [--rounds 30] [--quick]
+    python -m benchmarks.against ../before [--only cla,c3la@2] [--rounds 30] [--quick]
 
 Two processes, one per checkout, take turns round by round (A B, B A, ...); within a round each measures all variants in
 a shuffled order, its own limit among them. What is compared are the ratios to that limit, since two processes do not
@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import QUICK, RESULTS, Setting, median_interval, wall_ms
-from variants import LIMIT, TWIN, trainee
-from writing import figure, markdown
 
-from lopsided.checkpoint import write_json
-from lopsided.train.measure import machine, versions
+from benchmarks.measuring import QUICK, RESULTS, Setting, median_interval, wall_ms
+from benchmarks.variants import LIMIT, TWIN, trainee
+from benchmarks.writing import figure, markdown
+from lopsided.files.atomic import write_json
+from lopsided.runs.measure import machine, versions
 
 HERE = Path(__file__).resolve().parents[1]
 VARIANTS = ("cla", "c3la@2", "rcla", "asym_b", "rac_b@2", "asym_a", "lora")
@@ -62,9 +62,13 @@ class Side:
 
     def __init__(self, checkout: Path, setting: Setting, variants: list[str]) -> None:
         options = json.dumps([dataclasses.asdict(setting), variants], allow_nan=False)
-        paths = os.pathsep.join([str(checkout / "src"), str(HERE / "benchmarks")])
+        # Each side with its own benchmarks: names inside the library may differ between the two.
+        packaged = (checkout / "benchmarks" / "__init__.py").exists()
+        script = ["-m", "benchmarks.against"] if packaged else [str(checkout / "benchmarks" / "against.py")]
+        paths = os.pathsep.join([str(checkout / "src"), str(checkout if packaged else checkout / "benchmarks")])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", options],
+            [sys.executable, *script, "--serve", options],
+            cwd=checkout,
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """How large adapters are on disk, how long they take to load, and what loading a chain costs.
 
-    python benchmarks/files.py [--only cla,c3la] [--quick]
+    python -m benchmarks.files [--only cla,c3la] [--quick]
 
 Sizes are those of `adapter_model.safetensors` on a bare encoder, without heads. Loading is
 `peft.PeftModel.from_pretrained` onto a base model that is in memory, in shuffled turns; the setting is the encoder
@@ -19,13 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns
-from targets import cell
 from transformers import RobertaModel
-from variants import LINEAR, LORA, adapted, adapters, chosen, encoder, groups, learn_something, representatives, split
-from writing import figure, markdown, provenance
 
 import lopsided
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns
+from benchmarks.targets import cell
+from benchmarks.variants import (
+    LINEAR,
+    LORA,
+    adapted,
+    adapters,
+    chosen,
+    encoder,
+    groups,
+    learn_something,
+    representatives,
+    split,
+)
+from benchmarks.writing import figure, markdown, provenance
 
 LINKS = 4
 WEIGHTS = "adapter_model.safetensors"

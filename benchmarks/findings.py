@@ -4,7 +4,7 @@
     lopsided compare --seeds 0,1,2 --methods lora --lr 3e-3 --out lora     # cola's learning rate
     lopsided compare --seeds 0,1,2 --methods cla --lr 1e-3 --out cla       # c3la's
     lopsided diagnose study lora cla
-    python benchmarks/findings.py study lora cla [--out docs/findings.json]
+    python -m benchmarks.findings study lora cla [--out docs/findings.json]
 
 Reads diagnosed run directories and prints, for every figure, each method's mean over seeds, and the difference of each
 chain and its twin with the same seed: the same head, the same rows in the same order. An interval is Student's, 95 %,
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from writing import markdown
 
+from benchmarks.writing import markdown
 from lopsided import LopsidedError
-from lopsided.checkpoint import write_json
-from lopsided.lab.experiment import Measured
+from lopsided.files.atomic import write_json
 from lopsided.lab.intervals import over_seeds
-from lopsided.train import read_run
-from lopsided.train.rundir import run_folders
+from lopsided.lab.protocol import Measured
+from lopsided.runs import read_run
+from lopsided.runs.directory import run_folders
 
 RESULT = Path(__file__).parents[1] / "docs" / "findings.json"
 # A chain, and the method that is its first link alone.

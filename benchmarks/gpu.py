@@ -1,6 +1,6 @@
 """Peak memory, throughput and the ratios of step time on a CUDA machine, for a Llama-shaped model.
 
-    python benchmarks/gpu.py [--only cla,lora] [--quick]
+    python -m benchmarks.gpu [--only cla,lora] [--quick]
 
 Without a CUDA device it says so and measures nothing. Each variant is measured in shuffled turns with the limit, its
 twin and PEFT LoRA, which stay on the device; only these and one variant are held at a time.
@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from measuring import Benchmark, Progress, Setting, exact, median_interval, ratio, turns
 from transformers import LlamaConfig, LlamaForCausalLM
-from variants import FROZEN_A, LIMIT, LORA, TWIN, Trainee, adapted, adapters, chosen, groups, ready
-from writing import figure, markdown, mebibytes, model_words, provenance
 
+from benchmarks.measuring import Benchmark, Progress, Setting, exact, median_interval, ratio, turns
+from benchmarks.variants import FROZEN_A, LIMIT, LORA, TWIN, Trainee, adapted, adapters, chosen, groups, ready
+from benchmarks.writing import figure, markdown, mebibytes, model_words, provenance
 from lopsided import LopsidedError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

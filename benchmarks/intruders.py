@@ -1,13 +1,13 @@
 """What the first ten singular vectors of a tuned layer cost beside a decomposition of it.
 
-    python benchmarks/intruders.py [--hidden 2048] [--r 16] [--rounds 7] [--out DIR]
+    python -m benchmarks.intruders [--hidden 2048] [--r 16] [--rounds 7] [--out DIR]
 
 W0 is square and normal, so that its leading singular values crowd together, which is the hard case; the update is one
 s·B·A of normal factors, scaled so that ‖ΔW‖_F is the given share of ‖W0‖_F: from one that brings no intruder to one
 that brings nothing else. Both ways begin with the base's singular vectors in the cache, and read and check them:
 
     decomposition   torch's singular value decomposition of W0 + ΔW in float32
-    search          `lopsided.diagnose.intruders.closest`, as `lopsided diagnose` calls it
+    search          `lopsided.diagnose.sections.intruders.closest`, as `lopsided diagnose` calls it
 
 The counts at every ε are compared with those of a decomposition in float64.
 """
@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Benchmark, Setting, median_interval, ratio, turns, wall_ms
-from writing import figure, markdown, provenance
 
+from benchmarks.measuring import Benchmark, Setting, median_interval, ratio, turns, wall_ms
+from benchmarks.writing import figure, markdown, provenance
 from lopsided import LopsidedError
 from lopsided.diagnose.base_svd import base_svd
-from lopsided.diagnose.intruders import EPSILONS, closest, count
-from lopsided.diagnose.leading import leading
-from lopsided.diagnose.subject import Layer, Update
+from lopsided.diagnose.leading_vectors import leading
+from lopsided.diagnose.sections.intruders import EPSILONS, closest, count
+from lopsided.diagnose.tuned_model import Layer, Update
 
 SHARES = (0.01, 0.1, 1.0)
 TOP = 10

@@ -1,6 +1,6 @@
 """What a landscape costs beside its evaluations alone.
 
-    python benchmarks/landscape.py [--rounds 5] [--points 25] [--rows 256] [--whole] [--out DIR]
+    python -m benchmarks.landscape [--rounds 5] [--points 25] [--rows 256] [--whole] [--out DIR]
 
 A chained adapter on all linear layers of the embedded model is merged, and 256 validation rows of vader/movie are put
 into batches of similar lengths. In each round, one row of a surface of 25 x 25 points takes its turn with 25 plain
@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import RESULTS, Progress, exact, ratio, stamped, turns, wall_ms
-from writing import figure, markdown, provenance, verdict
 
+from benchmarks.measuring import RESULTS, Progress, exact, ratio, stamped, turns, wall_ms
+from benchmarks.writing import figure, markdown, provenance, verdict
 from lopsided import LopsidedError, adapt
-from lopsided.checkpoint import write_json
 from lopsided.diagnose.batches import Batch, mean_loss
 from lopsided.diagnose.directions import plane_parameters, random_directions
-from lopsided.diagnose.landscape import Plane, axis, landscape
+from lopsided.diagnose.loss_grid import Plane, axis, landscape
+from lopsided.files.atomic import write_json
+from lopsided.runs import TrainConfig
+from lopsided.runs.train import load_all, sample_rows
 from lopsided.tasks import collator
-from lopsided.train import TrainConfig
-from lopsided.train.run import load_all, sample_rows
 from lopsided.tuner import layers_of
 
 AT_MOST = 1.15

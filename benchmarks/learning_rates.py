@@ -3,7 +3,7 @@
 Every method runs with the settings of `lopsided compare`; the rate with the lowest
 validation loss, averaged over seeds, is what `methods.py` should hold as its default. Test rows are never read.
 
-    python benchmarks/learning_rates.py --out learning-rates [--methods lora,cla] [--seeds 0,1]
+    python -m benchmarks.learning_rates --out learning-rates [--methods lora,cla] [--seeds 0,1]
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from lopsided import METHODS, LopsidedError
-from lopsided.strict_json import dumps
-from lopsided.train import Data, TrainConfig, load_data, train
+from lopsided.files.strict_json import dumps
+from lopsided.runs import Data, TrainConfig, load_data, train
 
 # Half decades. From the method's present rate the search walks down the validation loss until both neighbours of
 # the best rate have been tried.

@@ -25,8 +25,8 @@ import torch
 from scipy.stats import binom
 
 from lopsided import LopsidedError
-from lopsided.checkpoint import write_json
-from lopsided.train.measure import machine, versions
+from lopsided.files.atomic import write_json
+from lopsided.runs.measure import machine, versions
 
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
 

@@ -1,6 +1,6 @@
 """What training keeps in memory: the bytes that autograd saves, the peak of a fresh process, and an advance's extra.
 
-    python benchmarks/memory.py [--only cla,c3la] [--quick]
+    python -m benchmarks.memory [--only cla,c3la] [--quick]
 
 Every variant has a process of its own. There `rounds` training steps are taken, then the bytes kept for backward are
 counted, without dropout and with RoBERTa's own of 0.1, and at last a chain is advanced twice.
@@ -21,14 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Benchmark, Interval, Progress, Setting, exact
-from targets import cell
 from torch.profiler import ProfilerActivity, profile, record_function
-from variants import FROZEN_A, LIMIT, LORA, TWIN, Trainee, adapters, chosen, groups, learn_something, split, trainee
-from writing import figure, markdown, mebibytes, model_words, provenance
 
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, exact
+from benchmarks.targets import cell
+from benchmarks.variants import (
+    FROZEN_A,
+    LIMIT,
+    LORA,
+    TWIN,
+    Trainee,
+    adapters,
+    chosen,
+    groups,
+    learn_something,
+    split,
+    trainee,
+)
+from benchmarks.writing import figure, markdown, mebibytes, model_words, provenance
 from lopsided import METHODS
-from lopsided.train.measure import kept_bytes
+from lopsided.runs.measure import kept_bytes
 
 ROBERTA_DROPOUT = 0.1
 ADVANCES = ("first advance", "second advance")

@@ -1,6 +1,6 @@
 """Writes the measured figures into docs/performance.md.
 
-    python benchmarks/render.py [--results docs/performance] [--document docs/performance.md]
+    python -m benchmarks.render [--results docs/performance] [--document docs/performance.md]
 
 Each result `<name>.json` is written as a table between two lines of the document, `<!-- figures: <name> -->` and
 `<!-- end of <name> -->`; what stands outside such lines is prose, and stays. "targets" is made from all the results.
@@ -16,9 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import targets
-from measuring import RESULTS
-
+from benchmarks import targets
+from benchmarks.measuring import RESULTS
 from lopsided import LopsidedError
 
 # Scripts of this folder; each has a function `table(result) -> str`.
@@ -34,7 +33,7 @@ def rendered(document: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     sections = {"targets": targets.table(results) if results else UNMEASURED}
     for name in BENCHMARKS:
-        sections[name] = import_module(name).table(results[name]) if name in results else UNMEASURED
+        sections[name] = import_module(f"benchmarks.{name}").table(results[name]) if name in results else UNMEASURED
     for name, text in sections.items():
         start, end = f"<!-- figures: {name} -->\n", f"<!-- end of {name} -->\n"
         if document.count(start) != 1 or document.count(end) != 1 or document.index(start) > document.index(end):

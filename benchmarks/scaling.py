@@ -1,6 +1,6 @@
 """How costs grow: with rank, width, links and adapters; and what an advance and `disable_adapter` cost on a chain.
 
-    python benchmarks/scaling.py [--only rank,links] [--quick]
+    python -m benchmarks.scaling [--only rank,links] [--quick]
 
 `--only` chooses among the parts. The sweeps run on one encoder layer, where a step is short and the adapters' share of
 it the same; an advance and `disable_adapter` are measured on the whole encoder, in steps of the same model.
@@ -16,10 +16,21 @@ from typing import Any
 
 import peft
 import torch
-from measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns, wall_ms
-from variants import LIMIT, LORA, TWIN, Trainee, adapters, groups, learn_something, representatives, split, trainee
-from writing import figure, markdown, model_words, provenance
 
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns, wall_ms
+from benchmarks.variants import (
+    LIMIT,
+    LORA,
+    TWIN,
+    Trainee,
+    adapters,
+    groups,
+    learn_something,
+    representatives,
+    split,
+    trainee,
+)
+from benchmarks.writing import figure, markdown, model_words, provenance
 from lopsided import LopsidedConfig, LopsidedError
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)

@@ -1,6 +1,6 @@
 """How long a training step takes: forward, backward and optimizer, every method against the limit and PEFT LoRA.
 
-    python benchmarks/step_time.py [--only cla,c3la@2] [--rounds 30] [--quick]
+    python -m benchmarks.step_time [--only cla,c3la@2] [--rounds 30] [--quick]
 
 The variants of one group live in one process, with the limit, its twin and PEFT's LoRA, and are measured in shuffled
 turns. Chained methods are measured at their first link and in mid-chain, where two links are merged into the weights.
@@ -16,10 +16,24 @@ from functools import partial
 from typing import Any
 
 import torch
-from measuring import Benchmark, Interval, Progress, Setting, median_interval, ratio, turns, wall_ms
-from targets import cell
-from variants import FROZEN_A, GROUPS, LIMIT, LORA, TWIN, Trainee, adapters, chosen, group, groups, split, trainee
-from writing import figure, markdown, model_words, provenance
+
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, median_interval, ratio, turns, wall_ms
+from benchmarks.targets import cell
+from benchmarks.variants import (
+    FROZEN_A,
+    GROUPS,
+    LIMIT,
+    LORA,
+    TWIN,
+    Trainee,
+    adapters,
+    chosen,
+    group,
+    groups,
+    split,
+    trainee,
+)
+from benchmarks.writing import figure, markdown, model_words, provenance
 
 MID_CHAIN = 2
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from measuring import Interval
-from variants import GROUPS
-from writing import MISSING, figure, markdown, verdict
+from benchmarks.measuring import Interval
+from benchmarks.variants import GROUPS
+from benchmarks.writing import MISSING, figure, markdown, verdict
 
 
 @dataclass(frozen=True, kw_only=True)

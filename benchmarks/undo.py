@@ -1,6 +1,6 @@
 """What exact undo costs in bytes a weight, by the size of the update.
 
-    python benchmarks/undo.py [--hidden 768] [--r 16] [--out DIR]
+    python -m benchmarks.undo [--hidden 768] [--r 16] [--out DIR]
 
 W0 is normal with a standard deviation of 0.02; the update is one link's s·B·A, scaled so that the norm of ΔW is the
 given share of W0's over the entries that ΔW can reach. Bytes count what is kept while a chain's ended link is written
@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from measuring import Benchmark, Setting
 from torch import Tensor
-from writing import markdown, provenance
 
-from lopsided.tuner.compute import Selected, Term
-from lopsided.tuner.delta import Part, delta_weight
-from lopsided.tuner.undo import Undo
+from benchmarks.measuring import Benchmark, Setting
+from benchmarks.writing import markdown, provenance
+from lopsided.tuner.forward.compute import Selected, Term
+from lopsided.tuner.weight.delta import Part, delta_weight
+from lopsided.tuner.weight.undo import Undo
 
 SHARES = (0.003, 0.01, 0.03, 0.1, 1.0)
 # Beyond the sizes of interest, to find where a copy takes over: in powers of two.

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import peft
 import torch
-from measuring import Setting
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaModel
 
 import lopsided
+from benchmarks.measuring import Setting
 from lopsided import METHODS, LopsidedError
 from lopsided.method import method_named
 

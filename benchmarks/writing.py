@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from measuring import Interval
+from benchmarks.measuring import Interval
 
 MISSING = "not measured"
 

@@ -12,8 +12,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import lopsided
-import tiny
 from lopsided import METHODS, LopsidedError
+from tests import tiny
 
 STOCK = """
 import sys, torch

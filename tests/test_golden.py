@@ -14,7 +14,7 @@ import torch
 import lopsided
 from lopsided import METHODS
 from lopsided.testing import adapted, network
-from tiny import ADAPTERS
+from tests.tiny import ADAPTERS
 
 CURVES = Path(__file__).parent / "golden_losses.json"
 

@@ -5,11 +5,8 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "sketch", "sketches", "method", "methods", "strict_json", "checkpoint"),
-    *("card", "untrusted", "patterns", "manifest", "fingerprint"),
-    *("heads", "tuner", "optim", "adapt", "plan", "chain", "export"),
-    "resume",
-    *("testing", "tasks", "train", "verify", "theory", "lab", "advise", "diagnose", "bench", "report"),
+    *("errors", "formatting", "method", "methods", "files", "models", "tuner", "optim", "adapt", "export"),
+    *("testing", "tasks", "theory", "runs", "verify", "plotting", "lab", "advise", "diagnose", "study", "report"),
 ]
 
 

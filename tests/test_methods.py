@@ -10,9 +10,9 @@ import pytest
 import lopsided
 from lopsided import METHODS, Chain, LopsidedError, Method, Orthonormal
 from lopsided.method import method_from_parts, method_named
-from lopsided.sketch import layer_seed
+from lopsided.method.sketch import layer_seed
 from lopsided.testing import METHOD_CONTRACTS, check_method
-from tiny import ADAPTERS
+from tests.tiny import ADAPTERS
 
 NAMES = (
     "full head lora lora_plus lora_fa asym_b asym_a cola relora rac_b rac_a bernoulli cla rcla c3la rc3la paca cpaca"

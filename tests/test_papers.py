@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import lopsided
-import tiny
 from lopsided import METHODS, Window
 from lopsided.tuner import layers_of
+from tests import tiny
 
 
 class PlainPaCA(nn.Module):

@@ -12,10 +12,11 @@ import torch
 from peft import PeftModel
 
 import lopsided
-import tiny
-from lopsided.tasks import load_model, load_task, read_jsonl
-from lopsided.train import TrainConfig, read_run, train
-from lopsided.train.reload import reload
+from lopsided.models.load import load_model
+from lopsided.runs import TrainConfig, read_run, train
+from lopsided.runs.reload import reload
+from lopsided.tasks import load_task, read_jsonl
+from tests import tiny
 
 DATA = Path(os.environ.get("LOPSIDED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

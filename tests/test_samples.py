@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 import lopsided
 from lopsided import LopsidedConfig, LopsidedError
+from lopsided.runs import TrainConfig, train
 from lopsided.testing import Net, adapted
-from lopsided.train import TrainConfig, train
 from lopsided.tuner import layers_of
 from lopsided.tuner.config import SCHEMA
 from lopsided.verify import verify

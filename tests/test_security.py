@@ -16,10 +16,10 @@ from peft import AutoPeftModel, PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 import lopsided
-import tiny
 from lopsided import LopsidedConfig, LopsidedError
 from lopsided.tuner import layers_of
 from lopsided.verify import verify
+from tests import tiny
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 MANIFEST = "base_model.model.lopsided_manifest"
@@ -247,7 +247,7 @@ def test_json(adapter, text):
     ],
 )
 def test_patterns(adapter, fields, monkeypatch):
-    monkeypatch.setattr(lopsided.patterns, "SECONDS", 0.4)
+    monkeypatch.setattr(lopsided.files.patterns, "SECONDS", 0.4)
     configure(adapter, **fields)
     started = time.monotonic()
     for entrance in (lambda: PeftModel.from_pretrained(tiny.bert(), str(adapter)), lambda: verify(adapter)):

@@ -6,14 +6,14 @@ Importing the package also makes its methods known to PEFT.
 import lopsided.methods  # noqa: F401  (fills METHODS)
 from lopsided import testing
 from lopsided.adapt import adapt
-from lopsided.chain import ChainCallback, advance_chain
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.export import to_lora
+from lopsided.files.checkpoints import last_checkpoint
 from lopsided.method import METHODS, Chain, Method, register
-from lopsided.optim import param_groups
-from lopsided.resume import last_checkpoint
-from lopsided.sketch import Selector, Sketch
-from lopsided.sketches import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
+from lopsided.method.selectors import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
+from lopsided.method.sketch import Selector, Sketch
+from lopsided.optim.advance import ChainCallback, advance_chain
+from lopsided.optim.groups import param_groups
 from lopsided.tuner import LopsidedConfig
 
 __version__ = "0.2.0.dev0"

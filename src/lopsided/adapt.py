@@ -9,8 +9,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
-from lopsided.heads import modules_to_save, task_type
 from lopsided.method import Method
+from lopsided.models.heads import modules_to_save, task_type
 from lopsided.tuner import LopsidedConfig
 
 

@@ -14,10 +14,10 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lopsided.checkpoint import atomic_folder
 from lopsided.errors import LopsidedWarning
+from lopsided.files.atomic import atomic_folder
 from lopsided.tuner import LopsidedLinear, active_layers, single_active
-from lopsided.tuner.product import why_no_product
+from lopsided.tuner.forward.plain_product import why_no_product
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:

@@ -9,7 +9,7 @@ chosen.
 """
 
 from lopsided.method import Chain, register
-from lopsided.sketches import Columns, KaimingUniform, Orthonormal, Window
+from lopsided.method.selectors import Columns, KaimingUniform, Orthonormal, Window
 
 # Not adapters: the ceiling and the floor of every comparison.
 register("full", train="all", lr=3e-4, compared=True, source="full fine-tuning")

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.adapt import adapt
-from lopsided.chain import advance_chain
 from lopsided.errors import LopsidedError
 from lopsided.export import to_lora
 from lopsided.method import Chain, Method
-from lopsided.optim import param_groups
-from lopsided.sketch import Selector, Sketch, layer_seed
+from lopsided.method.sketch import Selector, Sketch, layer_seed
+from lopsided.optim.advance import advance_chain
+from lopsided.optim.groups import param_groups
 from lopsided.tuner import layers_of
 
 RANK = 2

@@ -16,15 +16,10 @@ from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.fingerprint import check_line
-from lopsided.manifest import KEY, PEFT_PREFIX, unseal
-from lopsided.method import method_from_parts
-from lopsided.patterns import check_patterns
-from lopsided.tasks.models import model_source
-from lopsided.train.rundir import read_run
-from lopsided.tuner import LopsidedConfig, layers_of
-from lopsided.tuner.config import check_parts
-from lopsided.untrusted import (
+from lopsided.files.fingerprint import check_line
+from lopsided.files.manifest import KEY, PEFT_PREFIX, unseal
+from lopsided.files.patterns import check_patterns
+from lopsided.files.untrusted import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     check_shards,
@@ -33,6 +28,11 @@ from lopsided.untrusted import (
     read_json,
     weights_in,
 )
+from lopsided.method import method_from_parts
+from lopsided.models.load import model_source
+from lopsided.runs.directory import read_run
+from lopsided.tuner import LopsidedConfig, layers_of
+from lopsided.tuner.config import check_parts
 
 AUTO_CLASSES = {
     TaskType.SEQ_CLS: "AutoModelForSequenceClassification",

@@ -38,8 +38,8 @@ def advise(
 
     with verb():
         from lopsided.advise import advise_task, write_advice
-        from lopsided.lab.plotting import check_drawable
-        from lopsided.train import TrainConfig
+        from lopsided.plotting.svg import check_drawable
+        from lopsided.runs import TrainConfig
 
         check_drawable()
         folder = out or options.free_folder("lopsided-advice")

@@ -40,9 +40,9 @@ def bounds(
 
         from lopsided import METHODS
         from lopsided.method import method_named
+        from lopsided.runs.config import as_targets
+        from lopsided.runs.measured_bound import skeleton
         from lopsided.theory import covers, generalization_bound, model_numbers
-        from lopsided.theory.of_runs import skeleton
-        from lopsided.train.config import as_targets
 
         chosen = list(METHODS.values()) if methods == "all" else [method_named(name) for name in methods.split(",")]
         built = skeleton(model, kind, labels=labels)
@@ -86,7 +86,7 @@ def bounds(
 def _of_runs(runs: list[Path], bits: float, json: bool) -> None:
     import dataclasses
 
-    from lopsided.theory.of_runs import bound_of_run
+    from lopsided.runs.measured_bound import bound_of_run
     from lopsided_cli.shared import MISSING, figure, print_json
 
     found = [bound_of_run(folder, bits) for folder in runs]

@@ -54,11 +54,11 @@ def compare(
         from rich.console import Console
 
         from lopsided import METHODS
-        from lopsided.bench import CompareConfig
-        from lopsided.bench import compare as run
         from lopsided.report import check_renderable, write_report
         from lopsided.report.terminal import print_table
-        from lopsided.train import TrainConfig
+        from lopsided.runs import TrainConfig
+        from lopsided.study import CompareConfig
+        from lopsided.study import compare as run
         from lopsided_cli.progress import bar, early, read_as
 
         check_renderable()

@@ -91,7 +91,7 @@ def _tell(found: dict[Path, dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lopsided.strict_json import reasons
+    from lopsided.files.strict_json import reasons
 
     table = Table(title="What the runs became", title_justify="left")
     for heading in HEADINGS:

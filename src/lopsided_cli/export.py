@@ -20,7 +20,7 @@ def export(
 
     with verb():
         from lopsided import to_lora
-        from lopsided.train.reload import reload
+        from lopsided.runs.reload import reload
 
         folder = out or run / "lora"
         config = to_lora(reload(run), folder)

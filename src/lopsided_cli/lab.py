@@ -76,7 +76,7 @@ def _tell(result, folder: Path) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.table import Table
 
-    from lopsided.lab.record import measured_text, state_text
+    from lopsided.lab.result_file import measured_text, state_text
 
     title = f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)"
     table = Table(title=title, title_justify="left")

@@ -13,7 +13,7 @@ def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
 
     A pipe or a file gets a line for each run that has ended.
     """
-    from lopsided.train.progress import ProgressBar, ProgressLine
+    from lopsided.runs.progress import ProgressBar, ProgressLine
 
     if not console.is_terminal:
         yield lambda method, seed: [ProgressLine(console.file, _label(method, seed))]

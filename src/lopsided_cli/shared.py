@@ -105,7 +105,7 @@ def renames(text: str) -> dict[str, str]:
 
 def print_json(value: Any) -> None:
     """Print a record as strict JSON, for other programs."""
-    from lopsided.strict_json import dumps
+    from lopsided.files.strict_json import dumps
 
     print(dumps(value))
 

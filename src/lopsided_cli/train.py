@@ -54,8 +54,8 @@ def train(
     with verb():
         from rich.console import Console
 
-        from lopsided.train import TrainConfig
-        from lopsided.train import train as run
+        from lopsided.runs import TrainConfig
+        from lopsided.runs import train as run
         from lopsided_cli.progress import bar, early
 
         config = TrainConfig(
@@ -77,7 +77,7 @@ def train(
 
 def summary(record: dict[str, Any]) -> list[str]:
     """What a run came to, in a few lines; a dash for what could not be computed, and the reasons last."""
-    from lopsided.strict_json import reasons
+    from lopsided.files.strict_json import reasons
     from lopsided_cli.shared import figure
 
     name = record["task"]["metric"]["name"].replace("_", " ")

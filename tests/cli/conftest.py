@@ -1,14 +1,12 @@
-"""The fixtures of `train_helpers`, and libraries as talkative after a command as before it."""
+"""Libraries as talkative after a command as before it."""
 
 import warnings
 
 import datasets
 import pytest
-from cli_helpers import lopsided
-from train_helpers import bert, llama, one_thread, pairs, phrases, words
 from transformers.utils import logging
 
-__all__ = ["bert", "llama", "one_thread", "pairs", "phrases", "words"]
+from tests.cli.commands import lopsided
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +32,8 @@ def tiny(bert, words):
     """Options of a run of eight steps on the tiny model."""
     lengths = ["--rank", 4, "--steps", 8, "--batch-size", 8, "--max-length", 16, "--lr", 0.01]
     return ["--model", bert, "--task", words, *lengths]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(one_thread):
+    """Tiny matrices, in every test of this room."""

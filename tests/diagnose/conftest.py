@@ -1,9 +1,6 @@
-"""The fixtures of `train_helpers`, and a cache of the tests' own."""
+"""A cache of the tests' own."""
 
 import pytest
-from train_helpers import bert, llama, one_thread, run_once, words
-
-__all__ = ["bert", "llama", "one_thread", "run_once", "words"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +8,8 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOPSIDED_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(one_thread):
+    """Tiny matrices, in every test of this room."""

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import lopsided
-import tiny
 from lopsided import LopsidedError
 from lopsided.diagnose.batches import loss_and_gradient
 from lopsided.diagnose.directions import plane_parameters, random_directions
-from lopsided.diagnose.landscape import landscape
+from lopsided.diagnose.loss_grid import landscape
 from lopsided.diagnose.sharpness import hessian_product, hessian_top, largest_increase, sharpness_json
+from tests import tiny
 
 LABELS = [{"labels": torch.zeros(1)}]
 

@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_worker import KINDS, METHOD_NAMES, RANKS, ROWS, adapted, outcome, run_trainer, train
 from peft import PeftModel
 
-import tiny
 from lopsided import METHODS
 from lopsided.tuner import layers_of
+from tests import tiny
+from tests.distributed.worker import KINDS, METHOD_NAMES, RANKS, ROWS, adapted, outcome, run_trainer, train
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
-TESTS = WORKER.parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Launch:
@@ -38,10 +37,10 @@ class Launch:
 def launched(tmp_path_factory):
     """One launch for all tests, since its imports take longer than all that it trains."""
     folder = tmp_path_factory.mktemp("distributed")
-    search = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}"]
     done = subprocess.run(
-        [*command, str(WORKER), str(folder)],
+        [*command, "-m", "tests.distributed.worker", str(folder)],
         env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

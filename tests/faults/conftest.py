@@ -1,4 +1,4 @@
-"""The fixtures of `train_helpers`, the process that runs are forked from, and the runs that they are compared with."""
+"""The process that runs are forked from, and the runs that they are compared with."""
 
 import shutil
 import subprocess
@@ -6,11 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from fault_helpers import Nursery
-from fault_runs import METHODS, OPTIONS, Undisturbed
-from train_helpers import bert, one_thread, run_once, words
 
-__all__ = ["bert", "namespaces", "nursery", "one_thread", "run_once", "undisturbed", "words"]
+from tests.faults.interruptions import Nursery
+from tests.faults.runs import METHODS, OPTIONS, Undisturbed
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +42,8 @@ def namespaces() -> None:
     command = shutil.which("unshare")
     if command is None or subprocess.run([command, "--user", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this system lets no process have disks of its own")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(one_thread):
+    """Tiny matrices, in every test of this room."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from peft_suite import fetch, models
+from . import fetch, models
 
 FILES = (
     "test_custom_models.py",

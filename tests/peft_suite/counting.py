@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peft_suite.reasons import REASONS
+from .reasons import REASONS
 
 COMMITTED = Path(__file__).parent / "counts.json"
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lopsided import LopsidedConfig
-from peft_suite import rows, seams
-from peft_suite.counting import Counting
-from peft_suite.reasons import reason_for
+
+from . import rows, seams
+from .counting import Counting
+from .reasons import reason_for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,9 +8,9 @@ import pytest
 from peft import IA3Config, LoraConfig
 
 from lopsided import METHODS, LopsidedConfig
-from peft_suite import fetch, rows
-from peft_suite.counting import COMMITTED, worse
-from peft_suite.reasons import REASONS, reason_for
+from tests.peft_suite import fetch, rows
+from tests.peft_suite.counting import COMMITTED, worse
+from tests.peft_suite.reasons import REASONS, reason_for
 
 NAMES = "test_name, config_cls, config_kwargs"
 

@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("bitsandbytes") else ["quantized_cases.py"]
+collect_ignore = [] if find_spec("bitsandbytes") else ["cases.py"]

@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(not QUANTIZERS.exists(), reason="bitsandbytes and torchao are not installed; run `make setup`")
 def test_quantized_bases():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "quantized_cases.py")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(QUANTIZERS), str(HERE.parent)])},
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "cases.py")],
+        env={**os.environ, "PYTHONPATH": str(QUANTIZERS)},
         cwd=HERE.parent.parent,
         capture_output=True,
         text=True,

@@ -1,9 +1,9 @@
 """One study of made-up runs for all tests of the page."""
 
 import pytest
-from fabricated import fabricate_study
 
 from lopsided.report.gather import gather
+from tests.report.fabricated import fabricate_study
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lopsided.method import method_named
-from lopsided.train import TrainConfig
-from lopsided.train.rundir import write_predictions, write_run
+from lopsided.runs import TrainConfig
+from lopsided.runs.directory import write_predictions, write_run
 
 KINDS = ("query", "key", "value", "attention.output", "intermediate", "output")
 EPSILONS = [round(0.05 * k, 2) for k in range(1, 21)]

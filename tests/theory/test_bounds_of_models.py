@@ -23,10 +23,10 @@ from transformers import (
 
 import lopsided
 from lopsided import METHODS, LopsidedError
-from lopsided.tasks.models import ModelSource, _model_class
+from lopsided.models.load import ModelSource, _model_class
+from lopsided.runs.measured_bound import CLASSES, skeleton
 from lopsided.tasks.task import Task
 from lopsided.theory import all_bounds, generalization_bound, layer_dims, model_numbers
-from lopsided.theory.of_runs import CLASSES, skeleton
 from lopsided.tuner import layers_of
 
 SMALL = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import lopsided
-import tiny
-from lopsided.manifest import KEY, hash_of
+from lopsided.files.manifest import KEY, hash_of
+from tests import tiny
 
 FILE = "adapter_model.safetensors"
 MANIFEST = f"base_model.model.{KEY}"

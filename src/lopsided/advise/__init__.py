@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lopsided.advise.advice import Advice, Estimate, Total, advise, distinct
+from lopsided.advise.advice_file import advice_record, plots, write_advice
+from lopsided.advise.by_name import advise_task, fit_head, task_batches
 from lopsided.advise.moments import collect
-from lopsided.advise.of_task import advise_task, fit_head, task_batches
-from lopsided.advise.record import advice_record, plots, write_advice
 
 __all__ = [
     "Advice",

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.advise.moments import collect
 from lopsided.errors import LopsidedError
 from lopsided.method import METHODS, Method, method_named
-from lopsided.sketch import layer_seed
+from lopsided.method.sketch import layer_seed
 from lopsided.theory.checks import check_positive
 from lopsided.theory.dims import linear_maps
 from lopsided.theory.sides import Gain, Whitened, whiten

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lopsided.checkpoint import DiskErrors
 from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.files.atomic import DiskErrors
+from lopsided.files.untrusted import open_tensors
 from lopsided.tasks.vader import cache_folder
-from lopsided.untrusted import open_tensors
 
 # How far a kept decomposition may be from the weight's own products, relative to σ_1.
 TOLERANCE = 1e-5

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
-from lopsided.sketch import generator, layer_seed
-from lopsided.tuner.delta import undisturbed
+from lopsided.method.sketch import generator, layer_seed
+from lopsided.tuner.weight.delta import undisturbed
 
 Weights = Mapping[str, Tensor]
 # Below this share of the first one's energy a second principal direction is rounding.

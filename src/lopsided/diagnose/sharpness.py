@@ -35,10 +35,10 @@ from lopsided.diagnose.directions import (
     within,
 )
 from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
-from lopsided.diagnose.landscape import Plane
+from lopsided.diagnose.loss_grid import Plane
 from lopsided.errors import LopsidedError
-from lopsided.sketch import generator
-from lopsided.strict_json import WHY
+from lopsided.files.strict_json import WHY
+from lopsided.method.sketch import generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Small experiments that put the papers' claims to the test, each with a verdict."""
 
-from lopsided.lab.experiment import Expected, Experiment, Line, Measured, Outcome, Plot, Request, verdict
 from lopsided.lab.experiments import EXPERIMENTS, experiment_named
 from lopsided.lab.intervals import over_seeds, share, slope
-from lopsided.lab.record import read_results, run_experiment, write_page
+from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request, verdict
+from lopsided.lab.result_file import read_results, run_experiment, write_page
 
 __all__ = [
     "EXPERIMENTS",

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import beta, binom
 from scipy.stats import t as student
 
-from lopsided.lab.experiment import Measured
+from lopsided.lab.protocol import Measured
 
 ONE_RUN = "one run has no interval"
 

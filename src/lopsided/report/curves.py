@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lopsided.plotting.figure import Axis, Figure, by_label, diagnosed, mean_curve, mean_of_known, part_of, series, view
 from lopsided.report import reading
-from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean_curve, mean_of_known, part_of, series, view
 
 STEP = Axis(title="step")
 

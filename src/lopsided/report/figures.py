@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lopsided.files.strict_json import reasons
 from lopsided.method import METHODS
+from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
+from lopsided.plotting.figure import Figure
 from lopsided.report.curves import intruders, losses, spectra
-from lopsided.report.figure import Figure
-from lopsided.report.looks import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
 from lopsided.report.notes import joined
 from lopsided.report.outcomes import bounds, forgetting, gaps, pareto
 from lopsided.report.shapes import landscapes, similarity, timeline
-from lopsided.strict_json import reasons
 
 # Named of the figures that a run lacks for one reason: a loss that diverged has many.
 MOST_PLACES = 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lopsided.errors import LopsidedError
-from lopsided.train.rundir import folders_with
+from lopsided.runs.directory import folders_with
 
 KINDS = {"run.json": "run", "result.json": "lab", "advice.json": "advice"}
 # What a run directory's figures come from; a change of one of these makes the report anew.

@@ -18,13 +18,13 @@ from typing import Any
 
 import lopsided
 from lopsided.errors import LopsidedError
-from lopsided.lab.judged import judged
-from lopsided.lab.record import exact_figures
-from lopsided.report.counting import Counter
+from lopsided.files.strict_json import loads
+from lopsided.lab.rejudge import judged
+from lopsided.lab.result_file import exact_figures
+from lopsided.plotting.gaps import Counter
 from lopsided.report.folders import find
 from lopsided.report.leaderboard import groups
 from lopsided.report.one_run import Loaded, load_run
-from lopsided.strict_json import loads
 
 SCHEMA = 1
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from scipy import stats
 
-from lopsided.bench.columns import Column, Run, columns
-from lopsided.bench.summary import sentences
+from lopsided.files.strict_json import WHY
 from lopsided.report.one_run import Loaded
-from lopsided.strict_json import WHY
+from lopsided.study.columns import Column, Run, columns
+from lopsided.study.leaderboard import sentences
 
 # Settings that make no run another one.
 INDIFFERENT = ("seed", "report_to", "out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lopsided.strict_json import WHY
+from lopsided.files.strict_json import WHY
 
 SCHEMA = 1
 

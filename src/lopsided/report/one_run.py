@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lopsided.bench.columns import Run
-from lopsided.bench.summary import TRAINS, read_finished
-from lopsided.checkpoint import file_hash
-from lopsided.diagnose import record as diagnose
+from lopsided.diagnose import diagnosis as diagnose
 from lopsided.errors import LopsidedError
-from lopsided.manifest import HASH_LENGTH, KEY, unseal
-from lopsided.strict_json import NULLS, loads
-from lopsided.theory.of_runs import bound_of_run
-from lopsided.train import TrainConfig, read_run
-from lopsided.train.rundir import run_id
-from lopsided.untrusted import open_tensors
+from lopsided.files.atomic import file_hash
+from lopsided.files.manifest import HASH_LENGTH, KEY, unseal
+from lopsided.files.strict_json import NULLS, loads
+from lopsided.files.untrusted import open_tensors
+from lopsided.runs import TrainConfig, read_run
+from lopsided.runs.directory import run_id
+from lopsided.runs.measured_bound import bound_of_run
+from lopsided.study.columns import Run
+from lopsided.study.leaderboard import TRAINS, read_finished
 
 # What a finished run's record has beyond an unfinished one's.
 FINISHED = (

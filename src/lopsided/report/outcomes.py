@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lopsided.plotting.figure import Axis, Figure, by_label, diagnosed, mean, rounded, series, view
 from lopsided.report import reading
-from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean, rounded, series, view
 
 # Costs that methods differ in by factors.
 LOGARITHMIC = ("trained_parameters", "kept_bytes", "file_bytes")

@@ -11,12 +11,12 @@ import jinja2
 import markupsafe
 import plotly.offline
 
+from lopsided.files.strict_json import WHY
+from lopsided.formatting import cell_figure, cell_text
+from lopsided.plotting.colours import PATHS
 from lopsided.report.figures import figures, looks, missing
-from lopsided.report.format import cell_figure, cell_text
-from lopsided.report.looks import PATHS
 from lopsided.report.notes import joined, lacking_notes
 from lopsided.report.tables import advice_tables, lab_table, run_table
-from lopsided.strict_json import WHY
 
 # Columns whose meaning a title can't carry.
 _COLUMN_NOTES = {
@@ -35,7 +35,7 @@ def render(gathered: dict[str, Any], *, live: str = "") -> str:
         gathered: what `gather` returned.
         live: for a served page, the state that it was made of; the page asks for it, and reloads when it is another.
     """
-    files = resources.files(__package__)
+    files = resources.files(__package__) / "web"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,

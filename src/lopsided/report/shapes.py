@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lopsided.plotting.figure import Axis, Figure, by_label, diagnosed, mean, rounded
 from lopsided.report import reading
-from lopsided.report.figure import Axis, Figure, by_label, diagnosed, mean, rounded
 
 # A landscape is compared by its colours; above this share of all losses they saturate, or one cliff hides the rest.
 SATURATES = 0.95

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lopsided.lab.record import counted
-from lopsided.report.format import MISSING, duration, is_finite
+from lopsided.formatting import MISSING, duration, is_finite
+from lopsided.lab.result_file import counted
 from lopsided.report.notes import joined
 
 # A hash is quoted by its beginning, as elsewhere.

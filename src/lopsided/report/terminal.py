@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lopsided.report.format import MARKS, cell_figure
+from lopsided.formatting import MARKS, cell_figure
 from lopsided.report.notes import check_schema, failure, grouped, has_failed, lacking_notes, same_as_notes, tied_meaning
 
 # Headings short enough for seven columns with their errors in a hundred characters.

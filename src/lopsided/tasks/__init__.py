@@ -7,32 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.encode import EncodedTask, collator, encode, ensure_pad_token
+from lopsided.tasks.encode import EncodedTask, collator, encode
 from lopsided.tasks.hub import load_hub
 from lopsided.tasks.local import load_local, read_jsonl
 from lopsided.tasks.metrics import Metric, difference_standard_error, get_metric
-from lopsided.tasks.models import Goal, ModelSource, load_model, model_source
 from lopsided.tasks.task import SPLITS, Task
 from lopsided.tasks.vader import load_vader
 
 __all__ = [
     "SPLITS",
     "EncodedTask",
-    "Goal",
     "Metric",
-    "ModelSource",
     "Task",
     "collator",
     "difference_standard_error",
     "encode",
-    "ensure_pad_token",
     "get_metric",
     "load_hub",
     "load_local",
-    "load_model",
     "load_task",
     "load_vader",
-    "model_source",
     "read_jsonl",
 ]
 

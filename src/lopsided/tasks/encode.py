@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from lopsided.errors import LopsidedError
+from lopsided.models.load import ensure_pad_token
 from lopsided.tasks.chat import spoken_ids, template_of, written_out
 from lopsided.tasks.task import Task
 
@@ -163,22 +164,6 @@ def _encode_chat(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> 
         ids.append(kept)
         labels.append([token if is_learned else IGNORED for token, is_learned in zip(kept, learned)])
     return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
-
-
-def ensure_pad_token(tokenizer: Any) -> None:
-    """Lets the eos token pad where a tokenizer (GPT-2's, Llama's) has no pad token.
-
-    Raises:
-        LopsidedError: if there is no eos token either.
-    """
-    if tokenizer.pad_token_id is not None:
-        return
-    if tokenizer.eos_token_id is None:
-        raise LopsidedError(
-            f"expected a tokenizer with a pad or an eos token; received {type(tokenizer).__name__} "
-            "with neither; set tokenizer.pad_token"
-        )
-    tokenizer.pad_token = tokenizer.eos_token
 
 
 def collator(task: Task, tokenizer: Any, *, seq2seq: bool = False) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lopsided.errors import LopsidedError, nearest
-from lopsided.tasks.shapes import Fit, Shape, best_fit, check_label, fits
+from lopsided.tasks.column_names import Fit, Shape, best_fit, check_label, fits
 
 Row = Mapping[str, Any]
 Where = Callable[[int], str]

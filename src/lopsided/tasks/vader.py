@@ -20,8 +20,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from lopsided.checkpoint import file_hash
 from lopsided.errors import LopsidedError, nearest
+from lopsided.files.atomic import file_hash
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.splits import split_of, stable_hash
 from lopsided.tasks.task import SPLITS, Task

@@ -24,9 +24,9 @@ from lopsided.theory.information import (
 from lopsided.theory.least_squares import Condition, Fit, expected_gap, tune_a, tune_b, tune_b_condition
 from lopsided.theory.norms import ModelNorms, model_norms, spectral_norm
 from lopsided.theory.sides import Gain, Moments, Whitened, whiten
-from lopsided.theory.similarity import basis, similarity
 from lopsided.theory.single_run import FrozenLayer, SingleRunBound, covers, norm_of_gaussian, single_run_bound
 from lopsided.theory.spectral import Corrections, LayerNorms, spectral_corrections
+from lopsided.theory.subspaces import basis, similarity
 
 __all__ = [
     "Condition",

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import norm
 
 from lopsided.errors import LopsidedError
-from lopsided.sketch import Sketch
+from lopsided.method.sketch import Sketch
 from lopsided.theory.checks import check_not_negative, check_positive, check_probability
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
-from lopsided.heads import is_inside, task_heads
+from lopsided.models.heads import is_inside, task_heads
 from lopsided.tuner import LopsidedConfig, LopsidedLinear
 
 OF_ADAPTERS = (".lopsided_", ".lora_", ".modules_to_save.")

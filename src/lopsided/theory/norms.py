@@ -18,7 +18,7 @@ from lopsided.theory.checks import check_positive
 from lopsided.theory.dims import linear_maps
 from lopsided.theory.spectral import LayerNorms
 from lopsided.tuner import layers_of
-from lopsided.tuner.compute import Term
+from lopsided.tuner.forward.compute import Term
 
 Product = Callable[[Tensor], Tensor]
 

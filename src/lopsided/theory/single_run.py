@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
-from lopsided.sketches import Gaussian
+from lopsided.method.selectors import Gaussian
 from lopsided.theory.checks import check_not_negative, check_positive, check_probability
 
 

@@ -13,15 +13,15 @@ from typing import Any
 from peft import PeftConfig, PeftType, TaskType
 from peft.utils.other import get_pattern_key
 
-from lopsided.card import add_note
-from lopsided.checkpoint import write_json
 from lopsided.errors import LopsidedError
+from lopsided.files.atomic import write_json
+from lopsided.files.model_card import add_note
+from lopsided.files.patterns import ENDING, HEAD, LAYER, WHOLE
+from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
 from lopsided.method import Chain, Method, method_from_parts, method_named
-from lopsided.patterns import ENDING, HEAD, LAYER, WHOLE
-from lopsided.sketch import SKETCHES, Selector, Sketch, Stored
+from lopsided.method.sketch import SKETCHES, Selector, Sketch, Stored
 from lopsided.tuner.lora_fields import takes_lora_fields
 from lopsided.tuner.register import add_enum_member
-from lopsided.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
 
 # 2: factors are named `lopsided_B.weight` in the file, and the frozen tensors `lopsided_state.seed` and so on.
 SCHEMA = 2

@@ -23,16 +23,16 @@ from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Side
-from lopsided.tuner.base_weight import BaseWeight, Held
-from lopsided.tuner.compute import Selected, Term, add_term, concatenate
-from lopsided.tuner.delta import Part, delta_weight
-from lopsided.tuner.finite import check_factors, check_sum
-from lopsided.tuner.fused import Lock, beside, can_fuse, patched
-from lopsided.tuner.links import CPU, Adapter, Drawn
-from lopsided.tuner.readers import weight_of
-from lopsided.tuner.sharded import gathered, overwrite
+from lopsided.tuner.adapter import CPU, Adapter, Drawn
+from lopsided.tuner.forward.compute import Selected, Term, add_term, concatenate
+from lopsided.tuner.forward.fused import Lock, beside, can_fuse, patched
 from lopsided.tuner.state import ADAPTER_ONLY, STATE, Factor, State, parse_key
-from lopsided.tuner.undo import report_rounding
+from lopsided.tuner.weight.delta import Part, delta_weight
+from lopsided.tuner.weight.finite import check_factors, check_sum
+from lopsided.tuner.weight.holder import BaseWeight, Held
+from lopsided.tuner.weight.sharded import gathered, overwrite
+from lopsided.tuner.weight.undo import report_rounding
+from lopsided.tuner.weight_readers import weight_of
 
 # The live layers whose factors want different learning rates, for the optimizers' first step to look at.
 SPLIT_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()

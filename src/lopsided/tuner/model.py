@@ -14,20 +14,20 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.patterns import check_patterns
-from lopsided.sketch import Stored, layer_seed
-from lopsided.tuner.averages import watch_averages
+from lopsided.files.patterns import check_patterns
+from lopsided.files.untrusted import check_adapter_name
+from lopsided.method.sketch import Stored, layer_seed
+from lopsided.tuner.adapter import Adapter
+from lopsided.tuner.chain_averages import watch_averages
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
-from lopsided.tuner.links import Adapter
-from lopsided.tuner.mixed import mixed_batch
-from lopsided.tuner.readers import keep_off_fused_path
+from lopsided.tuner.mixed_batch import mixed_batch
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
-from lopsided.tuner.supported import check_layout, check_supported, loose_weights
+from lopsided.tuner.supported_layers import check_layout, check_supported, loose_weights
 from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
-from lopsided.tuner.weighted import add_weighted
-from lopsided.untrusted import check_adapter_name
+from lopsided.tuner.weight_readers import keep_off_fused_path
+from lopsided.tuner.weighted_sum import add_weighted
 
 
 class LopsidedModel(BaseTuner):
@@ -188,7 +188,7 @@ class LopsidedModel(BaseTuner):
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat", **others: Any
     ) -> None:
-        """Add an adapter whose ΔW is Σ w_i·ΔW_i: see `lopsided.tuner.weighted.add_weighted`."""
+        """Add an adapter whose ΔW is Σ w_i·ΔW_i: see `lopsided.tuner.weighted_sum.add_weighted`."""
         add_weighted(self, adapters, weights, adapter_name, combination_type, others)
 
     def delete_adapter(self, adapter_name: str) -> None:

@@ -15,13 +15,13 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.fingerprint import check_base, is_floating, is_read
-from lopsided.manifest import KEY, PEFT_PREFIX, seal, unseal
+from lopsided.files.fingerprint import check_base, is_floating, is_read
+from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
+from lopsided.tuner.adapter import EXTRAS, label
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
-from lopsided.tuner.links import EXTRAS, label
-from lopsided.tuner.sharded import gathered
 from lopsided.tuner.state import key_of, parse_key, without_wrappers
+from lopsided.tuner.weight.sharded import gathered
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lopsided.tuner.links import EXTRAS, LETTERS, Adapter
+from lopsided.tuner.adapter import EXTRAS, LETTERS, Adapter
 
 STATE = "lopsided_state"
 # Whether a `state_dict` is only asked for its adapter, so that base weights need not be undone for it.

@@ -28,8 +28,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning, nearest
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.readers import reader_of
-from lopsided.tuner.supported import SUPPORTED, LooseWeight, loose_weights, why_unsupported
+from lopsided.tuner.supported_layers import SUPPORTED, LooseWeight, loose_weights, why_unsupported
+from lopsided.tuner.weight_readers import reader_of
 
 # What is adapted where nothing is asked for, by type of model. PEFT's table is read when it is needed, so entries that
 # were added after the import count; what is written here stays here.

@@ -1,0 +1,86 @@
+"""Advice on disk: advice.json and its plots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lopsided.advise.advice import Advice
+from lopsided.files.atomic import atomic_folder, write_json
+from lopsided.lab.protocol import Line, Plot
+from lopsided.plotting.svg import draw
+
+SCHEMA = 1
+# More lines than these can't be told apart.
+LINES = 6
+
+
+def advice_record(advice: Advice, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What advice.json holds."""
+    return {
+        "schema": SCHEMA,
+        "settings": dict(settings),
+        "unit": "nats a prediction; squared units for regression",
+        "predictions": advice.predictions,
+        "r": advice.r,
+        "damping": advice.damping,
+        "seeds": advice.seeds,
+        "totals": [dataclasses.asdict(total) for total in advice.totals()],
+        "best": {module: row.method for module, row in advice.best().items()},
+        "unseen": list(advice.unseen),
+        "rows": [dataclasses.asdict(row) for row in advice.rows],
+    }
+
+
+def write_advice(advice: Advice, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the folder, whole or not at all; returns what advice.json holds.
+
+    Raises:
+        LopsidedError: if the folder holds other files.
+    """
+    record = advice_record(advice, settings)
+    with atomic_folder(folder) as new:
+        for plot in plots(advice):
+            draw(plot, new / f"{plot.name}.svg")
+        write_json(new / "advice.json", record)
+    return record
+
+
+def plots(advice: Advice) -> list[Plot]:
+    """The methods' totals, and the best ones' layers."""
+    totals = advice.totals()
+    modules = list(dict.fromkeys(row.module for row in advice.rows))
+    by_place = {(row.method, row.module): row.reduction for row in advice.rows}
+    return [
+        Plot(
+            name="methods",
+            title=f"Estimated reduction of the loss at equal trained numbers (training B: r={advice.r})",
+            x="method; a star marks an upper bound for two factors",
+            y="expected reduction of the loss",
+            lines=[
+                Line(
+                    name="all layers",
+                    x=[f"{total.method}*" if total.side == "AB" else total.method for total in totals],
+                    y=[total.reduction for total in totals],
+                    style="bars",
+                )
+            ],
+        ),
+        Plot(
+            name="layers",
+            title="Where the reduction is expected",
+            x="layer, in the model's order",
+            y="expected reduction of the loss",
+            lines=[
+                Line(
+                    name=f"{total.method} (trains {total.side})",
+                    x=list(range(len(modules))),
+                    y=[by_place[total.method, module] for module in modules],
+                    style="points",
+                )
+                for total in [total for total in totals if total.side != "AB"][:LINES]
+            ],
+        ),
+    ]

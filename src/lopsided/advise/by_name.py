@@ -1,0 +1,152 @@
+"""Advice for a model and a task by name, as the command line asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lopsided.advise.advice import Advice, adapters_named, advise
+from lopsided.errors import LopsidedError
+from lopsided.method import METHODS, Method
+from lopsided.models.heads import task_heads
+from lopsided.runs.config import TrainConfig
+from lopsided.runs.inputs import load_all
+from lopsided.runs.preflight import check_rows
+from lopsided.tasks import Task, collator
+from lopsided.theory.checks import check_not_negative, check_positive
+
+Batch = dict[str, Tensor]
+
+
+def advise_task(
+    config: TrainConfig,
+    *,
+    methods: Sequence[str | Method] | None = None,
+    batches: int = 4,
+    head_steps: int = 60,
+    damping: float = 0.1,
+    seeds: int = 4,
+    note: Callable[[str], None] = lambda text: None,
+) -> Advice:
+    """`advise` for a model and a task by name.
+
+    A task's head is new and random, and the gradient around it says little about the task. So the head alone is trained
+    first, on rows that the estimate does not use.
+
+    Args:
+        config: its model, task, rank, target_modules, batch_size, max_length and seed are read, and how the task's
+            rows are; the other fields are for runs.
+        batches: how many the estimate comes from.
+        head_steps: 0 leaves the head as it is. Generation has none.
+        note: tells a person how far the work is.
+
+    Raises:
+        LopsidedError: for bad input, or a task with too few training rows.
+    """
+    check_positive(seeds=seeds)
+    check_not_negative(damping=damping, head_steps=head_steps)
+    chosen = adapters_named(methods)
+    if batches < 2:
+        raise LopsidedError(f"expected at least 2 batches, got {batches}; raise --batches")
+    task, model, rows = load(config)
+    seen, others = task_batches(rows, config.batch_size, batches, seed=config.seed)
+    if task.described:
+        note(f"rows read as {task.described}")
+    if task.kind != "generation" and head_steps > 0:
+        fit_head(model, others, head_steps)
+        note(f"trained the head for {head_steps} steps")
+    targets = config.targets
+    return advise(
+        model,
+        seen,
+        methods=chosen,
+        r=config.rank,
+        target_modules="all-linear" if targets is None else targets,
+        damping=damping,
+        seeds=seeds,
+    )
+
+
+class Rows:
+    """A task's training rows as batches."""
+
+    def __init__(self, rows: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.rows, self.collate = rows, collate
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return dict(self.collate([self.rows[int(i)] for i in indices]))
+
+
+def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
+    """The task, the model with its head, and the training rows.
+
+    Raises:
+        LopsidedError: for rows that the model can't compute.
+    """
+    data, model, tokenizer = load_all(config)
+    check_rows(config, data, model, tokenizer)
+    collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
+    return data.task, model, Rows(data.encoded.splits["train"], collate)
+
+
+def task_batches(rows: Rows, size: int, count: int, *, seed: int) -> tuple[list[Batch], list[Batch]]:
+    """Batches for the estimate, and all other rows' batches; drawn, since data sets come sorted by label.
+
+    Without other rows, the second list holds the first one's batches.
+
+    Raises:
+        LopsidedError: if there are not enough rows for two batches.
+    """
+    order = np.random.RandomState(seed).permutation(len(rows))
+    batches = [rows.batch(order[i : i + size].tolist()) for i in range(0, len(order), size)]
+    if len(batches) < 2:
+        raise LopsidedError(
+            f"expected rows for at least 2 batches, got {len(rows)} rows in batches of {size}; lower --batch-size"
+        )
+    return batches[:count], batches[count:] or batches[:count]
+
+
+def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None = None) -> None:
+    """Train a task's head alone, in place, with AdamW at a rate that falls linearly to zero; without dropout.
+
+    Args:
+        lr: None takes the rate of the method `head`.
+
+    Raises:
+        LopsidedError: if the model has no head, or its loss is not finite.
+    """
+    heads = task_heads(model)
+    if not heads:
+        raise LopsidedError(
+            f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"
+        )
+    parameters = [p for name in heads for p in model.get_submodule(name).parameters()]
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    trained = {id(parameter) for parameter in parameters}
+    rate = METHODS["head"].lr if lr is None else lr
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    was_training = model.training
+    model.eval()
+    for parameter, _ in asked:
+        parameter.requires_grad_(id(parameter) in trained)
+    for step, batch in zip(range(steps), cycle(batches)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(**batch).loss
+        if not bool(torch.isfinite(loss)):
+            raise LopsidedError(f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate")
+        loss.backward()
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for parameter, wanted in asked:
+        parameter.requires_grad_(wanted)
+    model.train(was_training)

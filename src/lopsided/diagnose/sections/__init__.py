@@ -1,0 +1,1 @@
+"""What a diagnosis consists of, one file per section."""

@@ -1,0 +1,181 @@
+"""What an update is made of: its singular values, its links, and how it lies to the weight that it changes.
+
+Notation: ΔW = Σ_t Δ_t has singular values σ_1 ≥ σ_2 ≥ …; W0 is (d_out, d_in).
+
+    stable rank      ‖ΔW‖_F² / ‖ΔW‖₂² = Σσ² / σ_1²
+    effective rank   exp(−Σ p·ln p), p = σ/Σσ: r for r equal singular values, less for unequal ones
+
+Source of the effective rank: Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.linalg import subspace_angles
+from torch import Tensor
+
+from lopsided.diagnose.base_svd import BaseSVD, base_svd
+from lopsided.diagnose.tuned_model import Layer, Subject
+from lopsided.errors import LopsidedError
+from lopsided.files.strict_json import WHY
+
+MOST_VALUES = 64
+
+
+def spectra(
+    subject: Subject,
+    *,
+    top: int = 10,
+    cache: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """One record a layer: ΔW's and W0's norms and ranks, the angles between them, and the links' shares.
+
+    Args:
+        top: the dimension of the spaces between which angles are taken.
+        cache: where the base's singular vectors are kept; see `base_svd`.
+        note: tells a person how far the work is.
+
+    Units:
+        Angles in degrees, the smallest first.
+
+    A layer whose weight or update holds NaN or Inf has no figures, and its `why` says so.
+
+    Raises:
+        LopsidedError: for a `top` below 1, or NaN or Inf in every layer.
+    """
+    if top < 1:
+        raise LopsidedError(f"top must be at least 1, got {top}; raise it")
+    check_computable(subject.layers)
+    records = []
+    for number, layer in enumerate(subject.layers, start=1):
+        note(f"spectra: layer {number} of {len(subject.layers)}")
+        broken = layer.fault
+        records.append(
+            _without_figures(layer, broken) if broken else layer_record(layer, base_svd(layer.weight, cache), top)
+        )
+    return records
+
+
+def check_computable(layers: Sequence[Layer]) -> None:
+    """Raise if there are layers and every one of them holds NaN or Inf."""
+    faults = [layer.fault for layer in layers]
+    if faults and all(faults):
+        raise LopsidedError(
+            f"{faults[0]}, and so do all {len(faults)} layers; expected finite numbers; go back to a good checkpoint"
+        )
+
+
+def _without_figures(layer: Layer, fault: str) -> dict[str, Any]:
+    d_out, d_in = layer.weight.shape
+    sizes = dict.fromkeys(("spectral", "frobenius", "stable_rank"))
+    return {
+        "module": layer.module,
+        "kind": layer.kind,
+        "d_out": d_out,
+        "d_in": d_in,
+        "delta": {**sizes, "effective_rank": None, "rank": None, "singular_values": []},
+        "weight": sizes,
+        "angles": {"top": 0, "left_degrees": [], "right_degrees": []},
+        "energy_by_link": [None] * len(layer.links),
+        WHY: {"delta": fault},
+    }
+
+
+@torch.no_grad()
+def layer_record(layer: Layer, base: BaseSVD, top: int = 10) -> dict[str, Any]:
+    """What `spectra` says of one layer.
+
+    `rank` counts the singular values above rounding. Of an update that is zero, the rank is 0 and lists are empty; its
+    stable and effective rank and its links' shares are 0/0, and None.
+    """
+    left, values, right = update_svd(layer)
+    d_out, d_in = layer.weight.shape
+    return {
+        "module": layer.module,
+        "kind": layer.kind,
+        "d_out": d_out,
+        "d_in": d_in,
+        "delta": {**sizes(values), "rank": len(values), "singular_values": values[:MOST_VALUES].tolist()},
+        "weight": {k: v for k, v in sizes(base.values.numpy()).items() if k != "effective_rank"},
+        "angles": {
+            "top": min(top, len(values)),
+            "left_degrees": angles(left[:, :top], base.left[:, :top].numpy()),
+            "right_degrees": angles(right[:, :top], base.right[:, :top].numpy()),
+        },
+        "energy_by_link": energy_by_link(layer),
+    }
+
+
+def update_svd(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ΔW = U·diag(σ)·Vᵀ without the singular values that are rounding: (d_out, r), (r,), (d_in, r), float64
+
+    From L = Q_L·C_L and Rᵀ = Q_R·C_R follows ΔW = Q_L·(C_L·C_Rᵀ)·Q_Rᵀ, so a matrix of Σr x Σr is decomposed, unless
+    ΔW is dense.
+
+    Raises:
+        LopsidedError: if ΔW has NaN or Inf.
+    """
+    parts = (layer.delta(),) if layer.is_dense else layer.factors()
+    if not all(torch.isfinite(part).all() for part in parts):
+        raise LopsidedError(
+            f"{layer.module}: the update holds NaN or Inf; expected finite numbers; go back to a good checkpoint"
+        )
+    if layer.is_dense:
+        left, values, right = torch.linalg.svd(parts[0], full_matrices=False)
+        right = right.T
+    else:
+        left, values, right = _of_factors(*parts)
+    kept = values > values.max() * max(layer.weight.shape) * torch.finfo(torch.float32).eps
+    return left[:, kept].numpy(), values[kept].numpy(), right[:, kept].numpy()
+
+
+def _of_factors(L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    Q_left, C_left = torch.linalg.qr(L)
+    Q_right, C_right = torch.linalg.qr(R.T)
+    left, values, right = torch.linalg.svd(C_left @ C_right.T, full_matrices=False)
+    return Q_left @ left, values, Q_right @ right.T
+
+
+def sizes(values: np.ndarray) -> dict[str, float | None]:
+    """Norms and ranks from singular values; the ranks of zero are None.
+
+    Example:
+        >>> {name: round(float(size or 0), 3) for name, size in sizes(np.array([3.0, 3.0, 0.0])).items()}
+        {'spectral': 3.0, 'frobenius': 4.243, 'stable_rank': 2.0, 'effective_rank': 2.0}
+    """
+    sigma = np.asarray(values, dtype=np.float64)
+    largest = float(sigma.max(initial=0.0))
+    if largest == 0.0:
+        return {"spectral": 0.0, "frobenius": 0.0, "stable_rank": None, "effective_rank": None}
+    shares = sigma[sigma > 0] / sigma.sum()
+    return {
+        "spectral": largest,
+        "frobenius": float(np.linalg.norm(sigma)),
+        "stable_rank": float(np.sum((sigma / largest) ** 2)),
+        "effective_rank": float(np.exp(-np.sum(shares * np.log(shares)))),
+    }
+
+
+def angles(X: np.ndarray, Y: np.ndarray) -> list[float]:
+    """The principal angles between two column spaces, in degrees, the smallest first.
+
+    Example:
+        >>> [round(angle, 3) for angle in angles(np.eye(3)[:, :2], np.eye(3)[:, 1:])]
+        [0.0, 90.0]
+    """
+    if X.shape[1] == 0:
+        return []
+    return [float(angle) for angle in np.degrees(subspace_angles(X, Y))[::-1]]
+
+
+def energy_by_link(layer: Layer) -> list[float | None]:
+    """‖Δ_t‖_F² / Σ_t ‖Δ_t‖_F², one share per link, oldest first; None where all of them are zero."""
+    energies = np.array([link.energy() for link in layer.links])
+    total = energies.sum()
+    return (energies / total).tolist() if total > 0 else [None] * len(energies)

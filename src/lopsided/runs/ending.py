@@ -1,0 +1,78 @@
+"""How a run ends when it does not finish: its record says so, whatever ended it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lopsided.errors import LopsidedError
+from lopsided.runs.directory import first_line, overwrite_run, write_run
+
+# Errors that say in their text what went wrong; of others the type is half of it.
+SPEAKING = (LopsidedError, OSError, RuntimeError, ValueError)
+
+
+class Terminated(SystemExit):
+    """SIGTERM, as schedulers and `kill` send it; the process ends with the status that a shell expects."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def reason(error: BaseException) -> str:
+    """What ended a run, as one line of its record.
+
+    Example:
+        >>> reason(KeyError("label")), reason(KeyboardInterrupt()), reason(RuntimeError("out of memory"))
+        ("KeyError: 'label'", 'interrupted (Ctrl-C)', 'out of memory')
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted (Ctrl-C)"
+    if isinstance(error, Terminated):
+        return "terminated (SIGTERM)"
+    if isinstance(error, SystemExit):
+        return f"the process was left with exit status {error.code}"
+    text, kind = first_line(error), type(error).__name__
+    return text if isinstance(error, SPEAKING) or text == kind else f"{kind}: {text}"
+
+
+@contextmanager
+def recorded(folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Write into `run.json` that the run failed, and why, if the block ends with an error of any kind."""
+    try:
+        yield
+    except BaseException as error:
+        failed = {**record, "status": "failed", "error": reason(error)}
+        try:
+            write_run(folder, failed)
+        except OSError:
+            # A full disk has no room for a new file, but for the bytes of the old one; a closed one has neither.
+            with suppress(OSError):
+                overwrite_run(folder, failed)
+        raise
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block as an error does, so that records are written and locks are released.
+
+    A handler of the user's own is left alone; only the main thread can have one.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not ours:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

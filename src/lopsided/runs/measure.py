@@ -1,0 +1,120 @@
+"""What a run costs: the bytes that autograd keeps, the time of a step, and where it was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from lopsided.files.strict_json import WHY
+
+PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+
+
+def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass of one training step.
+
+    Every storage that is saved for backward counts once; parameters and buffers, which are there anyway, do
+    not count.
+
+    Args:
+        model: as it is trained; its mode and the random state are left as they were.
+        batch: keyword arguments of its forward, with labels.
+    """
+    ours = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    # Storages are held until the end: a freed address could be given out again and be counted once for two.
+    # Nothing else of a tensor is, since a graph that holds its own outputs is never freed.
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        saved.setdefault(storage.data_ptr(), storage)
+
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
+        model(**batch)
+    model.train(was_training)
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in ours)
+
+
+class StepTimer(TrainerCallback, ExportableState):
+    """Wall time of each optimizer step: forward, backward and update, without loading the batch.
+
+    Args:
+        checkpoint: of the run that goes on; its steps count, too.
+    """
+
+    def __init__(self, checkpoint: Path | None = None) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+        if checkpoint is not None:
+            states = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
+            self.seconds += states["StepTimer"]["attributes"]["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        """What `Trainer` writes into a checkpoint."""
+        return {"args": {}, "attributes": {"seconds": list(self.seconds)}}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+    def summary(self) -> dict[str, Any]:
+        """Median milliseconds per step and the median's standard error, the first steps left out as warm-up.
+
+        What can't be computed is None, and `why` says the reason.
+        """
+        steady = np.array(self.seconds[min(3, len(self.seconds) // 2) :]) * 1000.0
+        if steady.size == 0:
+            why = "no step was timed"
+            return {"median_ms": None, "se_ms": None, "steps": 0, WHY: {"median_ms": why, "se_ms": why}}
+        if steady.size == 1:
+            why = "one step has no standard error"
+            return {"median_ms": float(steady[0]), "se_ms": None, "steps": 1, WHY: {"se_ms": why}}
+        # A median of n values has 1.2533 times the standard error of their mean, where they are near normal;
+        # the spread is taken from the quartiles, since a shared machine has outliers.
+        spread = float(np.subtract(*np.percentile(steady, [75, 25]))) / 1.349
+        return {
+            "median_ms": float(np.median(steady)),
+            "se_ms": 1.2533 * spread / steady.size**0.5,
+            "steps": int(steady.size),
+        }
+
+
+def machine() -> dict[str, Any]:
+    """The machine, in words that mean something elsewhere."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,122 @@
+"""What can't work, found before anything is trained: for all methods of a comparison, and all of it at once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from lopsided.errors import LopsidedError
+from lopsided.files.untrusted import first_line
+from lopsided.method import Method
+from lopsided.runs.config import TrainConfig
+from lopsided.runs.inputs import Data
+from lopsided.runs.prepare import prepare
+from lopsided.runs.probe import problems_of_rows
+from lopsided.runs.trainer import training_arguments
+from lopsided.tasks import Task
+from lopsided.tuner import layers_of
+
+
+class Unfit(LopsidedError):
+    """What a preflight found, one line per problem.
+
+    Args:
+        problems: the lines.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+def preflight(configs: Sequence[TrainConfig], data: Data, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise for all that keeps these runs from being made: methods that don't fit the model, rows that don't.
+
+    Methods are tried on a copy of the model without weights; rows are tried on the loaded model, a few of them.
+
+    Args:
+        configs: the runs, which differ in method alone.
+        data: their rows.
+        model, tokenizer: as `load_model` returns them; left as they were.
+
+    Raises:
+        Unfit: with a line for each problem; one that several methods have names all of them.
+    """
+    methods: dict[str, list[str]] = {}
+    for config in configs:
+        for problem in _problems_of_method(config, data, model):
+            methods.setdefault(problem, []).append(config.method)
+    several = len(configs) > 1
+    problems = [f"{', '.join(names)}: {text}" if several else text for text, names in methods.items()]
+    if configs:
+        problems += problems_of_rows(data, model, tokenizer, max_length=configs[0].max_length)
+    if problems:
+        raise Unfit(problems)
+
+
+def check_rows(config: TrainConfig, data: Data, model: PreTrainedModel, tokenizer: Any) -> None:
+    """`preflight` without a method: for what reads a task's rows and puts its own adapters on the model.
+
+    Raises:
+        Unfit: with a line for each problem.
+    """
+    problems = problems_of_rows(data, model, tokenizer, max_length=config.max_length)
+    if problems:
+        raise Unfit(problems)
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """The optimizer steps of a run over that many training rows."""
+    if config.steps is not None:
+        return config.steps
+    per_epoch = math.ceil(rows / (config.batch_size * config.accumulate))
+    return max(1, round((config.epochs or 3.0) * per_epoch))
+
+
+def _problems_of_method(config: TrainConfig, data: Data, model: PreTrainedModel) -> Iterator[str]:
+    method = config.resolve_method()
+    steps = total_steps(config, len(data.encoded.splits["train"]))
+    try:
+        if method.chain is not None:
+            method.chain.boundaries(steps)
+    except LopsidedError as error:
+        yield str(error)
+    try:
+        training_arguments(config, steps)
+    # Of transformers: bf16 on a device without it, a tracker that is not installed.
+    except (ValueError, ImportError) as error:
+        yield f"the settings do not fit this machine: {first_line(error)}; leave the option out"
+    try:
+        yield from _problem_of_widths(config, method, data.task, model)
+    except LopsidedError as error:
+        yield str(error)
+
+
+def _problem_of_widths(config: TrainConfig, method: Method, task: Task, model: PreTrainedModel) -> Iterator[str]:
+    # Rank 1 fits every layer and is drawn in no time: what is refused now is refused for another reason.
+    narrow = prepare(without_weights(model), method, task, dataclasses.replace(config, rank=1, alpha=None))
+    limits = {
+        name: method.sketched_width(layer.out_features, layer.in_features) for name, layer in layers_of(narrow).items()
+    }
+    if not limits or config.rank <= min(limits.values()):
+        return
+    width = min(limits.values())
+    module = next(name for name, limit in limits.items() if limit == width).removeprefix("base_model.model.")
+    what = {"A": "d_out", "coin": "min(d_out, d_in)"}.get(method.train, "d_in")
+    yield (
+        f"rank must not exceed the layer's width: r={config.rank}, {what}={width} in {module}; lower r or exclude the "
+        "module"
+    )
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model on the meta device: names, shapes and types of its modules."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
+        return type(model)(copy.deepcopy(model.config))

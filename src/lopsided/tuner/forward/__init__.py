@@ -1,0 +1,1 @@
+"""How a layer and its adapters compute."""

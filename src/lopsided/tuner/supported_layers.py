@@ -1,0 +1,142 @@
+"""Which modules can be adapted, why others cannot, and which weights a user may take for a linear layer's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lopsided.errors import LopsidedError
+from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.weight_readers import reader_of
+
+SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
+
+# Subclasses of nn.Linear whose output is not (..., out_features), so that no ΔW·x can be added to it.
+OTHER_OUTPUTS = {
+    "Llama4Router": "returns scores and logits",
+    "PhimoeTopKRouter": "returns logits, weights and choices",
+    "DeepseekV4GroupedLinear": "multiplies blocks of its weight with groups of its input",
+    "IdeficsDecoupledLinear": "appends the features of a second layer",
+}
+
+
+def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | None:
+    """Return what about `target` forbids an adapter, as the rest of a sentence that its name begins; None if nothing.
+
+    Args:
+        child: its name in `parent`.
+    """
+    kind = type(target).__name__
+    if parametrize.is_parametrized(target, "weight"):
+        return (
+            "has a parametrized weight, which is computed again at each look; expected a plain one; call "
+            "torch.nn.utils.parametrize.remove_parametrizations, or add the module to exclude_modules"
+        )
+    ending = f"supported: {SUPPORTED}; narrow target_modules or add it to exclude_modules"
+    if not isinstance(target, (nn.Linear, Conv1D)):
+        return f"is a {kind}, which can't be adapted; {ending}"
+    reader = reader_of(parent, child)
+    # Of a subclass of MultiheadAttention under any name, too.
+    if reader is None and isinstance(target, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        reader = "nn.MultiheadAttention reads its weight"
+    if reader is not None:
+        return f"is a {kind}, but {reader} without calling it, so an adapter would do nothing; {ending}"
+    for cls in type(target).__mro__:
+        if cls.__name__ in OTHER_OUTPUTS:
+            return f"is a {kind}, which {OTHER_OUTPUTS[cls.__name__]}, so it can't be adapted; {ending}"
+    return None
+
+
+def check_supported(target: nn.Module, child: str, parent: nn.Module, key: str) -> None:
+    """Raise if a module cannot be adapted.
+
+    Raises:
+        LopsidedError: naming it by `key`, with the reason.
+    """
+    if isinstance(target, BaseTunerLayer):
+        raise LopsidedError(
+            f"{key} already has a {type(target).__module__}.{type(target).__name__} adapter; expected a plain "
+            "layer; unload the other tuner first"
+        )
+    reason = why_unsupported(target, child, parent)
+    if reason is not None:
+        raise LopsidedError(f"{key} {reason}")
+    # accelerate brings the weights of a module in for its own forward, and knows no layer around it.
+    if target.weight.is_meta and "_hf_hook" in vars(target):
+        raise LopsidedError(
+            f"{key} is offloaded by accelerate; expected its weight in memory; load the base without offloading"
+        )
+
+
+def check_layout(target: nn.Module, key: str, config: LopsidedConfig) -> None:
+    """Raise if `fan_in_fan_out=True` was said of a layer whose weight is stored as (d_out, d_in).
+
+    A `Conv1D` stores (d_in, d_out) and is adapted so, whatever was said.
+    """
+    if config.fan_in_fan_out and not isinstance(target, Conv1D):
+        raise LopsidedError(
+            f"fan_in_fan_out=True says that weights are stored as (d_in, d_out), as in a Conv1D; {key} is a "
+            f"{type(target).__name__}, which stores (d_out, d_in); leave fan_in_fan_out out"
+        )
+
+
+# -- weights that are in no layer ------------------------------------------------------------------------------------
+
+# Names of matrices: `weight`, `in_proj_weight`, `weight_ih_l0`, `gate_up_proj`, `w1`, `kernel`, and XLNet's letters.
+MATRIX = re.compile(r"(.*_)?(weight|proj|projection|kernel|fn|[wv]\d+)(_.*)?|[wqkvor]")
+# A stack of matrices may have any name but that of a table, a token, a bias or a state.
+NO_STACK = re.compile(
+    r".*(embed|emb_|_emb|pos|token|bias|scale|shift|table|log|quer|latent|prompt|mask|cls|mix|alpha|beta|gamma|norm|probe).*"
+)
+# Their weights are known not to be a linear layer's. Layers of other tuners are not looked into.
+OTHER_MODULES = (nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd, BaseTunerLayer, AuxiliaryTrainingWrapper)
+
+
+@dataclass(frozen=True)
+class LooseWeight:
+    """A matrix, or a stack of them, that a module multiplies with and that is in no layer that can be adapted.
+
+    Args:
+        key: its name in the model.
+        owner: the class of the module that holds it.
+    """
+
+    key: str
+    owner: str
+
+
+def loose_weights(model: nn.Module) -> Iterator[LooseWeight]:
+    """Yield the matrices in no linear layer: experts, routers, attention's joint projection, recurrent layers.
+
+    Names and shapes decide, since nothing in a parameter says what is done with it: an embedding, a table of positions
+    or a state matrix is none. The output head is none either, as in "all-linear".
+    """
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    stack = [("", model)]
+    while stack:
+        prefix, module = stack.pop()
+        if module is head or isinstance(module, OTHER_MODULES) or parametrize.is_parametrized(module):
+            continue
+        stack += [(f"{prefix}{name}.", child) for name, child in reversed(list(module.named_children()))]
+        owner = type(module).__name__
+        if isinstance(module, (nn.Linear, Conv1D)) or "Embedding" in owner or "Norm" in owner:
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if _is_matrix(name, parameter):
+                yield LooseWeight(prefix + name, owner)
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    if parameter.ndim not in (2, 3) or min(parameter.shape) < 2 or name.endswith("bias"):
+        return False
+    if MATRIX.fullmatch(name):
+        return True
+    return parameter.ndim == 3 and NO_STACK.fullmatch(name.lower()) is None

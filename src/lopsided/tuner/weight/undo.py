@@ -1,0 +1,166 @@
+"""Writing into a base weight, and the way back to its very bits.
+
+Notation: W0 is the original weight and Δ what is added to it, in float32 (float64 under a float64 weight). The weight
+then holds W1 = round(W0 + Δ), rounded once to its dtype. W1 - Δ is rarely off from W0 by more than its last bits, and
+mostly not at all; Δ can be computed again bit for bit (see `delta`). So what is kept is where round(W1 - Δ) is not W0,
+tile by tile (see `corrections`), or a copy of W0 where that is smaller than the list and the factors together. It stays
+on the CPU. Two digests a tile say whether the weight is still W1, before anything is undone, and whether what came back
+is W0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undisturbed
+from lopsided.tuner.weight.undo_records import HEAD, INTEGERS, OBJECT, digest, digests, is_copy, mended, record
+
+
+class Undo:
+    """The way back to one weight's original, while something is written over it.
+
+    Weights are given as (d_out, d_in) views of `weight.data`: a forward that ran before, and its backward still to
+    come, see the same values again once the caller has switched back, and autograd's version counter must not refuse
+    them.
+    """
+
+    def __init__(self) -> None:
+        self._module = ""
+        self._region: Region | None = None
+        self._entries = 0
+        # None of them where all records are copies: nothing is subtracted then.
+        self._parts: tuple[Part, ...] = ()
+        # One a written tile, in the order of the tiles.
+        self._records: list[bytes] = []
+
+    @property
+    def written(self) -> bool:
+        """Whether the weight holds anything but W0."""
+        return bool(self._records)
+
+    @property
+    def nbytes(self) -> int:
+        """What exactness costs in bytes of CPU memory now."""
+        region = 0 if self._region is None else self._region.nbytes
+        return region + sum(part.copied for part in self._parts) + sum(len(r) + OBJECT for r in self._records)
+
+    def write(self, weight: Tensor, parts: Sequence[Part], module: str) -> None:
+        """weight := W0 + Δ, in float32 or wider, rounded once to the weight's dtype.
+
+        Only the region that the parts can change is read, written and listed. The terms are kept by reference: nobody
+        may change their tensors afterwards.
+
+        Args:
+            parts: Δ is their sum.
+            module: the weight's name, for errors.
+
+        Shapes:
+            weight: (d_out, d_in).
+
+        Raises:
+            LopsidedError: if the weight's dtype can't be written to; from `restore`, if something is written already.
+        """
+        if weight.dtype not in INTEGERS:
+            raise LopsidedError(
+                f"can't merge into a weight of dtype {weight.dtype}; expected a floating-point weight; "
+                "leave the adapter unmerged, or export it with to_lora"
+            )
+        self.restore(weight)
+        region, self._entries = Region.of(parts), tile_entries(weight.device)
+        self._module, self._parts, self._region = module, tuple(parts), region
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        copy = region.height * region.width * weight.dtype.itemsize
+        with undisturbed(weight.device):
+            delta = Delta(parts, weight.device)
+            for tile in region.tiles(self._entries):
+                W0, change = region.read(weight, *tile), delta.tile(*tile).to(wide)
+                W1 = (W0.to(wide) + change).to(weight.dtype)
+                # Recorded before it is written: whenever this is interrupted, `restore` knows every written tile.
+                self._records.append(record(W0, W1, (W1.to(wide) - change).to(weight.dtype)))
+                region.write(weight, *tile, W1)
+            if self.nbytes > region.nbytes + copy + len(self._records) * (HEAD + OBJECT):
+                for i, tile, W0 in self._originals(weight):
+                    self._records[i] = record(W0, region.read(weight, *tile), None)
+        if all(map(is_copy, self._records)):
+            self._parts = ()
+
+    def restore(self, weight: Tensor) -> None:
+        """Give W0 back, bit for bit, and forget it.
+
+        Raises:
+            LopsidedError: if the weight is not what `write` left, before anything is changed.
+        """
+        if self._region is None:
+            return
+        with undisturbed(weight.device):
+            for i, tile, W0 in self._originals(weight):
+                self._region.write(weight, *tile, W0)
+                del self._records[i]
+        self._parts, self._region = (), None
+
+    def original(self, weight: Tensor) -> Tensor:
+        """A copy of W0 on the CPU, whatever the weight holds now.
+
+        Raises:
+            LopsidedError: as `restore` does.
+        """
+        out = weight.to("cpu", copy=True)
+        if self._region is not None:
+            with undisturbed(weight.device):
+                for _, tile, W0 in self._originals(weight):
+                    self._region.write(out, *tile, W0.cpu())
+        return out
+
+    def loss(self, weight: Tensor, parts: Sequence[Part]) -> float:
+        """‖(W1 - W0) - Δ‖ / ‖Δ‖: what rounding to the weight's dtype took from the parts that are written."""
+        assert self._region is not None
+        lost, whole = 0.0, 0.0
+        with undisturbed(weight.device):
+            delta = Delta(parts, weight.device)
+            for _, tile, W0 in self._originals(weight):
+                change, W1 = delta.tile(*tile), self._region.read(weight, *tile)
+                lost += float((W1.double() - W0.double() - change).square().sum())
+                whole += float(change.square().sum())
+        return (lost / whole) ** 0.5 if whole else 0.0
+
+    def _originals(self, weight: Tensor) -> Iterator[tuple[int, tuple[slice, slice], Tensor]]:
+        """The number, the place and the W0 of each written tile, the last one first."""
+        assert self._region is not None
+        region = self._region
+        tiles = list(zip(region.tiles(self._entries), self._records))
+        found = [digest(region.read(weight, *tile)) for tile, _ in tiles]
+        # A tile that holds W0 already is one that an interrupted call did not come to.
+        if any(now not in digests(kept) for now, (_, kept) in zip(found, tiles)):
+            raise LopsidedError(
+                f"{self._module}: the base weight was changed while adapters were merged into it, so the original "
+                "can't be given back; expected the weight as the merge left it; load the base model again"
+            )
+        delta = Delta(self._parts, weight.device) if self._parts else None
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        for i, (tile, kept) in reversed(list(enumerate(tiles))):
+            W0, (before, _) = region.read(weight, *tile), digests(kept)
+            if found[i] != before:
+                if delta is not None:
+                    W0 = (W0.to(wide) - delta.tile(*tile).to(wide)).to(weight.dtype)
+                W0 = mended(W0, kept)
+                if digest(W0) != before:
+                    raise LopsidedError(
+                        f"{self._module}: what came back is not the original base weight; expected the factors as "
+                        "they were merged, and IEEE arithmetic; load the base model again"
+                    )
+            yield i, tile, W0
+
+
+def report_rounding(module: str, dtype: torch.dtype, lost: float) -> None:
+    """Warn of what rounding to a 16-bit base took from the merged links, as a share of their norm."""
+    warnings.warn(
+        f"{module}: rounding to {dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
+        "norm; leave merge_links unset to keep them in float32 beside the weight",
+        LopsidedWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,66 @@
+"""`lopsided advise`, from end to end, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lopsided.advise import distinct
+from tests.cli.commands import assert_one_line
+from tests.tiny_runs import BERT_LAYERS
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def asked(bert, words):
+    return ["advise", "--model", bert, "--task", words, "--rank", 4, "--batch-size", 8, "--max-length", 16]
+
+
+def test_a_table_a_file_and_plots(cli, asked, tmp_path):
+    outcome = cli(*asked, "--head-steps", 5, "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"advice.json", "methods.svg", "layers.svg"}
+    result = json.loads((tmp_path / "out" / "advice.json").read_text())
+    names = [method.name for method in distinct()]
+    assert {total["method"] for total in result["totals"]} == set(names)
+    assert all(name in outcome.out for name in names)
+    assert "upper bound" in outcome.out
+    assert len(result["rows"]) == len(BERT_LAYERS) * len(names)
+    assert result["best"].keys() == {row["module"] for row in result["rows"]}
+    assert (result["predictions"], result["settings"]["head_steps"]) == (32, 5)
+    svg = (tmp_path / "out" / "methods.svg").read_text()
+    assert all(name in svg for name in names)
+
+
+def test_json_and_chosen_methods(cli, asked, tmp_path):
+    options = ["--methods", "cla,asym_a", "--batches", 2, "--head-steps", 0, "--json", "--out", tmp_path / "out"]
+    outcome = cli(*asked, *options)
+    result = json.loads(outcome.out)
+    assert (outcome.status, {total["method"] for total in result["totals"]}) == (0, {"cla", "asym_a"})
+    assert result["predictions"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batches", 0], "expected at least 2 batches, got 0"),
+        (["--methods", "c3al"], "unknown method 'c3al'"),
+        (["--methods", "head"], "method 'head' is no adapter"),
+        (["--damping", -1], "damping must be"),
+        (["--seeds", 0], "seeds must be"),
+        (["--head-steps", -1], "head_steps must be"),
+        (["--batch-size", 64], "expected rows for at least 2 batches"),
+        (["--rank", 0], "rank must be at least 1"),
+    ],
+)
+def test_bad_input(cli, asked, tmp_path, options, message):
+    assert_one_line(cli(*asked, *options, "--out", tmp_path / "out"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_without_labels(cli, bert, tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": "river"}\n')
+    assert_one_line(cli("advise", "--model", bert, "--task", tmp_path, "--out", tmp_path / "out"), "label")

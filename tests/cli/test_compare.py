@@ -1,0 +1,112 @@
+"""`lopsided compare`, from end to end on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from lopsided.runs import read_run
+from lopsided.runs import train as run
+from tests.cli.commands import assert_one_line
+
+
+@pytest.fixture
+def small(tiny):
+    return [*tiny, "--steps", 4]
+
+
+def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_path):
+    options = ["--methods", "head,cla,lora", "--seeds", "0,1", "--out", tmp_path / "out"]
+    outcome = cli("compare", *small, *options)
+    assert outcome.status == 0
+    assert [line.split(":")[0] for line in outcome.err.splitlines()] == [
+        "head",
+        "head 1",
+        "cla",
+        "cla 1",
+        "lora",
+        "lora 1",
+    ]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["head", "cla", "lora"]
+    assert results["command"].startswith("lopsided compare --model ")
+    assert (results["settings"]["steps"], results["settings"]["rank"]) == (4, 4)
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    assert all(name in outcome.out for name in ("head", "cla", "lora", "report.html", "results.json"))
+    again = cli("compare", *small, *options, "--resume", "--json")
+    assert (again.status, again.err) == (0, "")
+    assert [row["cells"] for row in json.loads(again.out)["rows"]] == [row["cells"] for row in results["rows"]]
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """Lets the runs of some methods end with an error that nothing foresees."""
+    prepare = run.prepare
+
+    def arrange(*methods):
+        def fail(model, method, *rest):
+            if method.name in methods:
+                raise KeyError("a misspelt field")
+            return prepare(model, method, *rest)
+
+        monkeypatch.setattr(run, "prepare", fail)
+
+    return arrange
+
+
+def test_a_failing_method_is_a_row_and_the_status_says_so(cli, small, tmp_path, crash):
+    crash("cla")
+    outcome = cli("compare", *small, "--methods", "cla,head,full", "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["status"] for row in results["rows"]] == ["failed", "ok", "ok"]
+    assert results["rows"][0]["error"] == "KeyError: 'a misspelt field'"
+    assert "failed" in outcome.out
+    assert "a misspelt field" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_all_methods_failing_is_a_table_too(cli, small, tmp_path, crash):
+    crash("cla", "lora")
+    outcome = cli("compare", *small, "--methods", "cla,lora", "--out", tmp_path / "out")
+    assert (outcome.status, outcome.err) == (1, "")
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "No method finished" in outcome.out
+
+
+def test_all_that_can_not_work_is_told_at_once_and_nothing_is_left(cli, small, tmp_path):
+    options = ["--rank", 33, "--methods", "cla,lora,asym_a,head,full,bernoulli"]
+    outcome = cli("compare", *small, *options, "--out", tmp_path / "out")
+    rank, rest = "rank must not exceed the layer's width: r=33,", "; lower r or exclude the module"
+    module = "bert.encoder.layer.0.attention.self.query"
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.splitlines() == [
+        f"lopsided: cla, lora: {rank} d_in=32 in {module}{rest}",
+        f"lopsided: asym_a: {rank} d_out=32 in {module}{rest}",
+        f"lopsided: bernoulli: {rank} min(d_out, d_in)=32 in {module}{rest}",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_could_not_be_written_is_told_first(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    outcome = cli("compare", *small, "--methods", "head", "--out", tmp_path / "out")
+    assert_one_line(outcome, "the HTML report needs plotly and jinja2, and plotly is not installed")
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_path):
+    # Fewer steps than the four links of a chain that is not compared.
+    outcome = cli("compare", *small, "--steps", 2, "--methods", "lora", "--out", tmp_path / "out")
+    assert outcome.status == 0
+    outcome = cli("compare", *small, "--steps", 2, "--methods", "c3la", "--links", 2, "--out", tmp_path / "links")
+    assert outcome.status == 0
+    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0")["chain"]["links"] == 2
+
+
+def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
+    options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
+    assert cli("compare", *options, "--out", tmp_path / "out").status == 0
+    assert read_run(tmp_path / "out" / "runs" / "head-seed0")["steps"] == 4

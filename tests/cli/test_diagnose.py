@@ -1,0 +1,122 @@
+"""`lopsided diagnose`: a run's whole diagnosis, several runs compared, an adapter without its run, and refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+import lopsided
+from tests.cli.commands import assert_one_line
+
+SMALL = ("--points", 3, "--rows", 16, "--hessian-rows", 8)
+
+
+@pytest.fixture
+def diagnosis_of(cli, tmp_path):
+    """Diagnoses a folder and gives what its file holds."""
+
+    def diagnose(folder, *arguments):
+        outcome = cli("diagnose", folder, *SMALL, *arguments)
+        assert outcome.status == 0, outcome.err
+        return json.loads((folder / "diagnosis.json").read_text())
+
+    return diagnose
+
+
+def test_a_chain_has_every_section(cli, tiny, tmp_path, diagnosis_of):
+    run = tmp_path / "run"
+    assert cli("train", *tiny, "--method", "c3la", "--links", 2, "--evaluations", 4, "--out", run).status == 0
+    record, found = json.loads((run / "run.json").read_text()), diagnosis_of(run)
+    assert found["skipped"] == {}
+    assert set(found) >= {"generalization", "layers", "intruders", "landscape", "timeline"}
+    assert found["generalization"]["G"]["value"] == pytest.approx(record["generalization_error"]["value"])
+    assert len(found["layers"]) == len(found["intruders"]["all"]["by_layer"]) == 13
+    links = found["timeline"]["links"]
+    assert [link["last_step"] for link in links] == [*record["chain"]["boundaries"], 8]
+    # All of a layer's energy is told by link, and the links' norms are those of the layers.
+    kept = [link for link in links if link["norm"] is not None]
+    assert all(sum(layer["energy_by_link"]) == pytest.approx(1) for layer in found["layers"])
+    assert all(len(layer["energy_by_link"]) == len(kept) for layer in found["layers"])
+    assert sum(link["norm"] ** 2 for link in kept) ** 0.5 == pytest.approx(
+        sum(layer["delta"]["frobenius"] ** 2 for layer in found["layers"]) ** 0.5, rel=1e-4
+    )
+    landscape = found["landscape"]
+    assert len(landscape["loss"]) == len(landscape["axis"]) == 3
+    assert landscape["loss"][1][1] == pytest.approx(landscape["centre"])
+    assert landscape["sharpness"]["largest"] > 0
+
+
+def test_the_trajectory_is_walked_where_it_leads_to_the_best_checkpoint(cli, tiny, tmp_path, diagnosis_of):
+    run = tmp_path / "run"
+    assert cli("train", *tiny, "--method", "cla", "--evaluations", 4, "--out", run).status == 0
+    best = json.loads((run / "run.json").read_text())["best_step"]
+    found = diagnosis_of(run, "--only", "landscape")
+    assert "layers" not in found
+    steps = [point["step"] for point in found["landscape"]["path"] or []]
+    expected = [step for step in (2, 4, 6) if step < best]
+    assert steps == ([*expected, best] if len(expected) >= 2 else [])
+    if steps:
+        assert found["landscape"]["path"][-1] == {"step": best, "a": 0.0, "b": 0.0}
+    assert found["landscape"]["directions"] == ("trajectory" if steps else "random")
+    assert diagnosis_of(run, "--only", "landscape", "--directions", "random")["landscape"]["directions"] == "random"
+
+
+def test_a_comparison_is_diagnosed_as_a_whole(cli, tiny, tmp_path):
+    out = tmp_path / "study"
+    assert cli("compare", *tiny[:-2], "--methods", "asym_b,full,head", "--seeds", "0,1", "--out", out).status == 0
+    outcome = cli("diagnose", out, *SMALL, "--only", "generalization,layers,intruders,timeline")
+    assert outcome.status == 0, outcome.err
+    found = {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/diagnosis.json")}
+    assert len(found) == 6
+    ids = {name: diagnosis["run"]["id"] for name, diagnosis in found.items()}
+    first, second = found["asym_b-seed0"], found["asym_b-seed1"]
+    assert set(first["similarity"]["B"]) == {ids["asym_b-seed1"]}
+    assert first["similarity"]["B"][ids["asym_b-seed1"]] == second["similarity"]["B"][ids["asym_b-seed0"]]
+    assert "similarity" not in found["full-seed0"]
+    assert found["full-seed0"]["layers"][0]["delta"]["frobenius"] > 0
+    assert "trains a head alone" in found["head-seed0"]["skipped"]["layers"]
+    assert "no layers: " in outcome.out
+    # Nothing is made again of what is there already; other settings make it anew.
+    before = (out / "runs" / "asym_b-seed0" / "diagnosis.json").stat().st_mtime_ns
+    options = ("diagnose", out / "runs" / "asym_b-seed0", *SMALL, "--resume")
+    assert cli(*options, "--only", "generalization,layers,intruders,timeline").status == 0
+    assert (out / "runs" / "asym_b-seed0" / "diagnosis.json").stat().st_mtime_ns == before
+    assert cli(*options, "--only", "generalization").status == 0
+    assert (out / "runs" / "asym_b-seed0" / "diagnosis.json").stat().st_mtime_ns != before
+
+
+def test_an_adapter_without_its_run(cli, bert, tmp_path):
+    model = lopsided.adapt(AutoModelForSequenceClassification.from_pretrained(bert), "asym_b", r=4, seed=1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lopsided_B.default.weight"):
+            parameter.data.normal_()
+    lopsided.to_lora(model, tmp_path / "lora")
+    out, pairs = tmp_path / "out", tmp_path / "pairs.jsonl"
+    rows = [{"sentence1": "river stone", "sentence2": "lamp " * (i % 5), "label": i % 3} for i in range(24)]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    asked = ("diagnose", "--adapter", tmp_path / "lora", "--base", bert, "--out", out, "--reference", pairs)
+    printed = cli(*asked, "--json")
+    assert printed.status == 0, printed.err
+    found = json.loads(printed.out)
+    assert found == json.loads((out / "diagnosis.json").read_text())
+    assert all(layer["delta"]["rank"] == 4 for layer in found["layers"])
+    assert "diagnose its run" in found["skipped"]["landscape"]
+    assert found["forgetting"]["rows"] == 24
+    assert f"{found['forgetting']['base']:.3f}" in "".join(cli(*asked).out.split())
+
+
+def test_bad_input_is_one_line(cli, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_line(cli("diagnose"), "expected run directories, or --adapter")
+    assert_one_line(cli("diagnose", tmp_path / "empty"), "without a run.json")
+    assert_one_line(cli("diagnose", tmp_path, "--only", "layrs"), "did you mean 'layers'")
+    assert_one_line(cli("diagnose", tmp_path, "--points", 1), "points must be at least 2")
+    assert_one_line(cli("diagnose", tmp_path, "--directions", "up"), "directions must be one of")
+    assert_one_line(cli("diagnose", "--adapter", tmp_path), "--adapter and --base belong together")
+    assert_one_line(cli("diagnose", "--adapter", tmp_path / "empty", "--base", "embedded"), "adapter_config.json")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"schema": 1, "status": "failed", "error": "x"}))
+    assert_one_line(cli("diagnose", run), "that did not finish")

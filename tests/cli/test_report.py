@@ -1,0 +1,42 @@
+"""`lopsided report`: runs become one page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.commands import assert_one_line
+
+
+@pytest.fixture
+def run(cli, tiny, tmp_path):
+    assert cli("train", *tiny, "--method", "c3la", "--out", tmp_path / "runs" / "c3la").status == 0
+    return tmp_path / "runs"
+
+
+def test_a_run_becomes_a_page_and_json(cli, run, tmp_path):
+    outcome = cli("report", run, "--out", tmp_path / "pages" / "report.html")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "1 method on" in outcome.out
+    page = (tmp_path / "pages" / "report.html").read_text()
+    assert 'data-label="c3la"' in page
+    told = cli("report", run / "c3la", "--out", tmp_path / "report.html", "--json")
+    gathered = json.loads(told.out)
+    record = json.loads((run / "c3la" / "run.json").read_text())
+    assert gathered["groups"][0]["rows"][0]["cells"]["score"]["mean"] == record["metrics"]["test"]["score"]
+    assert len(gathered["runs"][0]["adapter"]) == 24
+    assert gathered["runs"][0]["boundaries"] == record["chain"]["boundaries"]
+
+
+def test_bad_input_is_one_line(cli, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    out = ("--out", tmp_path / "report.html")
+    assert_one_line(cli("report", tmp_path / "nowhere", *out), "is not there", "check the path")
+    assert_one_line(cli("report", tmp_path / "empty", *out), "is not a run", "an empty folder")
+    assert_one_line(cli("report", tmp_path / "other", *out), "is not a run", "notes.txt")
+    assert_one_line(cli("report", tmp_path / "empty", "--out", tmp_path), "--out must be an HTML file")
+    assert_one_line(cli("report", tmp_path / "empty", *out, "--watch", "--json"), "leave one of them out")
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,44 @@
+"""Layers whose singular vectors are known, because they are built from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lopsided.diagnose.tuned_model import Layer, Subject, Update
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def orthonormal(d: int, r: int, seed: int) -> Tensor:
+    """(d, r), float64"""
+    return torch.linalg.qr(torch.randn(d, r, dtype=torch.float64, generator=generator(seed)))[0]
+
+
+def layer_of(W0: Tensor, *links: tuple[Tensor, Tensor], module: str = "encoder.0.query") -> Layer:
+    return Layer(module, W0.float(), tuple(Update(L.float(), R.float()) for L, R in links))
+
+
+def dense_layer(W0: Tensor, delta: Tensor, module: str = "encoder.0.query") -> Layer:
+    return Layer(module, W0.float(), (Update(delta.float()),))
+
+
+def subject_of(*layers: Layer, factors=None, id: str = "0" * 12) -> Subject:
+    return Subject("case", id, layers, factors or {}, torch.nn.Identity)
+
+
+def random_layer(d_out: int, d_in: int, *ranks: int, share: float, seed: int = 0, spread: float | None = None) -> Layer:
+    """A normal W0, or one with singular values that are `spread` apart, and links with that share of its norm."""
+    draw = generator(seed)
+    m = min(d_out, d_in)
+    W0 = torch.randn(d_out, d_in, generator=draw).double()
+    if spread is not None:
+        values = 1.0 - spread * torch.arange(m, dtype=torch.float64)
+        W0 = orthonormal(d_out, m, seed + 1) * values @ orthonormal(d_in, m, seed + 2).T
+    links = []
+    for r in ranks:
+        L, R = torch.randn(d_out, r, generator=draw).double(), torch.randn(r, d_in, generator=draw).double()
+        links.append((L * share * W0.norm() / (L @ R).norm(), R))
+    return layer_of(W0, *links)
