@@ -33,7 +33,8 @@ class SideBranches(ast.NodeVisitor):
     What is looked for, where x is `<something>.train`, an attribute of `<something>.side` or `.adapter_side` such as
     `.word` or `.letters`, or a name that one of these was assigned to:
 
-    - x compared with anything, `in` included; `.side`, `["train"]` and `["side"]` compared with a side's word or class;
+    - x compared with anything, `in` included; `side`, `.side`, `["train"]` and `["side"]` compared with a side's word or
+      class;
     - x as the key of a table, by subscript or `.get`; the form that a run saves, `.saved_as`, may be one;
     - x as the subject of `match`;
     - `isinstance` and `issubclass` of a side's class.
@@ -60,6 +61,8 @@ class SideBranches(ast.NodeVisitor):
 
     def _may_be_side(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Attribute) and node.attr in ("side", "adapter_side"):
+            return not self.letters
+        if isinstance(node, ast.Name) and node.id in ("side", "adapter_side"):
             return not self.letters
         key = node.slice if isinstance(node, ast.Subscript) else None
         return isinstance(key, ast.Constant) and key.value in ("train", "side", "trains")
@@ -128,6 +131,7 @@ def test_no_branch_on_a_methods_side_outside_of_method():
         ('if total.side == "AB": pass', True),
         ('single = [t for t in totals if t["side"] != "AB"]', True),
         ('floor = record["train"] == "head"', True),
+        ('transposed = weight.T if side == "A" else weight', True),
         ("coin = isinstance(method.side, Coin)", True),
         ("coin = isinstance(method.side, (method.B, method.Coin))", True),
         ("coin = type(side) is Coin or adapter.side == B()", True),

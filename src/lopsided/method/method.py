@@ -91,6 +91,10 @@ class Method:
             side = side_from_flat(self.train, flat)
         except LopsidedError as error:
             raise LopsidedError(f"method {name!r}: {error}") from None
+        if isinstance(train, Side) and side != train:
+            raise LopsidedError(
+                f"method {name!r}: {train} is not the side that {word!r} names, {side}; give its class a word of its own"
+            )
         object.__setattr__(self, "side", side)
         self._check_parts()
 
