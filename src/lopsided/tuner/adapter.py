@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
-from lopsided.method import Method, Side
+from lopsided.method import LETTERS, LinkSide, Method, factor_shapes
 from lopsided.method.sketch import Selector, Stored, checksum, one_hot
 from lopsided.tuner.forward.compute import Selected, Term
 
 CPU = torch.device("cpu")
 # The tensors that a saved adapter holds beside its trained factors. `past_` ones grow with the chain.
 EXTRAS = ("seed", "checksum", "indices", "sketch", "past_A", "past_B", "past_C")
-# Of the trained factors.
-LETTERS = ("A", "B", "C")
 CHECKSUM_TOLERANCE = 1e-5
 # Of a sketch's checksum, and of its indices, until the saved ones arrive.
 ABSENT = -1
@@ -88,13 +86,18 @@ class Adapter:
         return len(self.past)
 
     @property
-    def side(self) -> Side:
-        return self.method.side(self.seed, self.link)
+    def side(self) -> LinkSide:
+        """What trains in the link in training."""
+        return self.side_of(self.link)
+
+    def side_of(self, link: int) -> LinkSide:
+        """Return what trains in one link."""
+        return self.method.adapter_side.of_link(self.seed, link)
 
     @property
     def letters(self) -> str:
-        """The trained factors: "A", "B" or both, and "C" where a coin says which one it is."""
-        return "C" if self.method.train == "coin" else self.method.train
+        """The stored factors: "A", "B" or both, and "C" where either is stored in one tensor."""
+        return self.method.adapter_side.letters
 
     def append(self, trained: Mapping[str, Tensor]) -> None:
         """End the link in training with these factors, which nobody changes from now on."""
@@ -110,36 +113,26 @@ class Adapter:
         """Whether two adapters of one configuration differ in nothing but their trained factors."""
         return (self.seed, self.revision, self.link) == (other.seed, other.revision, other.link)
 
-    def width(self, side: Side) -> int:
-        return self.d_out if side == "A" else self.d_in
-
     def draw(self, link: int, weight: np.ndarray | None) -> Drawn:
         """The sketch of one link. `weight` is W0 as (d_out, d_in)."""
-        side = self.method.side(self.seed, link)
-        sketch, d = self.method.sketch, self.width(side)
+        side = self.side_of(link)
+        sketch, d = self.method.sketch, side.width(self.d_out, self.d_in)
         assert sketch is not None
         if isinstance(sketch, Selector):
             return select(sketch.indices(self.r, d, seed=self.seed, link=link), d)
-        turned = weight.T if weight is not None and side == "A" else weight
+        turned = None if weight is None else side.turned(weight)
         S = sketch.sample(self.r, d, seed=self.seed, link=link, weight=turned)
         return Drawn(torch.from_numpy(S), checksum(S))
 
     def past_terms(self) -> list[Term]:
         return [
-            self.term(self.method.side(self.seed, link), trained, self.drawn[link].factor)
-            for link, trained in enumerate(self.past)
+            self.term(self.side_of(link), trained, self.drawn[link].factor) for link, trained in enumerate(self.past)
         ]
 
-    def term(self, side: Side, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
-        """B·A of one link that trains `side`, from its trained tensors and its sketch."""
-        if side == "AB":
-            return Term(trained["A"], trained["B"])
-        if "C" in trained:
-            # A coin's tensor holds Bᵀ or A in its first columns.
-            width = self.d_out if side == "B" else self.d_in
-            part = trained["C"][:, :width]
-            return Term(S, part.T) if side == "B" else Term(part, _transposed(S))
-        return Term(S, trained["B"]) if side == "B" else Term(trained["A"], _transposed(S))
+    def term(self, side: LinkSide, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
+        """Return B·A of one link that trains `side`, from its trained tensors and its sketch."""
+        factors = self.method.adapter_side.factors(side, trained, self.d_out, self.d_in)
+        return Term(*side.term(factors, S, _transposed))
 
     # -- the saved form --------------------------------------------------------------------------------------
 
@@ -169,7 +162,7 @@ class Adapter:
 
     def _placeholders(self) -> dict[str, Tensor]:
         """What stands for saved tensors that have yet to arrive: their shapes, in no memory."""
-        links, factors = self.saved_link + 1, self._factor_shapes()
+        links, factors = self.saved_link + 1, factor_shapes(self.d_out, self.d_in, self.r)
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "seed": ((1,), torch.int64),
             "checksum": ((links,), torch.float64),
@@ -185,18 +178,11 @@ class Adapter:
     def _stores_sketch(self) -> bool:
         """Whether the sketch itself is in the file, since nothing could draw it again."""
         sketch = self.method.sketch
-        return self.method.train != "AB" and sketch is not None and sketch.stored
+        return self.method.adapter_side.keeps_sketch and sketch is not None and sketch.stored
 
     def _sketched_width(self) -> int:
-        """The width of a stored sketch; a coin's sides have different ones, and the wider gives the shape."""
-        return {"A": self.d_out, "coin": max(self.d_out, self.d_in)}.get(self.method.train, self.d_in)
-
-    def _factor_shapes(self) -> dict[str, tuple[int, int]]:
-        return {
-            "A": (self.r, self.d_in),
-            "B": (self.d_out, self.r),
-            "C": (self.r, max(self.d_out, self.d_in)),
-        }
+        """Return the width of a stored sketch; where links have different ones, the widest gives the shape."""
+        return self.method.adapter_side.stored_width(self.d_out, self.d_in)
 
     def check_complete(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise if among a saved adapter's tensors one is missing.
@@ -207,7 +193,8 @@ class Adapter:
         required = {"seed", "checksum"}
         if isinstance(self.method.sketch, Selector):
             required.add("indices")
-        if isinstance(self.method.sketch, Stored) and self.method.train != "AB" and "indices" not in tensors:
+        never_drawn = isinstance(self.method.sketch, Stored) and self.method.adapter_side.keeps_sketch
+        if never_drawn and "indices" not in tensors:
             required.add("sketch")
         if "checksum" in tensors and tensors["checksum"].numel() > 1:
             required |= {f"past_{letter}" for letter in self.letters}
@@ -244,7 +231,7 @@ class Adapter:
         self.revision = next(_REVISIONS) if self.past else 0
 
     def _check_packed(self, tensors: Mapping[str, Tensor]) -> None:
-        factors, links = self._factor_shapes(), tensors["checksum"].numel()
+        factors, links = factor_shapes(self.d_out, self.d_in, self.r), tensors["checksum"].numel()
         shapes: dict[str, tuple[int, ...]] = {"seed": (1,), "checksum": (links,)}
         shapes |= {"indices": (links, self.r), "sketch": (links, self.r, self._sketched_width())}
         shapes |= factors | {f"past_{letter}": (links - 1, *shape) for letter, shape in factors.items()}
@@ -275,7 +262,8 @@ class Adapter:
     def _read_drawn(
         self, link: int, tensors: Mapping[str, Tensor], known: Sequence[Drawn], weight: np.ndarray | None
     ) -> Drawn:
-        width, expected = self.width(self.method.side(self.seed, link)), float(tensors["checksum"][link])
+        width = self.side_of(link).width(self.d_out, self.d_in)
+        expected = float(tensors["checksum"][link])
         if "indices" in tensors:
             indices = tensors["indices"][link].to(CPU, torch.int64).numpy()
             if np.unique(indices).size != self.r or indices.min() < 0 or indices.max() >= width:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
-from lopsided.method import Side
+from lopsided.method import LinkSide
 from lopsided.tuner.adapter import CPU, Adapter, Drawn
 from lopsided.tuner.forward.compute import Selected, Term, add_term, concatenate
 from lopsided.tuner.forward.fused import Lock, beside, can_fuse, patched
@@ -77,7 +77,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         # Frozen tensors on the layer's device: the current link's sketch, and the stacked past links.
         self._sketch: dict[str, Tensor | Selected] = {}
         self._stacked: dict[str, list[Term]] = {}
-        self._side: dict[str, Side] = {}
+        self._side: dict[str, LinkSide] = {}
         # Saved tensors that were checked, and the adapter that they make, until they are loaded.
         self._expected: dict[str, tuple[Mapping[str, Tensor], Adapter]] = {}
         self._mixing = False
@@ -100,9 +100,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """
         limit = adapter.method.sketched_width(self.out_features, self.in_features)
         if not 0 < adapter.r <= limit:
-            what = {"A": "d_out", "coin": "min(d_out, d_in)"}.get(adapter.method.train, "d_in")
+            width_name = adapter.method.adapter_side.width_name
             raise LopsidedError(
-                f"rank must not exceed the layer's width: r={adapter.r}, {what}={limit} in {adapter.module}; "
+                f"rank must not exceed the layer's width: r={adapter.r}, {width_name}={limit} in {adapter.module}; "
                 "lower r or exclude the module"
             )
         if adapter.merge_links:
@@ -115,13 +115,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
         device = self._device()
-        shapes = {
-            "A": (adapter.r, self.in_features),
-            "B": (self.out_features, adapter.r),
-            "C": (adapter.r, max(self.out_features, self.in_features)),
-        }
-        for letter in adapter.letters:
-            factor = torch.zeros(shapes[letter], dtype=torch.float32, device=device)
+        shapes = adapter.method.adapter_side.shapes(self.out_features, self.in_features, adapter.r)
+        for letter, shape in shapes.items():
+            factor = torch.zeros(shape, dtype=torch.float32, device=device)
             self._factors_of(letter)[name] = Factor(factor)
         if not adapter.pending:
             # A copy of another adapter, which has its sketches already.
@@ -149,7 +145,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def _start_factors(self, name: str) -> None:
         adapter = self.adapters[name]
         for letter, factor in self.trained(name).items():
-            start = adapter.drawn[-1].matrix() if letter == "A" and adapter.method.train == "AB" else None
+            start = adapter.drawn[-1].matrix() if adapter.side.starts_at_sketch(letter) else None
             with torch.no_grad():
                 factor.zero_() if start is None else overwrite(factor, start)
         self._place(name)
@@ -486,7 +482,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def _lends(self, name: str) -> bool:
         """Whether the base weight can hold a selector's rows or window of columns during a product, and had better."""
         sketch, side = self._sketch[name], self._side[name]
-        together = isinstance(sketch, Selected) and (side == "A" or (side == "B" and sketch.start is not None))
+        together = isinstance(sketch, Selected) and side.lies_together(neighbours=sketch.start is not None)
         alone = not self.base_weight.shared and len(self.active_adapters) == 1
         return together and alone and self.base_weight.is_plain()
 
@@ -639,7 +635,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             absent = adapter.pending or any(factor.is_meta for factor in self.trained(name).values())
             way = "not loaded" if absent else self.way(name)
             links = f", link={adapter.link}" if adapter.method.chain else ""
-            lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side}{links}, {way}")
+            lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side.word}{links}, {way}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

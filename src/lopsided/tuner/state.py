@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lopsided.tuner.adapter import EXTRAS, LETTERS, Adapter
+from lopsided.method import LETTERS
+from lopsided.tuner.adapter import EXTRAS, Adapter
 
 STATE = "lopsided_state"
 # Whether a `state_dict` is only asked for its adapter, so that base weights need not be undone for it.
