@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.errors import LopsidedError, LopsidedWarning, first_line
 from lopsided.files.fingerprint import check_line
 from lopsided.files.manifest import KEY, PEFT_PREFIX, unseal
 from lopsided.files.patterns import check_patterns
@@ -23,7 +23,6 @@ from lopsided.files.untrusted import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     check_shards,
-    first_line,
     open_tensors,
     read_json,
     weights_in,

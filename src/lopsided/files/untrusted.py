@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Far above any real configuration, manifest or index, and far below what would fill a machine.
@@ -47,10 +47,6 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LopsidedError(f"{what} is a JSON {type(value).__name__}; expected an object; get the file again")
     return value
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # -- types -------------------------------------------------------------------------------------------------------

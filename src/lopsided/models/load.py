@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
 
 
@@ -180,19 +180,19 @@ def _told(name: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise LopsidedError(
-            f"model '{name}' needs a package that is not installed: {_first_line(error)}; "
+            f"model '{name}' needs a package that is not installed: {first_line(error)}; "
             "install it (for smollm2: pip install gguf)"
         ) from error
     # No such name or no network; a folder that holds no known model.
     except (OSError, ValueError) as error:
         raise LopsidedError(
             f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name; "
-            f"received: {_first_line(error)}; check the name and the network"
+            f"received: {first_line(error)}; check the name and the network"
         ) from error
     # Weights of other shapes, damaged files, a configuration whose fields contradict each other.
     except (RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LopsidedError(
-            f"model '{name}' can't be loaded: {type(error).__name__}: {_first_line(error):.200}; expected a whole "
+            f"model '{name}' can't be loaded: {type(error).__name__}: {first_line(error):.200}; expected a whole "
             "model of transformers; save or download it again"
         ) from error
 
@@ -271,10 +271,6 @@ def _check_causal(task: HasGoal, source: ModelSource, config: Any) -> None:
             f"received {source.path} of type {config.model_type}, which reads a text in both directions; use another "
             "model, or add a label"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

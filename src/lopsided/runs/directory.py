@@ -201,8 +201,3 @@ def clear_leftovers(folder: Path) -> None:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that the run can go on from."""
     return max(whole_checkpoints(folder / "checkpoints"), key=step_of, default=None)
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line of a record: some have several, and some say nothing but their type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, first_line, nearest
 from lopsided.files.strict_json import WHY
 from lopsided.models.load import model_source
 from lopsided.runs.config import TrainConfig
@@ -61,10 +61,9 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Modul
     except (OSError, ValueError) as error:
         if isinstance(error, LopsidedError):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LopsidedError(
             f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name, of an architecture "
-            f"with a class for {kind or 'a task'}; received: {first}; check the name and the network"
+            f"with a class for {kind or 'a task'}; received: {first_line(error)}; check the name and the network"
         ) from error
 
 

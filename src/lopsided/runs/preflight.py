@@ -12,8 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from lopsided.errors import LopsidedError
-from lopsided.files.untrusted import first_line
+from lopsided.errors import LopsidedError, first_line
 from lopsided.method import Method
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data

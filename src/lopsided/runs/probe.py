@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from lopsided.files.untrusted import first_line
+from lopsided.errors import first_line
 from lopsided.runs.inputs import Data
 from lopsided.tasks import collator
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 from lopsided.tasks.reading import EMPTY, content
 
 ROLES = ("system", "user", "assistant")
@@ -122,7 +122,7 @@ def _render(tokenizer: Any, turns: Turns, where: str, *, ask: bool = False) -> s
     except TemplateError as error:
         raise LopsidedError(
             f"{where}: expected a conversation that the tokenizer's chat template takes; it says: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; correct the row"
+            f"{first_line(error)}; correct the row"
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 from lopsided.tasks.assemble import assemble
 from lopsided.tasks.cast import Columns, cast
 from lopsided.tasks.reading import Choice, Where, choose
@@ -123,10 +123,9 @@ def _load(name: str) -> Mapping[str, Any]:
     # What `datasets` raises for: no such data set or no network; no such configuration; a data set
     # that is a script.
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LopsidedError(
             f"task '{name}': expected vader/DOMAIN, a local folder of JSON lines, or a Hugging Face name; "
-            f"received from the hub: {reason}; check the name and the network"
+            f"received from the hub: {first_line(error)}; check the name and the network"
         ) from error
 
 
