@@ -47,7 +47,7 @@ def write_task(folder: Path) -> None:
             label = (row * 7 + len(split)) % 3 % 2
             words = GOOD if label else BAD
             text = f"the {subjects[row % 5]} was {words[row % 4]} and {words[(row // 4) % 4]}, {row} times over"
-            lines.append(json.dumps({"text": text, "label": "kind" if label else "unkind"}))
+            lines.append(json.dumps({"text": text, "label": "kind" if label else "unkind"}, allow_nan=False))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
 
 

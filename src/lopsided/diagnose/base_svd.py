@@ -9,8 +9,6 @@ once to twice as large as the weight, in float32; twice for a square one.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.files.atomic import DiskErrors
+from lopsided.files.atomic import atomic_file
 from lopsided.files.untrusted import open_tensors
 from lopsided.tasks.vader import cache_folder
 
@@ -120,14 +118,8 @@ def _fits(kept: BaseSVD, weight: Tensor) -> bool:
 def _write(path: Path, found: BaseSVD) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            with DiskErrors(path.parent):
-                save_file(dict(vars(found)), name, metadata={"format": "pt"})
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with atomic_file(path) as temporary:
+            save_file(dict(vars(found)), temporary, metadata={"format": "pt"})
     except OSError as error:
         warnings.warn(
             f"singular vectors can't be kept in {path.parent} ({error.strerror}), and are computed each time; set "

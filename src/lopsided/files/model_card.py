@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lopsided.files.atomic import write_text
+
 CARD = "README.md"
 # PEFT's template, which a user may have filled in.
 HEADING = "## How to Get Started with the Model"
@@ -46,4 +48,4 @@ def add_note(folder: Path) -> None:
         text = text.replace(EMPTY, NOTE, 1)
     else:
         text = f"{text.rstrip()}\n\n{HEADING}\n\n{NOTE}\n"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
