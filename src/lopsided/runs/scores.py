@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lopsided.files.strict_json import WHY
+from lopsided.stats import difference_of_means_error
 from lopsided.tasks import Metric
 
 Rows = Mapping[str, np.ndarray]
@@ -76,4 +76,4 @@ def generalization_error(rows: Mapping[str, Rows]) -> dict[str, Any]:
     single = [split for split, values in losses.items() if values.size < 2]
     if single:
         return {**found, WHY: {"se": f"one row has no standard error ({' and '.join(single)})"}}
-    return {**found, "se": math.sqrt(sum(float(values.var(ddof=1)) / values.size for values in losses.values()))}
+    return {**found, "se": difference_of_means_error(*losses.values())}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from lopsided.files.strict_json import WHY
+from lopsided.stats import standard_error, student_quantile
 from lopsided.tasks import difference_standard_error, get_metric
 
 Record = dict[str, Any]
@@ -70,8 +70,7 @@ class Column:
         if len(runs) == 1:
             se, why = _finite(self.se(runs[0])), self._reason(runs[0], "se")
             return {"mean": known[0], "se": se, "mark": None} | ({WHY: {"se": why}} if se is None and why else {})
-        se = float(np.std(known, ddof=1) / math.sqrt(len(known)))
-        return {"mean": float(np.mean(known)), "se": se, "mark": None}
+        return {"mean": float(np.mean(known)), "se": standard_error(np.array(known)), "mark": None}
 
     def tied(self, best: Sequence[Run], other: Sequence[Run]) -> bool:
         """Whether the data can't tell `other` from `best`; runs are paired by seed.
@@ -82,8 +81,8 @@ class Column:
         if len(differences) == 1:
             se = _finite(self.difference_se(best[0], other[0]))
             return se is None or abs(differences[0]) <= 2.0 * se
-        spread = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-        return bool(abs(float(np.mean(differences))) <= stats.t.ppf(0.975, len(differences) - 1) * spread)
+        spread = standard_error(np.array(differences))
+        return bool(abs(float(np.mean(differences))) <= student_quantile(len(differences) - 1) * spread)
 
     def _reason(self, run: Run, what: str) -> str:
         """Why a run lacks the figure or its error; records of earlier versions do not say."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lopsided.errors import LopsidedError, nearest
+from lopsided.stats import ranks, row_draws
 
 Rows = Mapping[str, np.ndarray]
 
@@ -92,18 +93,12 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return min(1.0, max(-1.0, found))
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 1; ties share their mean rank."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
 def _pearson(rows: Rows) -> float:
     return _correlation(rows["prediction"], rows["label"])
 
 
 def _spearman(rows: Rows) -> float:
-    return _correlation(_ranks(rows["prediction"]), _ranks(rows["label"]))
+    return _correlation(ranks(rows["prediction"]), ranks(rows["label"]))
 
 
 def _perplexity(rows: Rows) -> float:
@@ -359,5 +354,4 @@ def _take(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
 def _resamples(n: int, seed: int, resamples: int) -> list[np.ndarray]:
     if resamples < 2:
         raise LopsidedError(f"a bootstrap needs at least 2 resamples: received {resamples}; 300 is usual")
-    generator = np.random.RandomState(seed)
-    return [generator.randint(0, n, size=n) for _ in range(resamples)]
+    return list(row_draws(n, resamples, seed=seed))
