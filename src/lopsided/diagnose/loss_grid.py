@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lopsided.diagnose.batches import Batch, Loss, check_batches, evaluating, mean_loss, model_loss
+from lopsided.diagnose.batches import Batch, Loss, check_batches, mean_loss, model_loss
 from lopsided.diagnose.directions import Directions, plane_parameters
 from lopsided.errors import LopsidedError
+from lopsided.models.modes import model_mode
 
 Losses = list[float | None]
 Done = Callable[[int, int], None]
@@ -179,7 +180,7 @@ def landscape(
             done(number, total)
         return found
 
-    with evaluating(model), plane.moving():
+    with model_mode(model, training=False), plane.moving():
         surface = [along(b, values) for b in values]
         line = surface[points // 2] if middle else along(0.0, values)
         centre = line[points // 2] if middle else along(0.0, [0.0])[0]

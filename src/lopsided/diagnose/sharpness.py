@@ -19,8 +19,6 @@ from lopsided.diagnose.batches import (
     Batch,
     Loss,
     check_batches,
-    differentiating,
-    evaluating,
     loss_and_gradient,
     mean_loss,
     model_loss,
@@ -39,6 +37,7 @@ from lopsided.diagnose.loss_grid import Plane
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.method.sketch import generator
+from lopsided.models.modes import gradients_of, model_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def largest_increase(
     plane = Plane(model, Directions(kind="ascent", first=centre, second={}))
     losses: list[float | None] = []
     change = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in centre.items()}
-    with evaluating(model), plane.moving(), differentiating(model, list(parameters.values())):
+    with model_mode(model, training=False), plane.moving(), gradients_of(model, list(parameters.values())):
         for _ in range(steps):
             value, gradients = loss_and_gradient(model, list(parameters.values()), batches, loss)
             losses.append(_finite(value))
@@ -155,7 +154,7 @@ def hessian_top(
     check_batches(batches)
     size = sum(p.numel() for p in chosen)
     start = torch.from_numpy(generator(seed, 0).standard_normal(size)).to(chosen[0].device, torch.float32)
-    with evaluating(model), differentiating(model, chosen):
+    with model_mode(model, training=False), gradients_of(model, chosen):
         return largest_eigenvalue(
             lambda q: hessian_product(model, chosen, batches, q, loss=loss), start, steps=steps, tolerance=tolerance
         )
