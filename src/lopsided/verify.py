@@ -27,6 +27,7 @@ from lopsided.files.untrusted import (
     read_json,
     weights_in,
 )
+from lopsided.finite import check_finite
 from lopsided.method import method_from_parts
 from lopsided.models.load import model_source
 from lopsided.runs.directory import read_run
@@ -117,8 +118,7 @@ def _finite(path: Path) -> str:
         for name in names:
             tensor = file.get_tensor(name)
             numbers += tensor.numel()
-            if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-                raise LopsidedError(f"{path}: {name} holds NaN or Inf; expected finite numbers; get the file again")
+            check_finite(f"{path}: {name}", tensor, fix="get the file again")
     return f"{len(names)} tensors, {numbers} numbers, all finite"
 
 
@@ -158,8 +158,7 @@ def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise LopsidedError(f"{name} holds NaN or Inf; expected finite numbers; go back to an earlier save")
+        check_finite(name, tensor, fix="go back to an earlier save")
 
 
 def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mismatch: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -119,4 +118,6 @@ def figure(value: float | None, form: str = ".3g") -> str:
         >>> figure(0.51234, ".2f"), figure(None), figure(float("nan"))
         ('0.51', '–', '–')
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{value:{form}}"
+    from lopsided.finite import is_finite
+
+    return f"{value:{form}}" if is_finite(value) else MISSING

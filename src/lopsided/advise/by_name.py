@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lopsided.advise.advice import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.method import METHODS, Method
 from lopsided.models.heads import task_heads
 from lopsided.models.modes import gradients_of, model_mode
@@ -138,7 +139,7 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
                 group["lr"] = rate * (1 - step / steps)
             optimizer.zero_grad(set_to_none=True)
             loss = model(**batch).loss
-            if not bool(torch.isfinite(loss)):
+            if not all_finite(loss):
                 raise LopsidedError(
                     f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate"
                 )

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.models.modes import gradients_of, model_mode
 from lopsided.theory.sides import Moments
 
@@ -129,7 +130,7 @@ def _both_passes(
         )
     logits, labels = outputs["logits"], batch["labels"]
     # Beyond this, a NaN would be a layer's gain, or end in an error about matrices.
-    if bool(torch.isnan(logits).any()) or not bool(torch.isfinite(outputs["loss"])):
+    if bool(torch.isnan(logits).any()) or not all_finite(outputs["loss"]):
         raise LopsidedError(
             f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model "
             "whose loss is finite"

@@ -20,6 +20,7 @@ from torch import Tensor
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_file
 from lopsided.files.untrusted import open_tensors
+from lopsided.finite import all_finite
 from lopsided.tasks.vader import cache_folder
 
 # How far a kept decomposition may be from the weight's own products, relative to σ_1.
@@ -51,10 +52,10 @@ def base_svd(weight: Tensor, cache: Path | None = None) -> BaseSVD:
     Raises:
         LopsidedError: if the weight is no finite matrix. A LopsidedWarning says where the result can't be kept.
     """
-    if weight.dim() != 2 or weight.numel() == 0 or not torch.isfinite(weight).all():
+    if weight.dim() != 2 or weight.numel() == 0 or not all_finite(weight):
         raise LopsidedError(
             f"expected a finite matrix to decompose, got a weight of shape {tuple(weight.shape)}"
-            f"{'' if torch.isfinite(weight).all() else ' with NaN or Inf'}; go back to a good checkpoint"
+            f"{'' if all_finite(weight) else ' with NaN or Inf'}; go back to a good checkpoint"
         )
     weight = weight.detach().to("cpu", torch.float32).contiguous()
     path = (cache or cache_folder() / "svd") / f"{_key(weight)}.safetensors"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lopsided.diagnose.batches import Batch, Loss, check_batches, mean_loss, model_loss
 from lopsided.diagnose.directions import Directions, plane_parameters
 from lopsided.errors import LopsidedError
+from lopsided.finite import finite_or_none
 from lopsided.models.modes import model_mode
 
 Losses = list[float | None]
@@ -175,7 +176,7 @@ def landscape(
         for a in places:
             plane.put(a)
             value = mean_loss(model, batches, loss)
-            found.append(value if math.isfinite(value) else None)
+            found.append(finite_or_none(value))
             number += 1
             done(number, total)
         return found

@@ -24,6 +24,7 @@ from torch import Tensor
 from lopsided.diagnose.references import Pairs
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
+from lopsided.finite import finite_or_none
 from lopsided.method.sketch import generator
 from lopsided.models.load import ensure_pad_token
 from lopsided.models.modes import model_mode
@@ -287,6 +288,6 @@ def _change(
         metric=metric,
         better=better,
         rows=len(next(iter(base.values()))),
-        **{name: value if math.isfinite(value) else None for name, value in found.items()},
+        **{name: finite_or_none(value) for name, value in found.items()},
         why={name: reason for name, value in found.items() if not math.isfinite(value)},
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lopsided.files.strict_json import WHY
+from lopsided.finite import rows_not_finite
 from lopsided.stats import difference_of_means_error
 from lopsided.tasks import Metric
 
@@ -48,8 +49,8 @@ def row_losses(rows: Rows) -> np.ndarray:
 
 def mean_loss(losses: np.ndarray) -> tuple[float | None, str]:
     """The mean of the rows' losses, or None and the reason."""
-    if bad := int((~np.isfinite(losses)).sum()):
-        return None, f"the loss of {bad} of {losses.size} rows is not finite"
+    if reason := rows_not_finite("loss", losses):
+        return None, reason
     if losses.size == 0:
         return None, "there are no rows to predict"
     return float(losses.mean()), ""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lopsided.errors import LopsidedError, nearest
+from lopsided.finite import rows_not_finite
 from lopsided.stats import ranks, row_draws
 
 Rows = Mapping[str, np.ndarray]
@@ -107,8 +108,8 @@ def _perplexity(rows: Rows) -> float:
         raise LopsidedError("perplexity needs at least one token: received 0 over all rows; check the labels")
     # A row without tokens has no mean loss (often NaN), and no weight either.
     loss = np.where(tokens > 0, rows["loss"], 0.0)
-    if bad := int((~np.isfinite(loss)).sum()):
-        raise _Undefined(f"the loss of {bad} of {len(loss)} rows is not finite")
+    if reason := rows_not_finite("loss", loss):
+        raise _Undefined(reason)
     mean = float(loss @ tokens / tokens.sum())
     if mean > LARGEST_EXPONENT:
         raise _Undefined(f"the mean loss of {mean:.4g} nats is too large for a perplexity")
@@ -276,9 +277,8 @@ def _check_answers(rows: Rows, arrays: Mapping[str, np.ndarray]) -> None:
     looked_at = {"loss": rows["loss"]} if "prediction" in arrays and "loss" in rows else {}
     for name, array in {**looked_at, **{key: arrays[key] for key in _ANSWERS if key in arrays}}.items():
         values = np.asarray(array, np.float64)
-        bad = int((np.isnan(values) if name == "loss" else ~np.isfinite(values)).sum())
-        if bad:
-            raise _Undefined(f"the {name} of {bad} of {len(values)} rows is not finite")
+        if reason := rows_not_finite(name, values, allow_infinite=name == "loss"):
+            raise _Undefined(reason)
 
 
 def get_metric(name: str) -> Metric:
