@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_file
+from lopsided.files.cache import cache_folder
 from lopsided.files.untrusted import open_tensors
 from lopsided.finite import all_finite
-from lopsided.tasks.vader import cache_folder
 
 # How far a kept decomposition may be from the weight's own products, relative to σ_1.
 TOLERANCE = 1e-5

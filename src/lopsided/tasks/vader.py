@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.files.atomic import file_hash
+from lopsided.files.cache import cache_folder
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.splits import split_of, stable_hash
 from lopsided.tasks.task import SPLITS, Task
@@ -40,14 +41,6 @@ DOMAINS = {
 LABELS = ("negative", "positive")
 OUT_OF_DOMAIN_ROWS = 300
 NOTE = "split by a hash of the text: not comparable with published test figures"
-
-
-def cache_folder() -> Path:
-    """`$LOPSIDED_CACHE`, else `$XDG_CACHE_HOME/lopsided`, else `~/.cache/lopsided`."""
-    if os.environ.get("LOPSIDED_CACHE"):
-        return Path(os.environ["LOPSIDED_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lopsided"
 
 
 def fetch() -> Path:
