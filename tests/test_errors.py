@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lopsided.errors import first_line, nearest
+from lopsided.errors import LopsidedError, LopsidedWarning, first_line, nearest
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,12 @@ def test_an_error_is_one_line_of_a_record(error, line):
     assert first_line(error) == line
 
 
-def test_a_name_that_is_close_is_asked_about():
-    assert nearest("matthews", ["matthews_correlation", "f1"]) == ""
-    assert nearest("f_1", ["accuracy", "f1"]) == " did you mean 'f1'?"
+def test_classes_are_what_callers_catch():
+    assert issubclass(LopsidedError, ValueError)
+    assert issubclass(LopsidedWarning, UserWarning)
+
+
+def test_nearest_names_a_close_one_or_nothing():
+    assert nearest("tweet", ["movie", "tweets"]) == " did you mean 'tweets'?"
+    assert nearest("zzz", ["movie", "tweets"]) == ""
+    assert nearest("zzz", []) == ""

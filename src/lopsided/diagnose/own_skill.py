@@ -26,8 +26,8 @@ from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import finite_or_none
 from lopsided.method.sketch import generator
-from lopsided.models.load import ensure_pad_token
 from lopsided.models.modes import model_mode
+from lopsided.models.tokenizer import ensure_pad_token
 from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
 from lopsided.tasks.encode import IGNORED

@@ -15,9 +15,8 @@ from lopsided.files.fingerprint import fingerprint
 from lopsided.files.manifest import KEY, PEFT_PREFIX
 from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, read_json, weights_in
 from lopsided.models.heads import HEADED
-from lopsided.models.load import quiet
+from lopsided.models.load import load_base, quiet
 from lopsided.theory.dims import linear_maps
-from lopsided.verify import load_base
 
 KINDS = ("LORA", "LOPSIDED")
 MARKS = (".lopsided_", ".lora_")

@@ -13,7 +13,7 @@ from lopsided.adapt import adapt
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import atomic_folder
 from lopsided.method import Method
-from lopsided.models.heads import head_modules
+from lopsided.models.heads import head_modules, is_inside
 from lopsided.runs.config import TrainConfig
 from lopsided.tasks import Task
 
@@ -43,8 +43,7 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
             f"method {method.name!r} trains the task's head, and {task.kind} has none; choose another method"
         )
     for name, parameter in model.named_parameters():
-        in_head = any(name.startswith(f"{head}.") for head in heads)
-        parameter.requires_grad = method.train == "all" or in_head
+        parameter.requires_grad = method.train == "all" or is_inside(name, heads)
     return model
 
 

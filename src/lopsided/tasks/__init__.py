@@ -45,7 +45,7 @@ def load_task(
     Args:
         name: "vader/movie" and its like, a folder of JSON lines, or a Hugging Face name.
         label: the field to learn, where several could be it.
-        metric: a name in `metrics.SCORES`, or None for the task's own.
+        metric: a name in `score_functions.SCORES`, or None for the task's own.
         make_split: cut a missing validation or test from train by a stable hash.
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
         ignore_columns: columns that are not for learning; every other column of text must be used.

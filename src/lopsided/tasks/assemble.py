@@ -11,8 +11,9 @@ from datasets import Dataset
 from lopsided.errors import LopsidedError, nearest
 from lopsided.tasks.cast import Columns
 from lopsided.tasks.labels import read_labels
-from lopsided.tasks.metrics import DEFAULT, get_metric
+from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.reading import Reading, Where
+from lopsided.tasks.score_functions import DEFAULT
 from lopsided.tasks.splits import cut
 from lopsided.tasks.task import SPLITS, Task
 
@@ -38,7 +39,7 @@ def assemble(
         places: by split, the place of row i, for errors.
         reading: which columns they were made of.
         labels: the classes in index order, where the source declares them.
-        metric: a name in `metrics.SCORES`, or None for the kind's own.
+        metric: a name in `score_functions.SCORES`, or None for the kind's own.
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
 
     Raises:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from lopsided.errors import LopsidedError
-from lopsided.models.load import ensure_pad_token
+from lopsided.models.tokenizer import ensure_pad_token
 from lopsided.tasks.chat import spoken_ids, template_of, written_out
 from lopsided.tasks.task import Task
 

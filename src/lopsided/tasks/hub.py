@@ -40,7 +40,7 @@ def load_hub(
     Args:
         name: "glue/mrpc", "imdb", "org/name" or "org/name/config".
         label: the field to learn, where several could be it.
-        metric: a name in `metrics.SCORES`, or None for the benchmark's own.
+        metric: a name in `score_functions.SCORES`, or None for the benchmark's own.
         make_split: cut a split that is missing or unlabelled (a tenth each) from train.
         rename_labels: classes to read under another name.
         ignore_columns: columns that are not for learning.

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import SCORES
 from lopsided.tasks.reading import Where
+from lopsided.tasks.score_functions import SCORES
 
 Labels = Mapping[str, Sequence[Any]]
 

@@ -66,7 +66,7 @@ def load_local(
         folder: holds train.jsonl, validation.jsonl and test.jsonl.
         name: the task's name; the folder as given if None.
         label: the field to learn, where several could be it.
-        metric: a name in `metrics.SCORES`, or None for the kind's own.
+        metric: a name in `score_functions.SCORES`, or None for the kind's own.
         make_split: cut a missing validation or test (a tenth each) from train by a hash of the text.
         rename_labels: classes to read under another name.
         ignore_columns: fields that are not for learning.

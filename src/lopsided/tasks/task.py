@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import SCORES, Metric
+from lopsided.tasks.metrics import Metric
 from lopsided.tasks.reading import Reading
+from lopsided.tasks.score_functions import SCORES
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,7 +80,7 @@ class Task:
                 f"task {self.name}: expected {number} for {self.kind}; received {len(self.labels)} "
                 f"{list(self.labels)[:5]}; check the label field of train"
             )
-        kinds = SCORES[self.metric.name].kinds
+        kinds = self.metric.entry.kinds
         if self.kind not in kinds:
             fitting = [name for name, score in SCORES.items() if self.kind in score.kinds]
             raise LopsidedError(

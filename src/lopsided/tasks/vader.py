@@ -97,7 +97,7 @@ def load_vader(name: str, *, metric: str | None = None) -> Task:
 
     Args:
         name: "vader/movie", "vader/amazon", "vader/nyt" or "vader/tweets".
-        metric: a name in `metrics.SCORES`, or None for accuracy.
+        metric: a name in `score_functions.SCORES`, or None for accuracy.
 
     Shapes:
         train / validation / test hold about 80 / 10 / 10 % of the rows, by a hash of the text, so a
