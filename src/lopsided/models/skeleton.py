@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
@@ -44,7 +42,8 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrain
         kind = kind or ("generation" if generates else "classification")
         if kind != "generation":
             config.num_labels = 1 if kind == "regression" else labels
-        with _meta_device():
+        # With initialization, which is when transformers ties weights that are shared: they count once.
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
             return class_of(kind, config).from_config(config)
     # A ValueError, too, but one that already says what to do.
     except LopsidedError:
@@ -62,13 +61,7 @@ def without_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def build(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """Build a model of a class on the meta device; the configuration is copied, since a model may write to it."""
-    with _meta_device():
-        return kind(copy.deepcopy(config))
-
-
-@contextmanager
-def _meta_device() -> Iterator[None]:
-    # Initialization draws numbers on the meta device, too, and would leave the global generator elsewhere.
+    """Build a model of a class on the meta device, without initialization: its tied weights are still separate."""
+    # A copy, since a model may write to its configuration. Building draws numbers, which are given back.
     with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
-        yield
+        return kind(copy.deepcopy(config))
