@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata, spearmanr
 
 from benchmarks.measuring import Progress
 from benchmarks.writing import markdown
@@ -35,6 +34,7 @@ from lopsided.files.atomic import write_json
 from lopsided.method import side_named
 from lopsided.runs import TrainConfig
 from lopsided.runs.measure import machine, versions
+from lopsided.stats import rank_correlation, rank_correlation_interval
 
 RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
 # One of each first link, and training A beside selectors, which no registered method does.
@@ -103,22 +103,16 @@ def mean_loss(model: Any, batches: Sequence[Batch]) -> float:
         return float(np.mean([float(model(**batch).loss) for batch in batches]))
 
 
-def rank_correlation(estimated: Sequence[float], measured: Sequence[float], *, draws: int = 2000) -> dict[str, Any]:
+def agreement(estimated: Sequence[float], measured: Sequence[float], *, draws: int = 2000) -> dict[str, Any]:
     """Spearman's ρ, with a 95 % percentile bootstrap over the points.
 
     Example:
-        >>> rank_correlation([1, 2, 3, 4], [1, 4, 9, 16])["rho"]
+        >>> agreement([1, 2, 3, 4], [1, 4, 9, 16])["rho"]
         1.0
     """
     x, y = np.asarray(estimated, dtype=np.float64), np.asarray(measured, dtype=np.float64)
-    chosen = np.random.RandomState(0).randint(0, len(x), (draws, len(x)))
-    ranks = [rankdata(values[chosen], axis=1) for values in (x, y)]
-    first, second = (rank - rank.mean(1, keepdims=True) for rank in ranks)
-    spread = np.sqrt((first**2).sum(1) * (second**2).sum(1))
-    # A draw of one point again and again has no order.
-    found = (first * second).sum(1)[spread > 0] / spread[spread > 0]
-    low, high = np.percentile(found, [2.5, 97.5])
-    return {"rho": float(spearmanr(x, y).statistic), "low": float(low), "high": float(high), "points": len(x)}
+    low, high = rank_correlation_interval(x, y, draws=draws) or (None, None)
+    return {"rho": float(rank_correlation(x, y)), "low": low, "high": high, "points": len(x)}
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -210,7 +204,7 @@ def _correlations(
             [read(rows[m, "asym_b"]) - read(rows[m, "asym_a"]) for m in modules],
             [real[m, "asym_b"] - real[m, "asym_a"] for m in modules],
         )
-        found[kind] = {name: rank_correlation(x, y) for name, (x, y) in groups.items()}
+        found[kind] = {name: agreement(x, y) for name, (x, y) in groups.items()}
         agreed = np.sign(groups["B less A, over layers"][0]) == np.sign(groups["B less A, over layers"][1])
         found[kind]["right side"] = {"layers": int(agreed.sum()), "of": len(modules)}
     found["totals"] = {name: {"expected": t.reduction, "fitted": t.fitted} for name, t in totals.items()}

@@ -74,7 +74,7 @@ def placed(heights: Mapping[str, int], graph: Mapping[str, set[str]]) -> dict[st
     centres: dict[str, tuple[float, float]] = {}
     for level, row in enumerate(rows):
         below = {room: [centres[other][0] for other in graph[room]] or [width / 2] for room in row}
-        row.sort(key=lambda room: (sum(below[room]) / len(below[room]), room))  # noqa: B023
+        row.sort(key=lambda room: (sum(below[room]) / len(below[room]), room))
         step = width / len(row)
         for number, room in enumerate(row):
             centres[room] = (step * (number + 0.5), (top - level) * ROW + HEIGHT / 2 + GAP)

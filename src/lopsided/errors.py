@@ -39,3 +39,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error as one line: the first line of its text, or its type where the text is empty.
+
+    Example:
+        >>> first_line(ValueError("\\none\\ntwo")), first_line(OSError())
+        ('one', 'OSError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

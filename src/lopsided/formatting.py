@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from lopsided.files.strict_json import WHY
+from lopsided.finite import is_finite
 
 MISSING = "–"
 MARKS = {"best": "●", "tied": "○"}
@@ -28,11 +29,6 @@ class Figure:
     def __str__(self) -> str:
         middle = "" if self.se is None else f" ± {self.se}"
         return f"{self.mean}{middle}" + (f" {self.suffix}" if self.suffix else "")
-
-
-def is_finite(value: float | None) -> TypeGuard[float]:
-    """Whether `value` is a number that can be written and plotted."""
-    return value is not None and math.isfinite(value)
 
 
 def count(mean: float, se: float | None) -> Figure:

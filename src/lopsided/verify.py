@@ -8,13 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from peft import PeftConfig, PeftModel, TaskType
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_line
@@ -24,26 +20,18 @@ from lopsided.files.untrusted import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     check_shards,
-    first_line,
     open_tensors,
     read_json,
     weights_in,
 )
+from lopsided.finite import check_finite
 from lopsided.method import SavedForm, method_from_parts
-from lopsided.models.load import model_source
+from lopsided.models.load import load_base
 from lopsided.runs.directory import read_run
 from lopsided.runs.saved_forms import HEAD_FILE
 from lopsided.tuner import LopsidedConfig, layers_of
 from lopsided.tuner.config import check_parts
 
-AUTO_CLASSES = {
-    TaskType.SEQ_CLS: "AutoModelForSequenceClassification",
-    TaskType.TOKEN_CLS: "AutoModelForTokenClassification",
-    TaskType.QUESTION_ANS: "AutoModelForQuestionAnswering",
-    TaskType.CAUSAL_LM: "AutoModelForCausalLM",
-    TaskType.SEQ_2_SEQ_LM: "AutoModelForSeq2SeqLM",
-    TaskType.FEATURE_EXTRACTION: "AutoModel",
-}
 # What was checked, and what was found.
 Checks = dict[str, str]
 
@@ -122,8 +110,7 @@ def _finite(path: Path) -> str:
         for name in names:
             tensor = file.get_tensor(name)
             numbers += tensor.numel()
-            if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-                raise LopsidedError(f"{path}: {name} holds NaN or Inf; expected finite numbers; get the file again")
+            check_finite(f"{path}: {name}", tensor, fix="get the file again")
     return f"{len(names)} tensors, {numbers} numbers, all finite"
 
 
@@ -163,8 +150,7 @@ def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise LopsidedError(f"{name} holds NaN or Inf; expected finite numbers; go back to an earlier save")
+        check_finite(name, tensor, fix="go back to an earlier save")
 
 
 def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mismatch: bool) -> str:
@@ -176,32 +162,3 @@ def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mis
     dtypes = Counter(layer.base_weight.fingerprint().split(" ")[1] for layer in layers.values())
     found = ", ".join(f"{count} layers in {dtype}" for dtype, count in dtypes.items())
     return f"{base}: {found}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
-
-
-def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto", **arguments: Any) -> Any:
-    """The model that a saved adapter's configuration asks for, from a name.
-
-    Args:
-        name: `embedded`, `smollm2`, a folder or a Hugging Face name.
-        arguments: for `from_pretrained`.
-
-    Raises:
-        LopsidedError: if the configuration names no class of models, or the model can't be had.
-    """
-    source = model_source(name)
-    kind = AUTO_CLASSES[config.task_type] if config.task_type else (config.auto_mapping or {}).get("base_model_class")
-    model_class = getattr(transformers, kind) if isinstance(kind, str) and kind in dir(transformers) else None
-    if not isinstance(model_class, type) or not issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)):
-        raise LopsidedError(
-            f"{ADAPTER_CONFIG} names no model class of transformers (got {kind!r:.80}), so the base can't be built; "
-            "load the adapter with PeftModel.from_pretrained on your own model"
-        )
-    loader: Any = model_class
-    try:
-        return loader.from_pretrained(source.path, dtype=dtype, **source.arguments, **arguments)
-    # No such name, no network, a folder that holds no model of that class, or a package that is missing.
-    except (OSError, ValueError, ImportError) as error:
-        raise LopsidedError(
-            f"--base {name}: expected embedded, smollm2, a local folder or a Hugging Face name; received: "
-            f"{first_line(error)}; check the name and the network"
-        ) from error

@@ -40,8 +40,8 @@ def bounds(
 
         from lopsided import METHODS
         from lopsided.method import method_named
-        from lopsided.runs.config import as_targets
-        from lopsided.runs.measured_bound import skeleton
+        from lopsided.models.skeleton import skeleton
+        from lopsided.models.targets import as_targets
         from lopsided.theory import covers, generalization_bound, is_counted, model_numbers
 
         chosen = list(METHODS.values()) if methods == "all" else [method_named(name) for name in methods.split(",")]

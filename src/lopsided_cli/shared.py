@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ def verb() -> Iterator[None]:
     from datasets import disable_progress_bars
     from transformers.utils import logging
 
-    from lopsided.errors import LopsidedError
+    from lopsided.errors import LopsidedError, first_line
 
     # Their bars and warnings are about how we call them, which is not the user's business.
     logging.set_verbosity_error()
@@ -57,7 +56,7 @@ def verb() -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        said = (str(error).strip() or "no message").splitlines()[0]
+        said = first_line(error) if str(error).strip() else "no message"
         raise BadInput(
             f"{type(error).__name__}: {said}; this should not happen: set {TRACEBACK}=1 to see where it "
             "comes from, and report it"
@@ -65,6 +64,8 @@ def verb() -> Iterator[None]:
 
 
 def _of_system(error: OSError) -> str:
+    from lopsided.errors import first_line
+
     if error.errno == errno.ENOSPC:
         return (
             f"no space left on the disk of {error.filename or 'the output folder'}; the last good files are "
@@ -73,7 +74,7 @@ def _of_system(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"can't write {error.filename}: {error.strerror}; choose another --out"
     where = f" {error.filename}" if error.filename else ""
-    said = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = error.strerror or first_line(error)
     return f"the system refused{where}: {said}; check the path and the disk, and run again with --resume"
 
 
@@ -117,4 +118,6 @@ def figure(value: float | None, form: str = ".3g") -> str:
         >>> figure(0.51234, ".2f"), figure(None), figure(float("nan"))
         ('0.51', '–', '–')
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{value:{form}}"
+    from lopsided.finite import is_finite
+
+    return f"{value:{form}}" if is_finite(value) else MISSING

@@ -13,12 +13,12 @@ from lopsided import METHODS
 
 
 def test_a_rank_correlation_and_its_interval():
-    found = script.rank_correlation([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5])
+    found = script.agreement([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5])
     assert found["rho"] == pytest.approx(1 - 6 * 6 / (6 * 35))
     assert found["low"] < found["rho"] <= found["high"] <= 1
     # Not the other rank correlation.
     assert found["rho"] != pytest.approx(kendalltau([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5]).statistic)
-    assert script.rank_correlation([1, 2, 3], [3, 2, 1])["rho"] == -1
+    assert script.agreement([1, 2, 3], [3, 2, 1])["rho"] == -1
 
 
 def test_the_script_from_end_to_end(bert, words, tmp_path, capsys, monkeypatch):

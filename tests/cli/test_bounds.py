@@ -58,7 +58,7 @@ def test_a_run_has_its_bound_beside_its_gap(cli, tiny, tmp_path):
 
 def _outputs(record) -> int:
     """Σ d_out: an adapter of rank 4 trains 4·Σ d_out numbers beside the head."""
-    from lopsided.runs.measured_bound import skeleton
+    from lopsided.models.skeleton import skeleton
     from lopsided.theory import layer_dims
 
     return sum(layer.d_out for layer in layer_dims(skeleton(record["config"]["model"])))

@@ -12,13 +12,14 @@ import torch
 
 from lopsided import LopsidedError
 from lopsided.diagnose.directions import trajectory_directions
-from lopsided.diagnose.own_skill import _change, _token_mean, paired_interval
+from lopsided.diagnose.own_skill import _change, _token_mean
 from lopsided.diagnose.sections.generalization import generalization
 from lopsided.diagnose.sections.intruders import intruders
 from lopsided.diagnose.sections.layers import spectra
 from lopsided.diagnose.sections.similarity import similarities
 from lopsided.diagnose.sections.timeline import timeline
 from lopsided.diagnose.tuned_model import Layer, Update
+from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
 from lopsided.theory.subspaces import basis
 from lopsided_cli.diagnose import summary

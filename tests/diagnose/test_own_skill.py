@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import lopsided
 from lopsided import LopsidedError
-from lopsided.diagnose.own_skill import backbone, embeddings, graft, language_change, paired_interval, similarity_change
+from lopsided.diagnose.own_skill import backbone, embeddings, graft, language_change, similarity_change
 from lopsided.diagnose.references import Pairs, read_documents, read_pairs
 from tests import tiny
 from tests.tiny_runs import sentence, word_tokenizer
@@ -175,19 +175,6 @@ def test_a_head_plays_no_part():
     with torch.no_grad():
         other.classifier.weight.add_(1.0)
     assert similarity_change(base, other, tokens, given, reference="x", draws=5).change == 0.0
-
-
-def test_the_interval_draws_the_same_rows_for_both():
-    # A difference that is the same in every row has no spread, however much the rows differ.
-    rows = {"loss": np.random.RandomState(0).rand(50) * 100}
-    mean = lambda side: float(side["loss"].mean())  # noqa: E731
-    low, high = paired_interval(rows, {"loss": rows["loss"] - 2.0}, mean)
-    assert low == pytest.approx(-2.0)
-    assert high == pytest.approx(-2.0)
-    # And the mean of n differences has the standard error that it should have.
-    noise = np.random.RandomState(1).randn(400)
-    low, high = paired_interval({"loss": np.zeros(400)}, {"loss": noise}, mean)
-    assert high - low == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.1)
 
 
 # -- references ----------------------------------------------------------------------------------------------

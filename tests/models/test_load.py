@@ -21,7 +21,8 @@ from transformers import (
 
 import lopsided
 from lopsided.errors import LopsidedError
-from lopsided.models.load import load_model, model_source
+from lopsided.models.load import load_model
+from lopsided.models.registry import model_source
 from lopsided.tasks import collator, encode
 from tests.tasks.rows import character_tokenizer, generation, text
 

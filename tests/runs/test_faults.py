@@ -20,7 +20,7 @@ from lopsided import LopsidedError
 from lopsided.files.atomic import DiskErrors, atomic_folder, write_json
 from lopsided.runs import read_predictions, read_run, train
 from lopsided.runs import train as run
-from lopsided.runs.directory import first_line, in_use, write_predictions
+from lopsided.runs.directory import in_use, write_predictions
 from lopsided.runs.prepare import save_trained
 from lopsided.runs.reload import reload
 from tests.tiny_runs import tiny_config
@@ -254,13 +254,6 @@ def test_a_record_of_another_kind_is_refused(tmp_path, text, message):
     with pytest.raises(LopsidedError, match=message):
         read_run(tmp_path)
     assert read_run(tmp_path / "nowhere") is None
-
-
-@pytest.mark.parametrize(
-    ("error", "line"), [(OSError(), "OSError"), (ValueError("\none\ntwo"), "one"), (RuntimeError("a\nb"), "a")]
-)
-def test_an_error_is_one_line_of_a_record(error, line):
-    assert first_line(error) == line
 
 
 # -- errors of a disk ----------------------------------------------------------------------------------------

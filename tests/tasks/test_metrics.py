@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import SCORES, Metric, difference_standard_error, get_metric
+from lopsided.tasks.metrics import Metric, difference_standard_error, get_metric
+from lopsided.tasks.score_functions import SCORES
 
 
 def answers(seed: int, n: int = 400, classes: int = 2, right: float = 0.8) -> dict[str, np.ndarray]:

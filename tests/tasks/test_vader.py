@@ -77,17 +77,6 @@ def test_options_of_other_tasks_are_refused():
         load_task("vader/movie", make_split=True)
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("LOPSIDED_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert vader.cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("LOPSIDED_CACHE")
-    assert vader.cache_folder() == tmp_path / "xdg" / "lopsided"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert vader.cache_folder() == tmp_path / ".cache" / "lopsided"
-
-
 def fake_pip(monkeypatch, tmp_path, content: bytes | None, stderr: str = ""):
     """Puts a pip in place that writes `content`, or fails with `stderr`."""
     commands = []

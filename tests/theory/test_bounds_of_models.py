@@ -23,8 +23,9 @@ from transformers import (
 
 import lopsided
 from lopsided import METHODS, LopsidedError
-from lopsided.models.load import ModelSource, _model_class
-from lopsided.runs.measured_bound import CLASSES, skeleton
+from lopsided.models.load import CLASSES, _class_and_head
+from lopsided.models.registry import ModelSource
+from lopsided.models.skeleton import skeleton
 from lopsided.tasks.task import Task
 from lopsided.theory import all_bounds, generalization_bound, layer_dims, model_numbers
 from lopsided.tuner import layers_of
@@ -75,7 +76,7 @@ def task_of(kind: str) -> Task:
 def test_the_counts_are_those_of_the_model_that_is_trained(name, kind, tmp_path):
     """Layers as `adapt` finds them, all numbers, and the head's, of the class that `load_model` builds."""
     CONFIGS[name].save_pretrained(tmp_path)
-    auto, head = _model_class("a model", ModelSource(path=str(tmp_path)), task_of(kind))
+    auto, head = _class_and_head("a model", ModelSource(path=str(tmp_path)), task_of(kind))
     config = type(CONFIGS[name]).from_pretrained(
         tmp_path, **{k: v for k, v in head.items() if k != "ignore_mismatched_sizes"}
     )

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lopsided.advise.advice import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.method import METHODS, Method
 from lopsided.models.heads import task_heads
+from lopsided.models.modes import gradients_of, model_mode
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import load_all
 from lopsided.runs.preflight import check_rows
@@ -129,24 +131,18 @@ def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None 
             f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"
         )
     parameters = [p for name in heads for p in model.get_submodule(name).parameters()]
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    trained = {id(parameter) for parameter in parameters}
     rate = METHODS["head"].lr if lr is None else lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-    was_training = model.training
-    model.eval()
-    for parameter, _ in asked:
-        parameter.requires_grad_(id(parameter) in trained)
-    for step, batch in zip(range(steps), cycle(batches)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - step / steps)
+    with model_mode(model, training=False), gradients_of(model, parameters):
+        for step, batch in zip(range(steps), cycle(batches)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 - step / steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model(**batch).loss
+            if not all_finite(loss):
+                raise LopsidedError(
+                    f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate"
+                )
+            loss.backward()
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss = model(**batch).loss
-        if not bool(torch.isfinite(loss)):
-            raise LopsidedError(f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate")
-        loss.backward()
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for parameter, wanted in asked:
-        parameter.requires_grad_(wanted)
-    model.train(was_training)

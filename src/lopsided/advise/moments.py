@@ -10,8 +10,7 @@ count, nor do the tokens beside the one that a classifier reads in its last laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
+from lopsided.models.modes import gradients_of, model_mode
 from lopsided.theory.sides import Moments
 
 
@@ -102,7 +103,7 @@ def collect(
                 "rows with their labels"
             )
     collector, generator, counts = _Collector(), torch.Generator().manual_seed(seed), []
-    with _frozen(model):
+    with model_mode(model, training=False), gradients_of(model, []):
         hooks = [collector.watch(name, module) for name, module in layers]
         try:
             for number, batch in enumerate(batches):
@@ -129,7 +130,7 @@ def _both_passes(
         )
     logits, labels = outputs["logits"], batch["labels"]
     # Beyond this, a NaN would be a layer's gain, or end in an error about matrices.
-    if bool(torch.isnan(logits).any()) or not bool(torch.isfinite(outputs["loss"])):
+    if bool(torch.isnan(logits).any()) or not all_finite(outputs["loss"]):
         raise LopsidedError(
             f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model "
             "whose loss is finite"
@@ -195,21 +196,3 @@ def _moments(sums: _Sums, counts: Sequence[int]) -> Moments:
         gradients=np.stack(gradients),
         weights=np.array(counts, dtype=np.float64),
     )
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without weight gradients, and everything as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    try:
-        for parameter, _ in asked:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
-        for module, training in modes:
-            module.training = training

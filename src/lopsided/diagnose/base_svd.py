@@ -9,8 +9,6 @@ once to twice as large as the weight, in float32; twice for a square one.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.files.atomic import DiskErrors
+from lopsided.files.atomic import atomic_file
+from lopsided.files.cache import cache_folder
 from lopsided.files.untrusted import open_tensors
-from lopsided.tasks.vader import cache_folder
+from lopsided.finite import all_finite
 
 # How far a kept decomposition may be from the weight's own products, relative to σ_1.
 TOLERANCE = 1e-5
@@ -53,10 +52,10 @@ def base_svd(weight: Tensor, cache: Path | None = None) -> BaseSVD:
     Raises:
         LopsidedError: if the weight is no finite matrix. A LopsidedWarning says where the result can't be kept.
     """
-    if weight.dim() != 2 or weight.numel() == 0 or not torch.isfinite(weight).all():
+    if weight.dim() != 2 or weight.numel() == 0 or not all_finite(weight):
         raise LopsidedError(
             f"expected a finite matrix to decompose, got a weight of shape {tuple(weight.shape)}"
-            f"{'' if torch.isfinite(weight).all() else ' with NaN or Inf'}; go back to a good checkpoint"
+            f"{'' if all_finite(weight) else ' with NaN or Inf'}; go back to a good checkpoint"
         )
     weight = weight.detach().to("cpu", torch.float32).contiguous()
     path = (cache or cache_folder() / "svd") / f"{_key(weight)}.safetensors"
@@ -120,14 +119,8 @@ def _fits(kept: BaseSVD, weight: Tensor) -> bool:
 def _write(path: Path, found: BaseSVD) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            with DiskErrors(path.parent):
-                save_file(dict(vars(found)), name, metadata={"format": "pt"})
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with atomic_file(path) as temporary:
+            save_file(dict(vars(found)), temporary, metadata={"format": "pt"})
     except OSError as error:
         warnings.warn(
             f"singular vectors can't be kept in {path.parent} ({error.strerror}), and are computed each time; set "

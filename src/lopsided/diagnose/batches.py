@@ -6,12 +6,11 @@ batches do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.encode import IGNORED
@@ -73,30 +72,3 @@ def loss_and_gradient(
                 if part is not None:
                     target.add_(part, alpha=share)
     return value, total
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """While it is entered the model is in evaluation mode, all of it; then every module is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def differentiating(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """While it is entered these parameters have gradients, and no others; then each is as it was."""
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    wanted = {id(parameter) for parameter in parameters}
-    try:
-        for parameter, _ in asked:
-            parameter.requires_grad_(id(parameter) in wanted)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, before in asked:
-            parameter.requires_grad_(before)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.method.sketch import generator, layer_seed
 from lopsided.tuner.weight.delta import undisturbed
 
@@ -216,7 +217,7 @@ def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, li
                     "shape; pass snapshots of the same model"
                 )
             delta = snapshot[name].detach().float() - weight.detach().float()
-            if not bool(torch.isfinite(delta).all()):
+            if not all_finite(delta):
                 raise LopsidedError(f"expected finite snapshots, got NaN or Inf in {name}; take random directions")
             # An adapter leaves most of a model alone, and what it left alone is not kept.
             if bool(delta.any()):

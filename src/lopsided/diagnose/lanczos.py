@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def largest_eigenvalue(
     betas: list[float] = []
     while True:
         new = product(basis[-1])
-        if not bool(torch.isfinite(new).all()):
+        if not all_finite(new):
             raise LopsidedError(f"expected finite products, got NaN or Inf in product {len(basis)}; check the loss")
         alphas.append(_dot(basis[-1], new))
         for _ in range(2):

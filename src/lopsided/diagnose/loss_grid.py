@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lopsided.diagnose.batches import Batch, Loss, check_batches, evaluating, mean_loss, model_loss
+from lopsided.diagnose.batches import Batch, Loss, check_batches, mean_loss, model_loss
 from lopsided.diagnose.directions import Directions, plane_parameters
 from lopsided.errors import LopsidedError
+from lopsided.finite import finite_or_none
+from lopsided.models.modes import model_mode
 
 Losses = list[float | None]
 Done = Callable[[int, int], None]
@@ -174,12 +176,12 @@ def landscape(
         for a in places:
             plane.put(a)
             value = mean_loss(model, batches, loss)
-            found.append(value if math.isfinite(value) else None)
+            found.append(finite_or_none(value))
             number += 1
             done(number, total)
         return found
 
-    with evaluating(model), plane.moving():
+    with model_mode(model, training=False), plane.moving():
         surface = [along(b, values) for b in values]
         line = surface[points // 2] if middle else along(0.0, values)
         centre = line[points // 2] if middle else along(0.0, [0.0])[0]

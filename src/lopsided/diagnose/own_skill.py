@@ -21,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lopsided.diagnose.batches import evaluating
 from lopsided.diagnose.references import Pairs
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
+from lopsided.finite import finite_or_none
 from lopsided.method.sketch import generator
-from lopsided.models.load import ensure_pad_token
+from lopsided.models.modes import model_mode
+from lopsided.models.tokenizer import ensure_pad_token
+from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
 from lopsided.tasks.encode import IGNORED
 
@@ -179,7 +181,7 @@ def embeddings(
     ensure_pad_token(tokenizer)
     rows = tokenizer(list(texts), truncation=True, max_length=max_length)
     pooled: list[tuple[int, Tensor]] = []
-    with evaluating(encoder):
+    with model_mode(encoder, training=False):
         for chosen in _by_length([len(ids) for ids in rows["input_ids"]], batch_size):
             batch = tokenizer.pad({key: [rows[key][i] for i in chosen] for key in rows}, return_tensors="pt")
             batch = {key: tensor.to(encoder.device) for key, tensor in batch.items()}
@@ -196,7 +198,7 @@ def _language_rows(
 ) -> dict[str, np.ndarray]:
     """Mean loss and number of predicted tokens of each document: arrays of (n,)."""
     losses, tokens = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    with evaluating(model):
+    with model_mode(model, training=False):
         for chosen in _by_length([len(row["input_ids"]) for row in rows], batch_size):
             batch = tokenizer.pad(
                 {"input_ids": [rows[i]["input_ids"] for i in chosen]}, padding=True, return_tensors="pt"
@@ -286,34 +288,6 @@ def _change(
         metric=metric,
         better=better,
         rows=len(next(iter(base.values()))),
-        **{name: value if math.isfinite(value) else None for name, value in found.items()},
+        **{name: finite_or_none(value) for name, value in found.items()},
         why={name: reason for name, value in found.items() if not math.isfinite(value)},
     )
-
-
-def paired_interval(
-    base: Columns, tuned: Columns, figure: Callable[[Columns], float], *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of figure(tuned) − figure(base) over rows drawn with replacement, for both alike.
-
-    NaN on both ends where the figure is NaN on any of the draws: the other draws alone would be another figure's.
-
-    Shapes:
-        base, tuned: the same columns of (n,).
-
-    Example:
-        >>> rows = {"loss": np.array([1.0, 2.0])}
-        >>> paired_interval(rows, {"loss": rows["loss"] + 0.5}, lambda side: float(side["loss"].mean()))
-        (0.5, 0.5)
-    """
-    n = len(next(iter(base.values())))
-    draw = np.random.RandomState(seed)
-    found = []
-    for _ in range(draws):
-        chosen = draw.randint(0, n, n)
-        after, before = (figure({name: column[chosen] for name, column in side.items()}) for side in (tuned, base))
-        found.append(after - before)
-    if not np.isfinite(found).all():
-        return math.nan, math.nan
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)

@@ -10,14 +10,13 @@ import torch
 from peft import PeftConfig, PeftModel, TaskType
 from peft.tuners.lora import Linear, LoraLayer
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 from lopsided.files.fingerprint import fingerprint
 from lopsided.files.manifest import KEY, PEFT_PREFIX
-from lopsided.files.untrusted import ADAPTER_CONFIG, first_line, open_tensors, read_json, weights_in
+from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, read_json, weights_in
 from lopsided.models.heads import HEADED
-from lopsided.models.load import quiet
+from lopsided.models.load import load_base, quiet
 from lopsided.theory.dims import linear_maps
-from lopsided.verify import load_base
 
 KINDS = ("LORA", "LOPSIDED")
 MARKS = (".lopsided_", ".lora_")

@@ -19,8 +19,6 @@ from lopsided.diagnose.batches import (
     Batch,
     Loss,
     check_batches,
-    differentiating,
-    evaluating,
     loss_and_gradient,
     mean_loss,
     model_loss,
@@ -38,7 +36,9 @@ from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
 from lopsided.diagnose.loss_grid import Plane
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
+from lopsided.finite import all_finite, finite_or_none
 from lopsided.method.sketch import generator
+from lopsided.models.modes import gradients_of, model_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +97,13 @@ def largest_increase(
     plane = Plane(model, Directions(kind="ascent", first=centre, second={}))
     losses: list[float | None] = []
     change = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in centre.items()}
-    with evaluating(model), plane.moving(), differentiating(model, list(parameters.values())):
+    with model_mode(model, training=False), plane.moving(), gradients_of(model, list(parameters.values())):
         for _ in range(steps):
             value, gradients = loss_and_gradient(model, list(parameters.values()), batches, loss)
-            losses.append(_finite(value))
+            losses.append(finite_or_none(value))
             if losses[0] is None:
                 raise LopsidedError(f"expected a finite loss at the weights themselves, got {value}; check the run")
-            if losses[-1] is None or not all(bool(torch.isfinite(g).all()) for g in gradients):
+            if losses[-1] is None or not all_finite(*gradients):
                 break
             if not any(bool(g.any()) for g in gradients):
                 gradients = list(random_directions(centre, seed=seed, transposed=transposed).first.values())
@@ -114,7 +114,7 @@ def largest_increase(
             plane.first = [change[name] for name in plane.names]
             plane.put(1.0)
         else:
-            losses.append(_finite(mean_loss(model, batches, loss)))
+            losses.append(finite_or_none(mean_loss(model, batches, loss)))
     start, seen = losses[0], [value for value in losses if value is not None]
     assert start is not None
     if len(seen) < steps + 1:
@@ -155,7 +155,7 @@ def hessian_top(
     check_batches(batches)
     size = sum(p.numel() for p in chosen)
     start = torch.from_numpy(generator(seed, 0).standard_normal(size)).to(chosen[0].device, torch.float32)
-    with evaluating(model), differentiating(model, chosen):
+    with model_mode(model, training=False), gradients_of(model, chosen):
         return largest_eigenvalue(
             lambda q: hessian_product(model, chosen, batches, q, loss=loss), start, steps=steps, tolerance=tolerance
         )
@@ -202,7 +202,3 @@ def sharpness_json(radius: float, ascent: Ascent | str, top: Ritz | str) -> dict
         found |= {"hessian_top": None, "hessian_residual": None, "hessian_converged": None}
         why["hessian_top"] = top
     return {**found, WHY: why} if why else found
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -21,6 +21,7 @@ from lopsided.diagnose.saved_adapter import load_adapter
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
 from lopsided.files.untrusted import weights_in
+from lopsided.finite import all_finite
 from lopsided.method import method_from_parts
 from lopsided.runs.directory import ID_DIGITS, run_id
 from lopsided.runs.reload import base_of, finished_run, reload
@@ -87,11 +88,9 @@ class Layer:
     def fault(self) -> str:
         """Why nothing can be computed of the layer; empty if its weight and its update are finite."""
         parts = [part for link in self.links for part in (link.left, link.right) if part is not None]
-        if not bool(torch.isfinite(self.weight).all()):
+        if not all_finite(self.weight):
             return f"{self.module}: the weight holds NaN or Inf"
-        return (
-            "" if all(bool(torch.isfinite(p).all()) for p in parts) else f"{self.module}: the update holds NaN or Inf"
-        )
+        return "" if all_finite(*parts) else f"{self.module}: the update holds NaN or Inf"
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """ΔW = L·R of all links together: (d_out, Σr), (Σr, d_in), float64."""

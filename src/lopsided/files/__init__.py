@@ -1,1 +1,1 @@
-"""Files: whole or not there, checked before they are believed, and known again by their hashes."""
+"""Files: written atomically, checked before they are used, and recognized by their hashes."""

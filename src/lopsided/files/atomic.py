@@ -1,4 +1,7 @@
-"""Files that are whole or not there, on disks that fail with one kind of error."""
+"""Atomic writes of files and folders: after a crash or a full disk a reader finds the old content or all of the new.
+
+Every write goes to a temporary name in the same folder first, since a rename is atomic within one file system only.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import dumps
@@ -23,13 +28,14 @@ NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
 class DiskErrors:
-    """A context that raises `OSError` with the system's number when a write fails: full, read-only, not permitted.
+    """A context that turns failed writes into `OSError` with the system's number: full, read-only, not permitted.
 
-    safetensors (`SafetensorError`), tokenizers (a bare `Exception`) and torch.save (`RuntimeError`) have errors of
-    their own for it, with the number or its meaning in the text.
+    safetensors (`SafetensorError`), tokenizers (a bare `Exception`) and torch.save (`RuntimeError`) raise errors of
+    their own, with the number or its meaning in the text. A class, since it looks at errors of every type without
+    catching the ones that it does not translate.
 
     Args:
-        folder: where is written, for the error.
+        folder: the folder that is written to, for the error.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,22 +52,82 @@ class DiskErrors:
             raise OSError(number, os.strerror(number), str(self.folder)) from error
 
     def _number(self, text: str) -> int | None:
-        if found := re.search(r"\(os error (\d+)\)", text):
-            return int(found[1])
-        if (found := re.search(r"inline_container.*strerror: ([^\n]+)", text)) and found[1] in NUMBERS:
-            return NUMBERS[found[1]]
-        # Where the disk fills while torch.save writes, its error leaves the reason out.
+        """Return the system's number that the text of an error holds, or None."""
+        if match := re.search(r"\(os error (\d+)\)", text):
+            return int(match[1])
+        if (match := re.search(r"inline_container.*strerror: ([^\n]+)", text)) and match[1] in NUMBERS:
+            return NUMBERS[match[1]]
+        # If the disk fills while torch.save writes, its error leaves the reason out.
         if ("inline_container" in text or "iostream error" in text) and shutil.disk_usage(self.folder).free < 2**20:
             return errno.ENOSPC
         return None
 
 
 @contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file next to `path`, which replaces `path` when the block ends without an error.
+
+    The new bytes are on the disk before the rename, so that a power cut cannot leave an empty file under the name.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Raises:
+        OSError: if the disk is full, read-only or not permitted.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with DiskErrors(path.parent):
+            yield temporary
+        # The writer may have replaced the temporary file (safetensors does), so the mode is set afterwards.
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        # After the rename there is nothing left under this name.
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, atomically.
+
+    Args:
+        path: the file to write; its folder must exist.
+        text: written with the line ends that it has.
+        errors: what becomes of characters that UTF-8 cannot encode, as for `open`.
+    """
+    data = text.encode("utf-8", errors)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a record as strict JSON, atomically; make its folder if needed.
+
+    A number that is not finite is written as null, and the record's `nulls` say where; see `strict_json`.
+    """
+    # Serialized first, so that a value that is no JSON leaves no folder behind.
+    text = dumps(value) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as a compressed `.npz`, atomically."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        # An open file, because NumPy appends ".npz" to names that do not end with it.
+        np.savez_compressed(file, **dict[str, Any](arrays))
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `path` when the block ends without an error.
+    """Yield a new folder to write into, which replaces `path` when the block ends without an error.
 
     A reader sees the old folder or the new one, never a part of either; after an error the old one stands. On Linux
-    the two change places in one step; elsewhere there is a moment between two renames when neither is there.
+    the two are exchanged in one step; elsewhere there is a moment between two renames when neither is there.
 
     Raises:
         LopsidedError: if `path` is a file, or a folder with something that the new one does not replace.
@@ -83,21 +149,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.rename(path, old)
         os.rename(new, path)
     finally:
+        # Where the second rename failed, the old folder goes back to its place.
         if old.exists() and not path.exists():
             os.rename(old, path)
+        # After an exchange, `new` is the name of the old content.
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(new: Path, path: Path) -> bool:
-    """Let two folders change places in one step, and say whether this system and its file system can."""
+    """Exchange two folders in one step; return False where the system or the file system has no such call."""
     if sys.platform != "linux":
         return False
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # an older C library
         return False
-    here, exchange = -100, 2
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of the kernel's headers
     if renameat2(here, os.fsencode(new), here, os.fsencode(path), exchange) == 0:
         return True
     number = ctypes.get_errno()
@@ -107,6 +175,7 @@ def _exchange(new: Path, path: Path) -> bool:
 
 
 def _check_replaceable(path: Path, new: Path) -> None:
+    """Raise if the folder holds files that were not written by the same command and would be lost."""
     strangers = sorted(set(os.listdir(path)) - set(os.listdir(new)))
     if strangers:
         raise LopsidedError(
@@ -116,31 +185,13 @@ def _check_replaceable(path: Path, new: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes: 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON with the same promise: the old file, or the whole new one.
-
-    What is not finite is written as null, and said in the record's `nulls`; see `strict_json`.
-    """
-    # Before the file: a value that is no JSON leaves nothing behind.
-    text = dumps(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def _umask() -> int:
-    """The mask that a plain `open` would obey: temporary files are made private, and results are not secrets."""
+    """Return the mask that a plain `open` obeys: temporary files are made private, but results are no secrets."""
+    # The system has no call that reads the mask without setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Which checkpoint of a `transformers.Trainer` a run can go on from."""
+"""The checkpoints of a `transformers.Trainer` that a run can resume from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ STATE = "trainer_state.json"
 
 
 def last_checkpoint(output_dir: Path | str) -> str | None:
-    """The newest checkpoint that was written to its end, or None if there is none.
+    """Return the newest checkpoint that was written completely, or None if there is none.
 
-    `Trainer.train(resume_from_checkpoint=True)` takes the newest folder, and fails on one that was cut off by a
-    kill or a full disk. `trainer_state.json` is the last file of a checkpoint: where it is whole, all of it is.
-    Where the newest one stands at the run's last step nothing is left to train: `Trainer` would make one more step.
+    `Trainer.train(resume_from_checkpoint=True)` takes the newest folder, and fails if that one was cut off by a
+    kill or a full disk. If the newest checkpoint stands at the run's last step nothing is left to train, and `Trainer`
+    would make one more step.
 
     Args:
         output_dir: the Trainer's.
@@ -32,26 +32,29 @@ def last_checkpoint(output_dir: Path | str) -> str | None:
 
 
 def whole_checkpoints(output_dir: Path) -> list[Path]:
+    """Return the checkpoints that were written completely, in no order."""
     return [folder for folder in _checkpoints(output_dir) if _is_whole(folder)]
 
 
 def discard_incomplete(output_dir: Path) -> None:
-    """Delete the checkpoints that no run can go on from, so that their files mix with no later ones."""
+    """Delete the checkpoints that were cut off, so that their files do not mix with those of later ones."""
     for folder in _checkpoints(output_dir):
         if not _is_whole(folder):
             shutil.rmtree(folder)
 
 
 def step_of(checkpoint: Path) -> int:
+    """Return the step at which a checkpoint was written, from its name."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    found = output_dir.glob("checkpoint-*")
-    return [path for path in found if path.is_dir() and path.name.removeprefix("checkpoint-").isdecimal()]
+    folders = output_dir.glob("checkpoint-*")
+    return [path for path in folders if path.is_dir() and path.name.removeprefix("checkpoint-").isdecimal()]
 
 
 def _is_whole(checkpoint: Path) -> bool:
+    # Trainer writes this file last: if it is whole, so is the checkpoint.
     state = checkpoint / STATE
     if not state.is_file():
         return False

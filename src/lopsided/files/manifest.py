@@ -1,8 +1,8 @@
-"""What a saved adapter says about its own tensors: a hash of each, and what they belong to.
+"""The manifest of a saved adapter: one hash per tensor, and the method that the tensors belong to.
 
-It travels in the tensors' own file, as one more tensor of JSON bytes, because a save writes two files: if it is
-cut off between them, the new tensors stand beside the older configuration, and must still be checkable.
-The hashes show damage. They are no signature: who can write the file can write them, too.
+It is stored in the file of the tensors, as one more tensor of JSON bytes, because a save writes two files: if it is
+cut off between them, the new tensors are next to the older configuration, and must still be checkable. The hashes
+reveal damage. They are no signature: whoever can write the file can write them, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Manifest:
     """What the tensors of one adapter were when they were saved.
 
     Args:
-        schema: version of this form.
+        schema: the version of this format.
         method: the method's parts that decide what its tensors compute.
         scales: (r, s, number of layers) for each rank and scale s that occurs.
         names: one hash of all tensors' names.
@@ -55,24 +55,26 @@ class Manifest:
         """Compare tensors, by the names of the file, with their hashes.
 
         Args:
-            translated: whether a loader may have given them other names. Then every hash has to occur, whatever its
-                tensor is called; whether a name has a place in the model is another check.
+            tensors: by the names of the file.
+            translated: whether a loader may have renamed them. Then every hash must occur, under whatever name;
+                whether a name has a place in the model is checked elsewhere.
 
         Raises:
             LopsidedError: naming the first tensor that differs.
         """
         plain = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
-        found = {name: hash_of(plain[name]) for name in sorted(plain)}
-        if len(found) != len(self.tensors):
-            raise _damaged(f"{len(found)} tensors, its manifest lists {len(self.tensors)}")
-        if hash_of_names(found) == self.names:
-            differing = [name for name, mine, theirs in zip(found, found.values(), self.tensors) if mine != theirs]
+        # In the order of their names, as the manifest lists them.
+        hashes = {name: hash_of(plain[name]) for name in sorted(plain)}
+        if len(hashes) != len(self.tensors):
+            raise _damaged(f"{len(hashes)} tensors, its manifest lists {len(self.tensors)}")
+        if hash_of_names(hashes) == self.names:
+            differing = [name for name, mine, theirs in zip(hashes, hashes.values(), self.tensors) if mine != theirs]
         elif not translated:
             raise _damaged("tensors with other names than its manifest lists")
         else:
             known = Counter(self.tensors)
-            differing = [name for name, mine in found.items() if mine not in known]
-            if not differing and known != Counter(found.values()):
+            differing = [name for name, mine in hashes.items() if mine not in known]
+            if not differing and known != Counter(hashes.values()):
                 raise _damaged("a tensor twice that its manifest lists once")
         if differing:
             raise _damaged(f"{differing[0]!r}, which differs from its hash in the manifest")
@@ -81,6 +83,7 @@ class Manifest:
         """Compare the method, the ranks and the scales with those of the adapter that is to hold the tensors.
 
         Args:
+            method: the adapter's.
             scales: (r, s) of each layer.
             what: names that adapter in errors.
         """
@@ -99,9 +102,14 @@ class Manifest:
 
 
 def seal(tensors: Mapping[str, Tensor], method: Method, scales: Iterable[tuple[int, float]]) -> Tensor | None:
-    """The manifest of tensors, by the names of the file, as a tensor of bytes: its own hash, and JSON.
+    """Return the manifest of tensors as a tensor of bytes: its own hash, then JSON.
 
-    None where some are sharded or have no data: those can't be written to a file as they are.
+    None if some are sharded or have no data: those cannot be written to a file as they are.
+
+    Args:
+        tensors: by the names of the file.
+        method: the one that they belong to.
+        scales: (r, s) of each layer.
 
     Shapes:
         -> (bytes,), uint8.
@@ -122,10 +130,10 @@ def seal(tensors: Mapping[str, Tensor], method: Method, scales: Iterable[tuple[i
 
 
 def unseal(tensors: Mapping[str, Tensor]) -> tuple[Manifest | None, dict[str, Tensor]]:
-    """The manifest among the tensors of a file, if there is one, and the other tensors.
+    """Return the manifest among the tensors of a file, or None, and the other tensors.
 
     Raises:
-        LopsidedError: if it can't be read.
+        LopsidedError: if the manifest is damaged, or of another schema.
     """
     others = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != KEY}
     sealed = [tensor for name, tensor in tensors.items() if name not in others]
@@ -151,34 +159,36 @@ def unseal(tensors: Mapping[str, Tensor]) -> tuple[Manifest | None, dict[str, Te
 
 
 def computing_parts(method: Method) -> dict[str, Any]:
-    """The parts that decide what a method's tensors compute, as JSON would give them back.
+    """Return the parts that decide what a method's tensors compute, as JSON would return them.
 
     Raises:
-        LopsidedError: if a sketch has a field that JSON can't hold.
+        LopsidedError: if a sketch has a field that JSON cannot hold.
     """
     parts = method.parts()
     try:
-        kept = json.dumps({"train": parts["train"], "sketch": parts["sketch"], "p": parts["p"]}, allow_nan=False)
+        text = json.dumps({"train": parts["train"], "sketch": parts["sketch"], "p": parts["p"]}, allow_nan=False)
     # ValueError: a number that is not finite, which JSON has no word for.
     except (TypeError, ValueError) as error:
         raise LopsidedError(
             f"method {method.name!r} can't be saved: {error}; expected a sketch whose fields are numbers, names and "
             "lists of them"
         ) from error
-    return {**json.loads(kept), "chained": method.chain is not None}
+    return {**json.loads(text), "chained": method.chain is not None}
 
 
 def hash_of(tensor: Tensor) -> str:
-    """96 bits of SHA-256 over a tensor's dtype, shape and bytes, as 24 hexadecimal digits."""
+    """Return 96 bits of SHA-256 over a tensor's dtype, shape and bytes, as 24 hexadecimal digits."""
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hash_of_bytes(f"{tensor.dtype} {list(tensor.shape)} ".encode(), data.data)
 
 
 def hash_of_names(names: Iterable[str]) -> str:
+    """Return the hash of names, in whatever order they come."""
     return hash_of_bytes("\n".join(sorted(names)).encode())
 
 
 def hash_of_bytes(*parts: bytes | memoryview) -> str:
+    """Return the hash of bytes that follow each other."""
     hashed = hashlib.sha256()
     for part in parts:
         hashed.update(part)
@@ -186,6 +196,7 @@ def hash_of_bytes(*parts: bytes | memoryview) -> str:
 
 
 def _counted(scales: Iterable[tuple[int, float]]) -> list[list[float]]:
+    """Return (r, s, number of layers) for each rank and scale, as JSON would return it."""
     return [[r, s, count] for (r, s), count in sorted(Counter(scales).items())]
 
 
@@ -194,8 +205,8 @@ def _versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def _damaged(found: str) -> LopsidedError:
+def _damaged(content: str) -> LopsidedError:
     return LopsidedError(
-        f"the saved adapter holds {found}: it is damaged, or was edited; get it again, or, where the edit was meant, "
+        f"the saved adapter holds {content}: it is damaged, or was edited; get it again, or, where the edit was meant, "
         f"drop {PEFT_PREFIX}{KEY} from its tensors"
     )

@@ -1,8 +1,10 @@
-"""What a saved adapter's model card says to a reader who has PEFT, and has not heard of Lopsided."""
+"""The note in a saved adapter's model card for readers who have PEFT and do not know Lopsided."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from lopsided.files.atomic import write_text
 
 CARD = "README.md"
 # PEFT's template, which a user may have filled in.
@@ -28,12 +30,12 @@ Tools that read LoRA alone take what `lopsided.to_lora(model, path)` writes."""
 
 
 def add_note(folder: Path) -> None:
-    """Say in the model card of a saved adapter how it is loaded; one that says so already is left as it is.
+    """Add to the model card of a saved adapter how it is loaded; a card that says so already is not changed.
 
-    PEFT writes the card of a named adapter into the folder above it. Where there is no card, none is made.
+    PEFT writes the card of a named adapter into the folder above it. Without a card nothing is written.
     """
-    # The card is all there is to tell: neither PEFT 0.21 nor transformers 5.23 has an entry point or a list of plugins
-    # that would import us when a type is unknown; PEFT looks the type up in a table, and raises KeyError.
+    # A card is the only place for it: neither PEFT 0.21 nor transformers 5.23 has an entry point or a list of plugins
+    # that would import lopsided for an unknown type; PEFT looks the type up in a table and raises KeyError.
     path = folder / CARD
     if not path.is_file():
         path = folder.parent / CARD
@@ -46,4 +48,4 @@ def add_note(folder: Path) -> None:
         text = text.replace(EMPTY, NOTE, 1)
     else:
         text = f"{text.rstrip()}\n\n{HEADING}\n\n{NOTE}\n"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)

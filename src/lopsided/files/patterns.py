@@ -1,7 +1,7 @@
 """Regular expressions from a configuration, tried in bounded time before PEFT matches module names with them.
 
-Python's `re` backtracks: a few nested quantifiers keep it busy for longer than anybody waits. Expressions with
-few quantifiers can't do that, and pass at once. The others are first matched by a child interpreter, which has a
+Python's `re` backtracks: a few nested quantifiers keep it busy for longer than anybody waits. Expressions with few
+quantifiers cannot do that, and are only compiled. The others are first matched in a child interpreter, which has a
 time limit and a memory limit.
 """
 
@@ -17,7 +17,7 @@ from lopsided.errors import LopsidedError
 
 SECONDS = 5.0
 MAX_LENGTH = 100_000
-# PEFT's own ways of using an expression from a configuration; {} is its place.
+# PEFT's own ways of using an expression from a configuration; {} stands for the expression.
 WHOLE, ENDING, HEAD, LAYER = "{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."
 
 _CHILD = """
@@ -38,7 +38,7 @@ print("done", flush=True)
 
 
 def check_patterns(patterns: Iterable[tuple[str, str, str]], names: Sequence[str]) -> None:
-    """Raise for an expression that `re` can't compile, or does not match against the names in time.
+    """Raise for an expression that `re` cannot compile, or does not match against the names in time.
 
     Args:
         patterns: (where it comes from, the expression, one of the ways above).
@@ -58,32 +58,33 @@ def check_patterns(patterns: Iterable[tuple[str, str, str]], names: Sequence[str
         if len(text) > MAX_LENGTH:
             raise _refused(where, text, f"has {len(text)} characters, expected at most {MAX_LENGTH}")
         if _is_simple(text):
-            _compiled(where, text)
+            _check_compiles(where, text)
         else:
             doubtful.append((where, text, way.replace("{}", text)))
     if doubtful:
-        _try(doubtful, names)
+        _match_in_child(doubtful, names)
 
 
 def _is_simple(text: str) -> bool:
-    """Whether it has so few choices to go back to that matching a name takes microseconds.
+    """Return whether an expression has so few choices to backtrack to that matching a name takes microseconds.
 
-    Names joined by "|", as `to_lora` writes them, have any number of branches and no quantifier.
+    Names joined by "|", as `to_lora` writes them, have any number of branches but no quantifier.
     """
     quantifiers, groups = len(re.findall(r"[*+?{]", text)), text.count("(")
     repeated_group = re.search(r"\)[*+{]", text)
     return repeated_group is None and (quantifiers + groups <= 3 or (quantifiers == 0 and groups == 0))
 
 
-def _compiled(where: str, text: str) -> None:
+def _check_compiles(where: str, text: str) -> None:
     try:
         re.compile(text)
     except (re.error, OverflowError) as error:
         raise _refused(where, text, f"is no regular expression ({error})") from error
 
 
-def _try(doubtful: Sequence[tuple[str, str, str]], names: Sequence[str]) -> None:
-    # Isolated and without site: nothing of the user's is imported, and it starts in some ten milliseconds.
+def _match_in_child(doubtful: Sequence[tuple[str, str, str]], names: Sequence[str]) -> None:
+    """Raise for the first expression that a child interpreter does not finish with."""
+    # Isolated and without site: nothing of the user's is imported, and it starts in about ten milliseconds.
     command = [sys.executable, "-I", "-S", "-c", _CHILD]
     work = json.dumps([[expression for *_, expression in doubtful], list(names)], allow_nan=False)
     try:
@@ -92,6 +93,7 @@ def _try(doubtful: Sequence[tuple[str, str, str]], names: Sequence[str]) -> None
     except subprocess.TimeoutExpired as error:
         printed = (error.stdout or b"").decode()
         ending = f"it was not done with {len(names)} names after {SECONDS:g} seconds"
+    # The child prints the number of each expression before it tries it, so the last number is the culprit's.
     reached = printed.split()
     if reached[-1:] == ["done"]:
         return

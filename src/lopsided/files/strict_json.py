@@ -1,9 +1,9 @@
 """JSON that every parser reads: a number that is not finite becomes null, and the record says where it was.
 
 A figure that could not be computed is None, and the object that holds it has `why`: the reason, by the figure's name.
-Where a number that is not finite reaches a file all the same, it is written as null, and the record's `nulls` keep its
+If a number that is not finite reaches a file all the same, it is written as null, and the record's `nulls` hold its
 path and what it was. Files of version 0.1.0 hold `NaN` and `Infinity`; `loads` reads them as if they had been written
-in this way.
+in this form.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ WHY, NULLS = "why", "nulls"
 
 
 def strict(value: Any) -> Any:
-    """A record without NaN and infinities: each is None, and `nulls` says where and what it was.
+    """Return a record with None in place of NaN and infinities; its `nulls` say where and what each was.
 
     Args:
         value: a mapping, a list of mappings (each keeps its own `nulls`), or anything else that is finite.
 
     Raises:
-        LopsidedError: for a number that is not finite, and no mapping around it to say so.
+        LopsidedError: for a number that is not finite and has no mapping around it that could say so.
 
     Example:
         >>> strict({"loss": [0.5, float("nan")]})
@@ -45,12 +45,12 @@ def strict(value: Any) -> Any:
 
 
 def dumps(value: Any, *, indent: int | None = 2) -> str:
-    """A record as strict JSON; see `strict`."""
+    """Return a record as strict JSON; see `strict`."""
     return json.dumps(strict(value), indent=indent, allow_nan=False)
 
 
 def loads(text: str | bytes) -> Any:
-    """A record from JSON, that of earlier versions with `NaN` and `Infinity` in it included.
+    """Return a record from JSON, including that of earlier versions with `NaN` and `Infinity` in it.
 
     Raises:
         json.JSONDecodeError: if it is no JSON.
@@ -63,7 +63,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def reasons(value: Any, path: tuple[str, ...] = ()) -> dict[str, str]:
-    """Why figures of a record are missing, by their places in it.
+    """Return why figures of a record are missing, by their places in it.
 
     Example:
         >>> reasons({"test": {"se": None, "why": {"se": "one row"}}, "nulls": {"loss.1": "NaN"}})
@@ -73,16 +73,17 @@ def reasons(value: Any, path: tuple[str, ...] = ()) -> dict[str, str]:
         value = {str(number): inner for number, inner in enumerate(value) if isinstance(inner, Mapping | list | tuple)}
     if not isinstance(value, Mapping):
         return {}
-    found: dict[str, str] = {}
+    by_place: dict[str, str] = {}
     for key, inner in value.items():
         if key in (WHY, NULLS) and isinstance(inner, Mapping):
-            found |= {".".join((*path, str(name))): str(reason) for name, reason in inner.items()}
+            by_place |= {".".join((*path, str(name))): str(reason) for name, reason in inner.items()}
         else:
-            found |= reasons(inner, (*path, str(key)))
-    return found
+            by_place |= reasons(inner, (*path, str(key)))
+    return by_place
 
 
 def _without(value: Any, path: tuple[str, ...], nulls: dict[str, str]) -> Any:
+    """Return the value without what is not finite, and note each such number in `nulls`."""
     if isinstance(value, Mapping):
         return {key: _without(inner, (*path, str(key)), nulls) for key, inner in value.items()}
     if isinstance(value, list | tuple):

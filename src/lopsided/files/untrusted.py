@@ -1,4 +1,4 @@
-"""Reading what somebody else wrote: every size, type and path is checked before it is believed."""
+"""Reading of files that somebody else wrote: every size, type and path is checked before it is used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Far above any real configuration, manifest or index, and far below what would fill a machine.
@@ -25,7 +25,7 @@ PICKLES = ("adapter_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.js
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Return the JSON object in a file.
 
     Raises:
         LopsidedError: if it is not one, or too large to be one of ours.
@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from bytes; `what` names them in errors."""
+    """Return the JSON object in bytes; `what` names them in errors."""
     try:
         value = json.loads(text)
     # ValueError: damaged JSON, damaged UTF-8, a number of thousands of digits. RecursionError: brackets without end.
@@ -49,20 +49,21 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 # -- types -------------------------------------------------------------------------------------------------------
 
 
 def check_fields(owner: type, values: Mapping[str, Any], what: str) -> None:
     """Check values against the annotations of a dataclass, before it is built from them.
 
-    Whole numbers have to fit 64 bits. Keys that the class does not have are not looked at.
+    Whole numbers must fit into 64 bits. Keys that the class does not have are not looked at.
+
+    Args:
+        owner: the dataclass.
+        values: by field.
+        what: names them in errors.
 
     Raises:
-        LopsidedError: naming the first that does not fit.
+        LopsidedError: naming the first value that does not fit.
 
     Example:
         >>> from lopsided.method.method import Chain
@@ -78,12 +79,14 @@ def check_fields(owner: type, values: Mapping[str, Any], what: str) -> None:
             raise LopsidedError(f"{what}: {name} must be {expected}, got {shown}; correct the configuration")
 
 
+# Resolving annotations evaluates them, which is slow for a class of forty fields.
 @functools.cache
 def _hints(owner: type) -> dict[str, Any]:
     return typing.get_type_hints(owner)
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value from JSON has the type that an annotation says."""
     if isinstance(hint, dataclasses.InitVar):
         hint = hint.type
     origin, arguments = get_origin(hint), get_args(hint)
@@ -94,26 +97,27 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in arguments
     if origin in (list, tuple):
-        # A set is a list to PEFT.
-        whole = isinstance(value, (list, tuple, set, frozenset, range))
-        return whole and all(_fits(item, arguments[0]) for item in value)
+        # PEFT takes sets and ranges for lists.
+        is_sequence = isinstance(value, (list, tuple, set, frozenset, range))
+        return is_sequence and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(
             _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
         )
-    return _is_one(value, hint)
+    return _is_instance(value, hint)
 
 
-def _is_one(value: Any, hint: type) -> bool:
+def _is_instance(value: Any, hint: type) -> bool:
     if hint in (int, float):
+        # A bool is an int to Python; a larger integer would overflow in torch, long after this check.
         number = int if hint is int else (int, float)
-        whole = isinstance(value, int)
-        return isinstance(value, number) and not isinstance(value, bool) and not (whole and abs(value) >= 2**63)
+        is_too_large = isinstance(value, int) and abs(value) >= 2**63
+        return isinstance(value, number) and not isinstance(value, bool) and not is_too_large
     return isinstance(value, hint)
 
 
 def check_plain(parts: Mapping[str, Any], what: str) -> None:
-    """Check that parts are names and finite numbers, or lists of them: nothing nested."""
+    """Raise unless parts are names and finite numbers, or lists of them: nothing nested."""
     for name, value in parts.items():
         items = value if isinstance(value, list) else [value]
         finite = all(math.isfinite(item) for item in items if isinstance(item, float))
@@ -127,12 +131,12 @@ def check_plain(parts: Mapping[str, Any], what: str) -> None:
 
 
 def check_adapter_name(name: str) -> None:
-    """An adapter's name becomes a folder's name and a part of parameters' names.
+    """Raise for an adapter's name that cannot be a folder's name and a part of parameters' names.
 
     Raises:
-        LopsidedError: for an empty one, one with dots or separators, or a name that torch's containers use.
+        LopsidedError: for an empty name, one with dots or separators, or one that torch's containers use.
     """
-    if not isinstance(name, str) or not name or set(name) & set("./\\\0") or hasattr(nn.ParameterDict, name):
+    if not isinstance(name, str) or not name or set(name) & set("./\\\0") or name in dir(nn.ParameterDict):
         raise LopsidedError(
             f"adapter name {name!r} can't name a folder and a parameter; expected letters, digits, '-' and '_', and "
             "no word that torch keeps for itself; choose another name"
@@ -140,10 +144,10 @@ def check_adapter_name(name: str) -> None:
 
 
 def weights_in(folder: Path, name: str = ADAPTER_WEIGHTS) -> Path:
-    """The safetensors file of that name in a folder.
+    """Return the path of the safetensors file of that name in a folder.
 
     Raises:
-        LopsidedError: if it is not there; a pickle in its place is never opened.
+        LopsidedError: if it is not there. A pickle in its place is never opened.
     """
     path = folder / name
     if path.is_file():
@@ -161,10 +165,10 @@ def weights_in(folder: Path, name: str = ADAPTER_WEIGHTS) -> Path:
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file, open for reading.
+    """Open a safetensors file for reading.
 
     Raises:
-        LopsidedError: for a header that is damaged or does not fit the file's size, and a file that is cut off.
+        LopsidedError: for a header that is damaged or does not fit the file's size, and for a file that is cut off.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -176,7 +180,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 
 
 def shards_of(folder: Path) -> dict[str, list[str]]:
-    """The files of a whole model's weights, each with the tensors that it must hold (or [] where nothing says so).
+    """Return the files of a whole model's weights, each with the tensors that it must hold ([] without an index).
 
     Raises:
         LopsidedError: if there is none, or the index names a file that is missing or outside the folder.
@@ -191,7 +195,7 @@ def shards_of(folder: Path) -> dict[str, list[str]]:
     for tensor, name in weight_map.items():
         shards.setdefault(name, []).append(tensor)
     for name in shards:
-        # Split by both systems' separators: the index may have been written for another one.
+        # Separators of every system are refused: the index may have been written for another one.
         if name in ("", ".", "..") or set(name) & set("/\\\0:") or not name.endswith(".safetensors"):
             raise LopsidedError(
                 f"{index} names the file {name!r}, which leaves the folder or is no safetensors file; expected a plain "
@@ -203,7 +207,7 @@ def shards_of(folder: Path) -> dict[str, list[str]]:
 
 
 def check_shards(folder: Path) -> list[Path]:
-    """The files of a whole model's weights, each opened once and compared with the index.
+    """Return the files of a whole model's weights, after opening each once and comparing it with the index.
 
     Raises:
         LopsidedError: as `shards_of` and `open_tensors` do, and for tensors that the index gives to another file.

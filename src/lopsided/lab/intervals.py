@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import beta, binom
-from scipy.stats import t as student
 
 from lopsided.lab.protocol import Measured
+from lopsided.stats import student_quantile, student_reach
 
 ONE_RUN = "one run has no interval"
 
@@ -29,7 +29,7 @@ def over_seeds(values: Any) -> Measured:
     mean = float(found.mean())
     if len(found) < 2:
         return Measured(value=mean, why=ONE_RUN)
-    reach = float(student.ppf(0.975, len(found) - 1)) * float(found.std(ddof=1)) / len(found) ** 0.5
+    reach = float(student_reach(found))
     return Measured(value=mean, interval=(mean - reach, mean + reach))
 
 
@@ -122,10 +122,9 @@ def largest_mean(values: np.ndarray) -> Measured:
 
 def mean_and_reach(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Means over runs and half of Student's 95 % intervals, None with one run: (points, runs) -> two of (points,)"""
-    runs = values.shape[1]
-    if runs < 2:
+    if values.shape[1] < 2:
         return values.mean(axis=1), None
-    return values.mean(axis=1), float(student.ppf(0.975, runs - 1)) * values.std(axis=1, ddof=1) / runs**0.5
+    return values.mean(axis=1), student_reach(values)
 
 
 def slope(x: Any, y: Any) -> Measured:
@@ -148,5 +147,5 @@ def slope(x: Any, y: Any) -> Measured:
         return Measured(value=found, why="two points have no interval")
     residuals = values - values.mean() - found * centred
     error = float((residuals @ residuals / (len(logs) - 2) / (centred @ centred)) ** 0.5)
-    reach = float(student.ppf(0.975, len(logs) - 2)) * error
+    reach = student_quantile(len(logs) - 2) * error
     return Measured(value=found, interval=(found - reach, found + reach))

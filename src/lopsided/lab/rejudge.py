@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any
 
+from lopsided.finite import finite_or_none
 from lopsided.lab.protocol import Expected, Judgement, Measured, verdict_of
 
 NUMBER = r"(-?[\d.]+(?:e[-+]?\d+)?)"
@@ -48,7 +49,7 @@ def figure_of(expected: Expected, measured: Measured) -> dict[str, Any]:
     judgement = expected.judge(measured)
     return {
         "what": expected.what,
-        "value": measured.value if math.isfinite(measured.value) else None,
+        "value": finite_or_none(measured.value),
         "interval": None if measured.interval is None else list(measured.interval),
         "tolerance": expected.range,
         "paper": expected.paper,

@@ -15,7 +15,7 @@ import torch
 
 import lopsided
 from lopsided.errors import LopsidedError
-from lopsided.files.atomic import atomic_folder, write_json
+from lopsided.files.atomic import atomic_folder, write_json, write_text
 from lopsided.files.strict_json import loads, strict
 from lopsided.lab.protocol import Experiment, Outcome, Request, verdict
 from lopsided.lab.rejudge import figure_of, judged
@@ -125,7 +125,7 @@ def write_page(folders: Iterable[Path], page: Path) -> None:
     results = read_results(folders)
     text = "\n".join([HEAD, _overview(results), *(_section(folder, result, page) for folder, result in results)])
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text)
+    write_text(page, text)
 
 
 HEAD = """# Lab: the papers' claims, put to the test

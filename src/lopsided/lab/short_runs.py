@@ -23,6 +23,7 @@ from lopsided.lab.mean_lines import ends_of
 from lopsided.lab.protocol import Line, Measured
 from lopsided.method import METHODS, Method, register
 from lopsided.runs import Data, TrainConfig, load_data, read_predictions, train
+from lopsided.stats import crossed_bootstrap_means, percentile_interval
 from lopsided.tuner.state import parse_key
 
 # What all of these runs share; alpha is 2r. Rows of the four domains have some 20 tokens, few have more than 48.
@@ -135,41 +136,21 @@ def trained_factors(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def crossed_draws(differences: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Means of paired differences under resampling of seeds and, independently of them, of rows.
-
-    Both count: another seed would have ended elsewhere, and other rows would have judged otherwise. A little wide
-    rather than narrow.
-
-    Shapes:
-        differences: (seeds, rows) -> (DRAWS,)
-
-    Source:
-        Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111.
-    """
-    seeds, rows = differences.shape
-    draw = np.random.RandomState(seed)
-    by_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS)
-    by_row = draw.multinomial(rows, np.full(rows, 1 / rows), size=DRAWS)
-    return np.sum(by_seed @ differences * by_row, axis=1) / (seeds * rows)
-
-
 def middle_95(value: float, draws: np.ndarray) -> Measured:
     """A figure with the interval that 95 % of its draws lie in; none where a draw could not be computed."""
     if not np.isfinite(draws).all():
         return Measured(value=float(value), why="some of its draws could not be computed")
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Measured(value=float(value), interval=(float(low), float(high)))
+    return Measured(value=float(value), interval=percentile_interval(draws))
 
 
 def crossed(differences: np.ndarray) -> Measured:
-    """The mean of paired differences, with the interval of `crossed_draws`: (seeds, rows) -> one figure.
+    """The mean of paired differences, with the interval of `crossed_bootstrap_means`: (seeds, rows) -> one figure.
 
     One seed resampled is itself again, and leaves no interval over seeds.
     """
     if len(differences) < 2:
         return Measured(value=float(differences.mean()), why=ONE_RUN)
-    return middle_95(differences.mean(), crossed_draws(differences))
+    return middle_95(differences.mean(), crossed_bootstrap_means(differences, DRAWS))
 
 
 def bars(name: str, figures: Mapping[str, Measured]) -> Line:

@@ -1,22 +1,20 @@
-"""What a transformers model is to PEFT: its task type, and the head that a pretrained backbone lacks."""
+"""How PEFT treats a transformers model: its task type, and the names of its head's modules."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator
 
-import torch
 from peft import TaskType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.models.skeleton import build
 
 # What a transformers class name ends with, and how PEFT treats such a model.
 TASK_TYPES = {
@@ -28,8 +26,9 @@ TASK_TYPES = {
     "LMHeadModel": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-# PEFT's classes for tasks pass these to the model in every call, asked for or not. A model that does not name them
-# fails on them, or passes them on to where they mean something else; PEFT's plain class passes what it is given.
+# PEFT's classes for tasks pass these arguments to the model in every call, whether the user gave them or not. A model
+# that does not name them fails on them, or passes them on to where they mean something else; PEFT's plain class passes
+# what it is given.
 _TEXT = ("input_ids", "attention_mask", "inputs_embeds")
 _DECODER = ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds")
 PASSED = {
@@ -40,7 +39,7 @@ PASSED = {
     TaskType.SEQ_2_SEQ_LM: (*_TEXT, *_DECODER, "labels"),
 }
 # Tasks whose head a pretrained backbone lacks, so that it starts at random and has to be trained whole. Detectors,
-# depth estimators and panoptic segmenters are missing: their checkpoints come whole.
+# depth estimators and panoptic segmenters are missing: their checkpoints include the head.
 HEADED = (
     "ForSequenceClassification",
     "ForTokenClassification",
@@ -63,15 +62,15 @@ HEADED = (
     "ForClassification",
     "ForRegression",
 )
-# Parts that a plain Perceiver is built without and that each of its checkpoints has all the same.
+# Parts that the plain Perceiver class lacks, although every checkpoint holds them.
 PRETRAINED = ("input_preprocessor",)
 
 
 def task_type(model: nn.Module) -> TaskType | None:
-    """PEFT's task type of a model; None for one that PEFT's class for its task would not pass its inputs to.
+    """Return PEFT's task type of a model, or None if PEFT's class for the task would not pass on its inputs.
 
     None makes a plain `peft.PeftModel`, whose forward and generate take what the model itself takes: for models of
-    sound, images and series, and for all that are not of transformers.
+    sound, images and time series, and for all that are not transformers models.
 
     Example:
         >>> from transformers import BertConfig, BertForTokenClassification
@@ -93,16 +92,17 @@ def task_type(model: nn.Module) -> TaskType | None:
 
 
 def task_heads(model: nn.Module) -> list[str]:
-    """The modules that are trained along with an adapter: the head of a model whose task has one, or nothing."""
+    """Return the modules that are trained along with an adapter: the head, or nothing for a task without one."""
     is_headed = isinstance(model, PreTrainedModel) and _ending(model, HEADED) is not None
     return head_modules(model) if is_headed else []
 
 
 def modules_to_save(model: nn.Module) -> list[str]:
-    """`task_heads` for PEFT, which trains along every module whose name ends with one of these.
+    """Return `task_heads` for PEFT, which also trains every module whose name ends with one of them.
 
     Raises:
-        LopsidedError: if the head holds parameters outside any module, which PEFT can't train along.
+        LopsidedError: if the head holds parameters outside any module, which PEFT cannot train. A LopsidedWarning names
+            modules of the backbone that would be trained as well.
     """
     heads = task_heads(model)
     bare = [name for name, _ in model.named_parameters(recurse=False)]
@@ -128,7 +128,7 @@ def modules_to_save(model: nn.Module) -> list[str]:
 
 
 def is_inside(name: str, modules: Iterable[str]) -> bool:
-    """Whether a module is one of these or inside one.
+    """Return whether a module, or a parameter, is one of these modules or inside one.
 
     Example:
         >>> is_inside("bert.pooler.dense", ["bert.pooler"]), is_inside("classifier_2", ["classifier"])
@@ -138,10 +138,10 @@ def is_inside(name: str, modules: Iterable[str]) -> bool:
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """The modules of a transformers task model that its pretrained backbone lacks, by their outermost names.
+    """Return the modules of a transformers task model that its pretrained backbone lacks, by their outermost names.
 
-    The backbone is built once more, on the meta device, and compared by the names of its parameters. A model inside
-    the model is never a head: two towers of which the plain class has one under another name are pretrained, too.
+    The backbone is built again on the meta device, and compared by the names of its parameters. A `PreTrainedModel`
+    inside the model is never a head: of two towers, the plain class may have one under another name.
 
     Example:
         >>> from transformers import BertConfig, BertForTokenClassification
@@ -160,20 +160,19 @@ def head_modules(model: nn.Module) -> list[str]:
     elif kind is None:
         pretrained = set()
     else:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
-            backbone = kind(copy.deepcopy(model.config))
-        pretrained = {f"{prefix}.{name}" if prefix in children else name for name in _names(backbone)}
+        names = _names(build(kind, model.config))
+        pretrained = {f"{prefix}.{name}" if prefix in children else name for name in names}
     return list(_outermost_new(model, "", pretrained))
 
 
 def _ending(model: nn.Module, endings: Iterable[str]) -> str | None:
-    """What the name of the model's class, or of the nearest one that it is derived from, ends with."""
+    """Return the ending that the model's class has, or else the nearest class that it is derived from."""
     names = [kind.__name__ for kind in type(model).__mro__]
     return next((ending for name in names for ending in endings if name.endswith(ending)), None)
 
 
 def _backbone_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
-    """The plain model with this configuration; None where transformers knows none."""
+    """Return the class of the plain model with this configuration, or None if transformers has none."""
     config = type(model.config)
     kind = next((table[config] for table in (MODEL_MAPPING, MODEL_FOR_BACKBONE_MAPPING) if config in table), None)
     kind = kind[0] if isinstance(kind, tuple) else kind
@@ -182,28 +181,31 @@ def _backbone_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
 
 
 def _names(module: nn.Module) -> set[str]:
-    """The module's parameters by name, as they are without adapters on it."""
-    # A tied parameter counts under each of its names.
+    """Return the names of the module's parameters, as they are without adapters on it."""
+    # A tied parameter counts under each of its names: the backbone may have another of them.
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for path, inner in module.named_modules():
         own = {BaseTunerLayer: "base_layer.", AuxiliaryTrainingWrapper: "original_module."}
-        kept = next((part for kind, part in own.items() if isinstance(inner, kind)), None)
-        if kept is not None:
+        original = next((part for kind, part in own.items() if isinstance(inner, kind)), None)
+        if original is not None:
+            # Of a wrapped module only the original's parameters count, under the names that they had before.
             prefix = f"{path}." if path else ""
             inside = {name for name in names if name.startswith(prefix)}
             names = names - inside | {
-                prefix + name.removeprefix(prefix + kept) for name in inside if name.startswith(prefix + kept)
+                prefix + name.removeprefix(prefix + original) for name in inside if name.startswith(prefix + original)
             }
     return names
 
 
 def _outermost_new(module: nn.Module, path: str, pretrained: set[str]) -> Iterator[str]:
+    """Yield the modules below `path` that hold parameters and none of the pretrained ones."""
     for name, child in module.named_children():
         inner = f"{path}{name}"
         parameters = {f"{inner}.{each}" for each in _names(child)}
         if not parameters or parameters <= pretrained or name in PRETRAINED:
             continue
         if parameters & pretrained:
+            # Partly pretrained: the new part is further inside.
             yield from _outermost_new(child, f"{inner}.", pretrained)
         elif not isinstance(child, PreTrainedModel):
-            yield inner
+            yield inner  # all of it is new

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.finite import all_finite
 from lopsided.optim.groups import check_held, check_split, reset_state, split_factors
 from lopsided.optim.link_schedule import plan
 from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
@@ -196,7 +197,7 @@ class ChainCallback(TrainerCallback):
 
 
 def _check_finite(model: nn.Module, step: int) -> None:
-    broken = [n for n, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    broken = [n for n, p in model.named_parameters() if p.requires_grad and not all_finite(p)]
     if broken:
         more = f" and {len(broken) - 1} more of the trained parameters hold" if len(broken) > 1 else " holds"
         raise LopsidedError(

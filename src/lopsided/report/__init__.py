@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lopsided.errors import LopsidedError
+from lopsided.files.atomic import write_text
 
 __all__ = ["check_renderable", "report_text", "write_report"]
 
@@ -31,9 +32,8 @@ def write_report(paths: Sequence[Path], path: Path) -> dict[str, Any]:
 
     gathered = gather(paths)
     text = report_text(gathered)
-    from lopsided.report.page import write_atomically
-
-    write_atomically(text, path)
+    # "replace": a lone surrogate of a badly decoded error message must not cost the page.
+    write_text(path, text, errors="replace")
     return gathered
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 
 from lopsided.files.strict_json import WHY
 from lopsided.report.one_run import Loaded
+from lopsided.stats import student_quantile
 from lopsided.study.columns import Column, Run, columns
 from lopsided.study.leaderboard import sentences
 
@@ -146,7 +147,7 @@ def _cell(column: Column, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _quantile(seeds: int) -> float:
-    return float(stats.norm.ppf(0.975) if seeds == 1 else stats.t.ppf(0.975, seeds - 1))
+    return float(stats.norm.ppf(0.975) if seeds == 1 else student_quantile(seeds - 1))
 
 
 def _rank(column: Column, rows: Sequence[dict[str, Any]], runs: dict[str, list[Run]]) -> None:

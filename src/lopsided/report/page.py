@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -59,20 +57,6 @@ def render(gathered: dict[str, Any], *, live: str = "") -> str:
         data={"looks": styles, "groups": drawn},
         plotly_js=plotly.offline.get_plotlyjs(),
     )
-
-
-def write_atomically(text: str, path: Path) -> None:
-    """Write `text` to `path` whole or not at all: a temporary file in the same folder, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # "replace": a lone surrogate from a badly decoded error message must not cost the page.
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _ticks(text: str) -> markupsafe.Markup:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy import stats
+import numpy as np
 
 from lopsided.report.notes import joined
+from lopsided.stats import rank_correlation
 
 ALONE = "Only {0} has these figures, so they choose nothing."
 
@@ -56,7 +57,8 @@ def bounds_means(measured: dict[str, float], bound: dict[str, float]) -> str:
         return f"The bound lies {_times(ratios[0])} times above the gap, and says nothing of other methods."
     if len(ratios) < 3:
         return f"{far}; two methods are too few to tell whether they order methods as the gaps do."
-    agreement = stats.spearmanr([bound[label] for label in measured], list(measured.values())).statistic
+    values = np.array([[bound[label], measured[label]] for label in measured]).T
+    agreement = float(rank_correlation(*values))
     if agreement != agreement:
         return f"{far} and are equal for all methods, so they choose none."
     if agreement > 0.5:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lopsided.formatting import MISSING, duration, is_finite
+from lopsided.finite import is_finite
+from lopsided.formatting import MISSING, duration
 from lopsided.lab.result_file import counted
 from lopsided.method import Side, side_named
 from lopsided.report.notes import joined

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from lopsided.errors import LopsidedError
+from lopsided.files.atomic import write_text
 from lopsided.report import report_text
 from lopsided.report.folders import state
 from lopsided.report.gather import gather
-from lopsided.report.page import write_atomically
 
 HOST = "127.0.0.1"
 
@@ -56,7 +56,7 @@ class Watched:
                     return self._text
                 self._state, self._text = now, report_text(gathered, live=now)
                 self.made += 1
-                write_atomically(report_text(gathered), self.out)
+                write_text(self.out, report_text(gathered), errors="replace")
             return self._text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.method import Method, method_named
+from lopsided.models.targets import as_targets
 from lopsided.tuner.config import with_chain
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -132,13 +132,6 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `run.json`; two runs with equal data are the same run."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "out"}
-
-
-def as_targets(text: str) -> list[str] | str:
-    """Names separated by commas as a list; a regular expression or "all-linear" as they are."""
-    names = [name.strip() for name in text.split(",")]
-    # A name alone would be a regular expression to PEFT, which the whole path of a module must match.
-    return names if all(re.fullmatch(r"[\w.]+", name) for name in names) else text
 
 
 def _check_tracker(name: str) -> None:

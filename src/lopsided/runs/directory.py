@@ -23,7 +23,7 @@ import numpy as np
 
 from lopsided.errors import LopsidedError
 from lopsided.files import strict_json
-from lopsided.files.atomic import file_hash, write_json
+from lopsided.files.atomic import file_hash, write_arrays, write_json
 from lopsided.files.checkpoints import discard_incomplete, step_of, whole_checkpoints
 
 SCHEMA = 1
@@ -173,12 +173,8 @@ def overwrite_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 def write_predictions(folder: Path, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Keep every row of the evaluated splits: `<split>|<column>` -> (n,)."""
-    arrays: dict[str, Any] = {
-        f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()
-    }
-    temporary = folder / ".predictions.npz"
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(folder / "predictions.npz")
+    arrays = {f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()}
+    write_arrays(folder / "predictions.npz", arrays)
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -194,15 +190,11 @@ def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed process had begun to write: nothing goes on from it."""
     discard_incomplete(folder / "checkpoints")
-    for begun in (*folder.glob(".adapter-*"), *folder.glob("trajectory/.step-*"), *folder.glob(".run.json-*")):
-        shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
+    for pattern in (".adapter-*", "trajectory/.step-*", ".run.json-*", ".predictions.npz*"):
+        for begun in folder.glob(pattern):
+            shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that the run can go on from."""
     return max(whole_checkpoints(folder / "checkpoints"), key=step_of, default=None)
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line of a record: some have several, and some say nothing but their type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

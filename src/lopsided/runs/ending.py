@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lopsided.errors import LopsidedError
-from lopsided.runs.directory import first_line, overwrite_run, write_run
+from lopsided.errors import LopsidedError, first_line
+from lopsided.runs.directory import overwrite_run, write_run
 
 # Errors that say in their text what went wrong; of others the type is half of it.
 SPEAKING = (LopsidedError, OSError, RuntimeError, ValueError)

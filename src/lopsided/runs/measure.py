@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from lopsided.files.strict_json import WHY
+from lopsided.models.modes import model_mode
 
 PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
@@ -41,11 +42,9 @@ def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
         storage = tensor.untyped_storage()
         saved.setdefault(storage.data_ptr(), storage)
 
-    was_training = model.training
-    model.train()
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing)
+    with model_mode(model, training=True), torch.random.fork_rng(), hooks:
         model(**batch)
-    model.train(was_training)
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in ours)
 
 

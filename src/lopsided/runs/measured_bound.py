@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
-from lopsided.models.load import model_source
+from lopsided.models.skeleton import skeleton
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import read_predictions, read_run
 from lopsided.runs.scores import row_losses
@@ -19,53 +15,6 @@ from lopsided.theory.information import InformationBound, generalization_bound, 
 
 # Fields of a run's bound, and where a run's record has them.
 GAP = {"measured": "value", "se": "se"}
-# The class that a task trains, as `tasks.load_model` chooses it.
-CLASSES = {
-    "classification": AutoModelForSequenceClassification,
-    "regression": AutoModelForSequenceClassification,
-    "generation": AutoModelForCausalLM,
-}
-# What the names of classes end with that generate text.
-GENERATES = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
-
-
-def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Module:
-    """A model's architecture without its weights, of the class that a task trains, from its configuration alone.
-
-    Not of the bare backbone: RoBERTa's has a pooler that its classifier lacks.
-
-    Args:
-        name: as for `lopsided train --model`.
-        kind: of the task; None takes generation for a model that was saved to generate text, and classification else.
-        labels: of a classification.
-
-    Raises:
-        LopsidedError: if it can't be had, or the architecture has no class for such a task.
-    """
-    if kind is not None and kind not in CLASSES:
-        raise LopsidedError(
-            f"unknown kind of task {kind!r}; expected one of {', '.join(CLASSES)};{nearest(kind, CLASSES)}"
-        )
-    if labels < 1:
-        raise LopsidedError(f"labels must be at least 1, got {labels}; raise it")
-    source = model_source(name)
-    try:
-        config = AutoConfig.from_pretrained(source.path, **source.arguments)
-        generates = config.is_encoder_decoder or (config.architectures or [""])[0].endswith(GENERATES)
-        kind = kind or ("generation" if generates else "classification")
-        if kind != "generation":
-            config.num_labels = 1 if kind == "regression" else labels
-        encoder_decoder = kind == "generation" and config.is_encoder_decoder
-        with torch.device("meta"):
-            return (AutoModelForSeq2SeqLM if encoder_decoder else CLASSES[kind]).from_config(config)
-    except (OSError, ValueError) as error:
-        if isinstance(error, LopsidedError):
-            raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LopsidedError(
-            f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name, of an architecture "
-            f"with a class for {kind or 'a task'}; received: {first}; check the name and the network"
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

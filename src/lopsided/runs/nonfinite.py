@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 
 ADVICE = "expected a finite one; the last good checkpoint is kept; lower the learning rate, and choose another --out"
 
@@ -24,13 +25,13 @@ def check_loss(loss: Tensor, step: int, model: nn.Module, forward: Callable[[], 
     Args:
         forward: computes the loss once more, on the same batch.
     """
-    if not torch.isfinite(loss):
+    if not all_finite(loss):
         raise NonFinite(f"the loss is {loss.item()} at step {step}, {_origin(model, forward)}; {ADVICE}")
 
 
 def check_gradients(model: nn.Module, step: int) -> None:
     """Raise if a gradient is not finite, before it is clipped: clipping by a norm that is NaN ruins all of them."""
-    broken = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    broken = [n for n, p in model.named_parameters() if p.grad is not None and not all_finite(p.grad)]
     if broken:
         # Gradients flow from the last module to the first, and take NaN with them.
         raise NonFinite(f"the gradient of {broken[-1]} is not finite at step {step}; {ADVICE}")
@@ -43,7 +44,7 @@ def _origin(model: nn.Module, forward: Callable[[], Any]) -> str:
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not all(torch.isfinite(tensor).all() for tensor in _tensors(output)):
+            if not all_finite(*_tensors(output)):
                 seen.append(name)
 
         return look

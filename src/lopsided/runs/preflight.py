@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from lopsided.errors import LopsidedError
-from lopsided.files.untrusted import first_line
+from lopsided.errors import LopsidedError, first_line
 from lopsided.method import Method
+from lopsided.models.skeleton import without_weights
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data
 from lopsided.runs.prepare import prepare
@@ -114,9 +111,3 @@ def _problem_of_widths(config: TrainConfig, method: Method, task: Task, model: P
         f"rank must not exceed the layer's width: r={config.rank}, {width_name}={width} in {module}; lower r or "
         "exclude the module"
     )
-
-
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model on the meta device: names, shapes and types of its modules."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
-        return type(model)(copy.deepcopy(model.config))

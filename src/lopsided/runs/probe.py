@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.compute as pc
@@ -12,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from lopsided.files.untrusted import first_line
+from lopsided.errors import first_line
+from lopsided.models.modes import model_mode
 from lopsided.runs.inputs import Data
 from lopsided.tasks import collator
 
@@ -87,7 +87,7 @@ def _forward(
     # `Trainer` leaves out what the model does not name.
     row = {key: value for key, value in row.items() if key in named or key == "labels"}
     collate = collator(data.task, tokenizer, seq2seq=seq2seq)
-    with _as_it_was(model):
+    with model_mode(model, training=False), torch.no_grad(), torch.random.fork_rng():
         error = _failure(model, collate, row)
         if error is not None:
             yield _told(model, collate, row, error, split, max_length)
@@ -152,14 +152,3 @@ def _is_causal(model: PreTrainedModel, collate: Any, row: Row) -> bool:
         return True
     before, after = (model(**collate([each]).to(model.device)).logits[:, :-1].float() for each in (row, other))
     return bool((before - after).abs().max() <= CAUSAL * before.abs().max())
-
-
-@contextmanager
-def _as_it_was(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            yield
-    finally:
-        model.train(was_training)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lopsided.adapt import adapt
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import Method, SavedForm
+from lopsided.models.heads import is_inside
 from lopsided.runs.config import TrainConfig
 
 HEAD_FILE = "head.safetensors"
@@ -59,7 +60,7 @@ def _all_trained(model: nn.Module, method: Method, config: TrainConfig, heads: S
 
 def _head_trained(model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str]) -> nn.Module:
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = any(name.startswith(f"{head}.") for head in heads)
+        parameter.requires_grad = is_inside(name, heads)
     return model
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lopsided.files.strict_json import WHY
+from lopsided.finite import rows_not_finite
+from lopsided.stats import difference_of_means_error
 from lopsided.tasks import Metric
 
 Rows = Mapping[str, np.ndarray]
@@ -48,8 +49,8 @@ def row_losses(rows: Rows) -> np.ndarray:
 
 def mean_loss(losses: np.ndarray) -> tuple[float | None, str]:
     """The mean of the rows' losses, or None and the reason."""
-    if bad := int((~np.isfinite(losses)).sum()):
-        return None, f"the loss of {bad} of {losses.size} rows is not finite"
+    if reason := rows_not_finite("loss", losses):
+        return None, reason
     if losses.size == 0:
         return None, "there are no rows to predict"
     return float(losses.mean()), ""
@@ -76,4 +77,4 @@ def generalization_error(rows: Mapping[str, Rows]) -> dict[str, Any]:
     single = [split for split, values in losses.items() if values.size < 2]
     if single:
         return {**found, WHY: {"se": f"one row has no standard error ({' and '.join(single)})"}}
-    return {**found, "se": math.sqrt(sum(float(values.var(ddof=1)) / values.size for values in losses.values()))}
+    return {**found, "se": difference_of_means_error(*losses.values())}

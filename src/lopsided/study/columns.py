@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from lopsided.files.strict_json import WHY
+from lopsided.finite import finite_or_none, is_finite
+from lopsided.stats import standard_error, student_quantile
 from lopsided.tasks import difference_standard_error, get_metric
 
 Record = dict[str, Any]
@@ -60,7 +61,7 @@ class Column:
         A figure that can't be computed is None in the cell, and the cell's `why` says the reason. A seed without a
         figure leaves the method without a mean: that of the others would flatter.
         """
-        values = [_finite(self.value(run)) for run in runs]
+        values = [finite_or_none(self.value(run)) for run in runs]
         known = [value for value in values if value is not None]
         if not runs or (not known and not any(self._reason(run, "value") for run in runs)):
             return None
@@ -68,10 +69,9 @@ class Column:
             why = self._without_mean(runs, values)
             return {"mean": None, "se": None, "mark": None, WHY: {"mean": why}}
         if len(runs) == 1:
-            se, why = _finite(self.se(runs[0])), self._reason(runs[0], "se")
+            se, why = finite_or_none(self.se(runs[0])), self._reason(runs[0], "se")
             return {"mean": known[0], "se": se, "mark": None} | ({WHY: {"se": why}} if se is None and why else {})
-        se = float(np.std(known, ddof=1) / math.sqrt(len(known)))
-        return {"mean": float(np.mean(known)), "se": se, "mark": None}
+        return {"mean": float(np.mean(known)), "se": standard_error(np.array(known)), "mark": None}
 
     def tied(self, best: Sequence[Run], other: Sequence[Run]) -> bool:
         """Whether the data can't tell `other` from `best`; runs are paired by seed.
@@ -80,10 +80,10 @@ class Column:
         """
         differences = [float(self.value(a)) - float(self.value(b)) for a, b in zip(best, other, strict=True)]  # type: ignore[arg-type]
         if len(differences) == 1:
-            se = _finite(self.difference_se(best[0], other[0]))
+            se = finite_or_none(self.difference_se(best[0], other[0]))
             return se is None or abs(differences[0]) <= 2.0 * se
-        spread = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-        return bool(abs(float(np.mean(differences))) <= stats.t.ppf(0.975, len(differences) - 1) * spread)
+        spread = standard_error(np.array(differences))
+        return bool(abs(float(np.mean(differences))) <= student_quantile(len(differences) - 1) * spread)
 
     def _reason(self, run: Run, what: str) -> str:
         """Why a run lacks the figure or its error; records of earlier versions do not say."""
@@ -96,10 +96,6 @@ class Column:
         lacking = [run for run, value in zip(runs, values) if value is None]
         reason = self._reason(lacking[0], "value") or "not in its record"
         return reason if len(runs) == 1 else f"{len(lacking)} of {len(runs)} seeds have no figure: {reason}"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 # What a record's own `why` may not say, since version 0.1.0 wrote none.
@@ -128,7 +124,7 @@ def _domains(run: Run) -> list[str]:
 def _over_domains(run: Run, key: str) -> list[float] | None:
     """A figure of every domain; None if one lacks it, or there is none."""
     found = [run.record["metrics"][domain][key] for domain in _domains(run)]
-    return None if not found or any(_finite(value) is None for value in found) else found
+    return None if not found or not all(map(is_finite, found)) else found
 
 
 def _mean_score(run: Run) -> float | None:
@@ -146,7 +142,7 @@ def _mean_score_why(run: Run) -> dict[str, str]:
     told: dict[str, str] = {}
     for ours, theirs in (("value", "score"), ("se", "se")):
         figures = {domain: run.record["metrics"][domain] for domain in _domains(run)}
-        lacking = [domain for domain, found in figures.items() if _finite(found[theirs]) is None]
+        lacking = [domain for domain, found in figures.items() if finite_or_none(found[theirs]) is None]
         if lacking:
             reason = figures[lacking[0]].get(WHY, {}).get(theirs, UNTOLD)
             told[ours] = f"{len(lacking)} of {len(figures)} domains have none ({lacking[0]}: {reason})"

@@ -9,42 +9,46 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError, nearest
-from lopsided.tasks.cast import Columns
+from lopsided.tasks.cast import TaskColumns
 from lopsided.tasks.labels import read_labels
-from lopsided.tasks.metrics import DEFAULT, get_metric
+from lopsided.tasks.metrics import get_metric
+from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Reading, Where
+from lopsided.tasks.score_functions import DEFAULT
 from lopsided.tasks.splits import cut
 from lopsided.tasks.task import SPLITS, Task
 
 
 def assemble(
     name: str,
-    columns: Mapping[str, Columns],
+    columns: Mapping[str, TaskColumns],
     *,
     places: Mapping[str, Where],
     reading: Reading,
+    options: TaskOptions,
     labels: Sequence[str] | None = None,
-    metric: str | None = None,
-    rename_labels: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Task:
-    """A task from the columns of its splits; validation and test are cut from train if missing.
+    """Make a task from the columns of its splits; validation and test are cut from train if missing.
 
     Labels decide between classification and regression (see `labels`). Train defines the classes: integers in
     numerical order, strings in alphabetical order.
 
     Args:
+        name: the task's.
         columns: by split, as `cast.cast` returns them.
         places: by split, the place of row i, for errors.
         reading: which columns they were made of.
+        options: the metric, where None takes the default of the kind, and the classes to rename.
         labels: the classes in index order, where the source declares them.
-        metric: a name in `metrics.SCORES`, or None for the kind's own.
-        rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
+        note: one line to print next to every figure of the task.
 
     Raises:
         LopsidedError: if labels are of mixed types or missing, or a split has a class that train lacks.
     """
+    # The columns are changed below, and belong to the caller.
     columns = {split: dict(part) for split, part in columns.items()}
+    rename_labels = options.rename_labels
     if "label" not in columns["train"]:
         kind = "generation"
     elif labels is not None:
@@ -54,7 +58,7 @@ def assemble(
             name,
             {split: part["label"] for split, part in columns.items()},
             places,
-            metric=metric,
+            metric=options.metric,
             named=rename_labels or (),
         )
         for split, values in read.items():
@@ -63,7 +67,7 @@ def assemble(
         raise LopsidedError(f"task {name}: rename_labels is for classification; received it for {kind}; leave it out")
     if rename_labels:
         _rename(name, columns, rename_labels)
-        # A renamed class gives up its place, so that no index is left without rows.
+        # A renamed class loses its index, so that no index is left without rows.
         labels = labels and list(dict.fromkeys(rename_labels.get(label, label) for label in labels))
     note = "; ".join(filter(None, [note, *_drop_empty(columns)]))
     columns = _with_all_splits(columns, kind)
@@ -76,32 +80,34 @@ def assemble(
         kind=kind,
         splits={split: Dataset.from_dict(columns[split]) for split in SPLITS},
         labels=tuple(labels or ()) if kind == "classification" else (),
-        metric=get_metric(metric or DEFAULT[kind]),
+        metric=get_metric(options.metric or DEFAULT[kind]),
         note=note,
         reading=reading,
     )
 
 
-def _drop_empty(columns: dict[str, Columns]) -> list[str]:
-    """Leave out the rows of language modelling that hold no text, as WikiText's do between paragraphs; say how many."""
-    said = []
+def _drop_empty(columns: dict[str, TaskColumns]) -> list[str]:
+    """Leave out rows of language modelling without text, as WikiText has between paragraphs; return a note of each."""
+    notes = []
     for split, part in columns.items():
         if list(part) == ["text"]:
-            kept = [text for text in part["text"] if text.strip()]
-            if empty := len(part["text"]) - len(kept):
-                said.append(f"{empty} empty rows of {split} left out")
-            columns[split] = {"text": kept}
-    return said
+            texts = [text for text in part["text"] if text.strip()]
+            if empty := len(part["text"]) - len(texts):
+                notes.append(f"{empty} empty rows of {split} left out")
+            columns[split] = {"text": texts}
+    return notes
 
 
 def _sorted_names(names: Sequence[str]) -> list[str]:
+    """Return the classes in index order: integers in numerical order, strings in alphabetical order."""
     # "10" comes after "9" where every name is an integer, so class k keeps index k in 0..k-1 data.
     numeric = all(name.removeprefix("-").isdecimal() for name in names)
     # The name breaks the tie of "1" and "01": a set's order changes from process to process.
     return sorted(set(names), key=lambda name: (int(name) if numeric else 0, name))
 
 
-def _rename(name: str, columns: Mapping[str, Columns], names: Mapping[str, str]) -> None:
+def _rename(name: str, columns: Mapping[str, TaskColumns], names: Mapping[str, str]) -> None:
+    """Write the classes' new names into the columns."""
     known = {label for part in columns.values() for label in part["label"]}
     unknown = [label for label in names if label not in known]
     if unknown:
@@ -113,20 +119,22 @@ def _rename(name: str, columns: Mapping[str, Columns], names: Mapping[str, str])
         part["label"] = [names.get(label, label) for label in part["label"]]
 
 
-def _with_all_splits(columns: Mapping[str, Columns], kind: str) -> dict[str, Columns]:
+def _with_all_splits(columns: Mapping[str, TaskColumns], kind: str) -> dict[str, TaskColumns]:
+    """Return all three splits, those that are missing cut from train."""
     missing = [split for split in SPLITS if split not in columns]
     if not missing:
         return dict(columns)
     train = columns["train"]
-    # What makes two rows one: the text that a model reads, of a conversation all of it.
+    # Rows are the same if a model reads the same text in them; of a conversation it reads all.
     texts = next(train[key] for key in ("prompt", "messages", "text") if key in train)
     texts = [text if isinstance(text, str) else json.dumps(text, sort_keys=True, allow_nan=False) for text in texts]
     parts = cut(texts, missing, train["label"] if kind == "classification" else None)
-    made = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
-    return {**columns, **made}
+    cuts = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
+    return {**columns, **cuts}
 
 
-def _index(name: str, columns: Mapping[str, Columns], labels: Sequence[str], places: Mapping[str, Where]) -> None:
+def _index(name: str, columns: Mapping[str, TaskColumns], labels: Sequence[str], places: Mapping[str, Where]) -> None:
+    """Write the classes' indices into the columns, in place of their names."""
     index = {label: i for i, label in enumerate(labels)}
     for split, part in columns.items():
         strangers = Counter(label for label in part["label"] if label not in index)

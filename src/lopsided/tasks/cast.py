@@ -1,4 +1,4 @@
-"""Rows cast to a task's columns by the shape that was chosen for them."""
+"""Casting of a data set's rows to a task's columns, by the shape that was chosen for them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks.chat import conversation
 from lopsided.tasks.reading import Choice, Row, Where
 
-Columns = dict[str, list[Any]]
+# One split by column: "text", "text_pair" and "label", or "prompt" and "completion", or "messages", or "text".
+TaskColumns = dict[str, list[Any]]
 
 
 def lettered(options: Sequence[str]) -> str:
-    """The options of a multiple choice, one a line.
+    """Return the options of a multiple choice, one per line.
 
     Example:
         >>> print(lettered(["yes", "no"]))
@@ -32,10 +33,12 @@ LIST_FIELDS: dict[str, Callable[[Sequence[str]], str]] = {
 }
 
 
-def cast(rows: Sequence[Row], choice: Choice, where: Where) -> Columns:
-    """A split's columns, as `Task` has them; a label as it stands.
+def cast(rows: Sequence[Row], choice: Choice, where: Where) -> TaskColumns:
+    """Return a split's columns as `Task` has them, labels as they stand.
 
     Args:
+        rows: those of the split.
+        choice: how they are read.
         where: the place of row i, such as "train.jsonl:7".
 
     Raises:
@@ -54,7 +57,7 @@ def cast(rows: Sequence[Row], choice: Choice, where: Where) -> Columns:
             "completion": [_text(row, target, where, i) for i, row in enumerate(rows)],
         }
     [first], pair = choice.reading.columns["text"], choice.reading.columns.get("text_pair")
-    columns: Columns = {"text": [_text(row, first, where, i) for i, row in enumerate(rows)]}
+    columns: TaskColumns = {"text": [_text(row, first, where, i) for i, row in enumerate(rows)]}
     if pair:
         columns["text_pair"] = ["\n".join(_text(row, name, where, i) for name in pair) for i, row in enumerate(rows)]
     columns["label"] = [_label(row, target, where, i) for i, row in enumerate(rows)]
@@ -62,10 +65,10 @@ def cast(rows: Sequence[Row], choice: Choice, where: Where) -> Columns:
 
 
 def _prompt(row: Row, choice: Choice, where: Where, i: int) -> str:
-    """The inputs, one below the other; an empty one leaves no empty line."""
+    """Return the inputs joined by line breaks; an empty input leaves no empty line."""
     names = choice.reading.columns["prompt"]
-    given = [name for name in names if row.get(name) is not None or name not in choice.shape.optional]
-    parts = [_text(row, name, where, i) for name in given]
+    present = [name for name in names if row.get(name) is not None or name not in choice.shape.optional]
+    parts = [_text(row, name, where, i) for name in present]
     prompt = "\n".join(part for part in parts if part.strip())
     if not prompt:
         raise LopsidedError(

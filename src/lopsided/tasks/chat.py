@@ -1,7 +1,7 @@
-"""Conversations: checked, written out with a chat template, and learned where the assistant speaks.
+"""Conversations: checked, written as one text with a chat template, and learned in the assistant's turns.
 
-A row is a list of turns, each a `role` and a `content`: one system turn at most, at the start, then the user's and the
-assistant's. The tokenizer's own chat template writes it out; a tokenizer without one gets `PLAIN`:
+A row is a list of turns, each a `role` and a `content`: at most one system turn, at the start, then the user's and the
+assistant's. The tokenizer's own chat template writes the text; a tokenizer without one gets `PLAIN`:
 
     user:
     Name a colour.
@@ -15,13 +15,13 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from lopsided.errors import LopsidedError
-from lopsided.tasks.reading import EMPTY, content
+from lopsided.errors import LopsidedError, first_line
+from lopsided.tasks.reading import Content, content_of
 
 ROLES = ("system", "user", "assistant")
 
-# A turn opens with the line break, so that what the assistant says ends with the eos token and nothing after it; and
-# its words stand on a line of their own, since a space before them would be part of their first token.
+# Each turn begins with the line break, so that the assistant's part ends with the eos token and nothing after it. Its
+# words stand on a line of their own, since a space before them would become part of their first token.
 PLAIN = (
     "{% for message in messages %}"
     "{% if not loop.first %}{{ '\n' }}{% endif %}"
@@ -36,14 +36,14 @@ Span = tuple[int, int]
 
 
 def conversation(value: Any, where: str, name: str) -> Turns:
-    """The turns of a row.
+    """Return the turns of a row, checked.
 
     Args:
         value: what the row has in the column `name`.
         where: the row's place, for errors.
 
     Raises:
-        LopsidedError: if it is no conversation that can be learned from.
+        LopsidedError: if the value is no conversation that can be learned from.
     """
     if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
         raise LopsidedError(
@@ -67,31 +67,38 @@ def _turn(turn: dict[str, Any], where: str) -> dict[str, str]:
             f"{where}: expected a role in {', '.join(ROLES)} and a content that is a string; received role {role!r} "
             f"and content {str(text)[:40]!r}; correct the row"
         )
-    more = [key for key, value in turn.items() if key not in ("role", "content") and content(value) != EMPTY]
-    if more:
+    extra = [
+        key for key, value in turn.items() if key not in ("role", "content") and content_of(value) != Content.EMPTY
+    ]
+    if extra:
         raise LopsidedError(
-            f"{where}: expected role and content; received also {', '.join(more)}, which would not be learned; "
+            f"{where}: expected role and content; received also {', '.join(extra)}, which would not be learned; "
             "write it into the content, or take it out"
         )
     return {"role": role, "content": text}
 
 
 def template_of(tokenizer: Any) -> str | None:
-    """The template to write conversations with: None for the tokenizer's own."""
+    """Return the template to write conversations with, or None for the tokenizer's own."""
     return None if tokenizer.chat_template else PLAIN
 
 
 def written_out(tokenizer: Any, turns: Turns, where: str) -> tuple[str, list[Span]]:
-    """A conversation as one text, and the spans of it that the assistant says.
+    """Return a conversation as one text, and the spans of it that the assistant says.
 
-    A span starts where a model is asked to go on (the template's generation prompt) and ends with the turn, its
-    end-of-turn token included, blanks after it left out.
+    A span starts where a model is asked to go on (after the template's generation prompt) and ends with the turn,
+    including its end-of-turn token but not the blanks after it.
 
     Args:
+        tokenizer: has the template.
+        turns: the conversation.
         where: the row, for errors.
 
+    Shapes:
+        spans: (first, end) in characters, one per turn of the assistant.
+
     Raises:
-        LopsidedError: if the template refuses the conversation, or writes its beginning in another way than the whole.
+        LopsidedError: if the template refuses the conversation, or writes its beginning differently from the whole.
     """
     whole = _render(tokenizer, turns, where)
     spans = []
@@ -99,7 +106,8 @@ def written_out(tokenizer: Any, turns: Turns, where: str) -> tuple[str, list[Spa
         if turn["role"] != "assistant":
             continue
         after = _render(tokenizer, turns[: k + 1], where)
-        # Some templates open the assistant's turn in another way when they ask for it; the span is then the whole turn.
+        # The span is what this turn adds to the text before it. Some templates begin the assistant's turn differently
+        # when they ask for it; without the generation prompt the span is then the whole turn.
         before = next(
             (text for ask in (True, False) if after.startswith(text := _render(tokenizer, turns[:k], where, ask=ask))),
             None,
@@ -122,15 +130,15 @@ def _render(tokenizer: Any, turns: Turns, where: str, *, ask: bool = False) -> s
     except TemplateError as error:
         raise LopsidedError(
             f"{where}: expected a conversation that the tokenizer's chat template takes; it says: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; correct the row"
+            f"{first_line(error)}; correct the row"
         ) from error
 
 
 def spoken_ids(tokenizer: Any, texts: list[str], spans: list[list[Span]]) -> list[tuple[list[int], list[bool]]]:
-    """Ids of each text, and which of them the assistant says.
+    """Return the ids of each text, and which of them the assistant says.
 
-    The text is tokenized in one piece, as it is when the model is used; a token counts where it shares a character with
-    a span.
+    The text is tokenized in one piece, as it is when the model is used; a token is the assistant's if it shares a
+    character with a span.
 
     Raises:
         LopsidedError: if the tokenizer cannot say which characters a token stands for.
@@ -142,6 +150,6 @@ def spoken_ids(tokenizer: Any, texts: list[str], spans: list[list[Span]]) -> lis
         )
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
-        (list(ids), [any(start < last and first < end for first, last in said) for start, end in offsets])
-        for ids, offsets, said in zip(encoded["input_ids"], encoded["offset_mapping"], spans)
+        (list(ids), [any(start < last and first < end for first, last in row_spans) for start, end in offsets])
+        for ids, offsets, row_spans in zip(encoded["input_ids"], encoded["offset_mapping"], spans)
     ]

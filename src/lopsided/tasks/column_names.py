@@ -1,4 +1,4 @@
-"""The column names that data sets use, as one table: which columns become what.
+"""The column names that data sets use, as one table: which columns become which of a task's.
 
 A new data set with other column names is one more line in `SHAPES`.
 """
@@ -16,17 +16,17 @@ Form = Literal["label", "completion", "text", "messages"]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Which columns are read as what.
+    """An entry of `SHAPES`: the columns that data sets of one shape have, and how they are read.
 
     Args:
-        inputs: the columns to read, in the order in which they are joined. With a label, the first becomes `text` and
-            the others, one below the other, `text_pair`; with a completion, all of them, one below the other, become
-            `prompt`; else the one input keeps its name.
-        optional: those of `inputs` that may be missing, or empty in some rows.
+        inputs: the columns to read, in the order in which they are joined. With a label, the first becomes `text`, and
+            the others, joined by line breaks, `text_pair`; with a completion, all of them, joined by line breaks,
+            become `prompt`; else the one input keeps its name.
+        optional: the inputs that may be missing, or empty in some rows.
         targets: the columns that can be the label, or the completion.
         form: "label" (classification, regression), "completion" (a prompt is answered), "text" (language modelling) or
             "messages" (a conversation).
-        leaves: columns with text that data sets of this shape are known to have, and that are not for learning.
+        leaves: columns with text that data sets of this shape are known to have and that are not for learning.
     """
 
     inputs: tuple[str, ...]
@@ -37,6 +37,7 @@ class Shape:
 
     @property
     def required(self) -> tuple[str, ...]:
+        """The inputs that every data set of this shape has."""
         return tuple(name for name in self.inputs if name not in self.optional)
 
     def __str__(self) -> str:
@@ -46,12 +47,12 @@ class Shape:
         return inputs + (" + " if self.form == "label" else " -> ") + "/".join(self.targets)
 
 
-def _written(*inputs: str, to: tuple[str, ...], optional: tuple[str, ...] = ()) -> Shape:
+def _answered(*inputs: str, to: tuple[str, ...], optional: tuple[str, ...] = ()) -> Shape:
     return Shape(inputs=inputs, optional=optional, targets=to, form="completion")
 
 
-# Of the shapes that fit, the first that uses every column is taken; where none does, the one that leaves out least is
-# named in the refusal, and the first among equals.
+# Of the shapes that fit, the first that uses every column is taken. Where none does, the error names the first of those
+# that leave out the fewest columns.
 SHAPES = (
     Shape(inputs=("context", "question", "options")),
     Shape(inputs=("article", "question", "options"), targets=("label", "answer")),
@@ -73,22 +74,22 @@ SHAPES = (
     Shape(inputs=("question",)),
     Shape(inputs=("text",), targets=("label", "coarse_label", "fine_label")),
     Shape(inputs=("messages",), targets=(), form="messages"),
-    _written("system", "instruction", "input", optional=("system", "input"), to=("output", "response", "completion")),
-    _written("instruction", "context", optional=("context",), to=("response", "output")),
-    _written("system_prompt", "question", optional=("system_prompt",), to=("response", "answer")),
-    _written("system", "prompt", optional=("system",), to=("completion", "response")),
-    _written("context", "question", to=("answer",)),
-    _written("query", to=("response", "answer")),
-    _written("meaning_representation", to=("human_reference",)),
-    _written("annotation", to=("code",)),
-    _written("input", to=("output", "target")),
-    _written("inputs", to=("targets",)),
-    _written("source", to=("target",)),
-    _written("input_text", to=("target_text",)),
-    _written("document", to=("summary",)),
-    _written("dialogue", to=("summary",)),
-    _written("article", to=("highlights", "summary")),
-    _written("text", to=("summary",)),
+    _answered("system", "instruction", "input", optional=("system", "input"), to=("output", "response", "completion")),
+    _answered("instruction", "context", optional=("context",), to=("response", "output")),
+    _answered("system_prompt", "question", optional=("system_prompt",), to=("response", "answer")),
+    _answered("system", "prompt", optional=("system",), to=("completion", "response")),
+    _answered("context", "question", to=("answer",)),
+    _answered("query", to=("response", "answer")),
+    _answered("meaning_representation", to=("human_reference",)),
+    _answered("annotation", to=("code",)),
+    _answered("input", to=("output", "target")),
+    _answered("inputs", to=("targets",)),
+    _answered("source", to=("target",)),
+    _answered("input_text", to=("target_text",)),
+    _answered("document", to=("summary",)),
+    _answered("dialogue", to=("summary",)),
+    _answered("article", to=("highlights", "summary")),
+    _answered("text", to=("summary",)),
     Shape(inputs=("text",), targets=(), form="text"),
 )
 
@@ -112,8 +113,9 @@ class Fit:
     """A shape that a data set's columns fit.
 
     Args:
+        shape: the shape.
         targets: the columns that can be its target.
-        unused: columns that must not be passed over and would be, with the splits that have them.
+        unused: columns that the shape does not use although they may be for learning, with the splits that have them.
         left_out: the other columns that it does not use, with the reason.
     """
 
@@ -124,13 +126,14 @@ class Fit:
 
 
 def fits(columns: Collection[str], label: str | None) -> list[tuple[Shape, tuple[str, ...]]]:
-    """The shapes whose columns are there, each with the columns that can be its target.
+    """Return the shapes whose columns are there, each with the columns that can be its target.
 
     Args:
         columns: those of train, without the ones that are to be left out.
-        label: the column to learn, where the user named it: any column that is no input, or one of a completion's own.
+        label: the column to learn, where the user named it: any column that is no input, or one of the targets that a
+            completion has in `SHAPES`.
     """
-    found = []
+    fitting_shapes = []
     for shape in SHAPES:
         if not set(shape.required) <= set(columns):
             continue
@@ -144,12 +147,12 @@ def fits(columns: Collection[str], label: str | None) -> list[tuple[Shape, tuple
             targets = (label,)
             fitting = label in shape.targets or (shape.form == "label" and label not in shape.inputs)
         if fitting:
-            found.append((shape, targets))
-    return found
+            fitting_shapes.append((shape, targets))
+    return fitting_shapes
 
 
 def check_label(columns: Collection[str], label: str | None, source: str) -> None:
-    """Refuse a label that is no column."""
+    """Raise for a label that is no column."""
     if label is not None and label not in columns:
         raise LopsidedError(
             f"{source}: expected label field '{label}'; received fields {', '.join(columns) or 'none'};"
@@ -157,19 +160,19 @@ def check_label(columns: Collection[str], label: str | None, source: str) -> Non
         )
 
 
-def best_fit(found: Collection[Fit], columns: Collection[str], label: str | None, source: str) -> Fit:
-    """The one to take, with one target at most.
+def best_fit(candidates: Collection[Fit], columns: Collection[str], label: str | None, source: str) -> Fit:
+    """Return the fit to use, which has at most one target.
 
     Raises:
         LopsidedError: if no shape fits, the best one leaves a column out, or several columns could be its label.
     """
-    if not found:
+    if not candidates:
         raise LopsidedError(
             f"{source}: expected the fields of one of these shapes: {'; '.join(map(str, SHAPES))}; "
             f"received {', '.join(columns) or 'none'}{f' with label={label!r}' if label else ''}; "
             "rename the fields"
         )
-    best = min(found, key=lambda fit: len(fit.unused))
+    best = min(candidates, key=lambda fit: len(fit.unused))
     if best.unused:
         raise LopsidedError(_unused(best, source))
     if len(best.targets) > 1:
@@ -181,9 +184,10 @@ def best_fit(found: Collection[Fit], columns: Collection[str], label: str | None
 
 
 def _unused(fit: Fit, source: str) -> str:
+    """Say which columns the fit leaves out, and how to use them."""
     names = list(fit.unused)
     listed = ", ".join(f"{name!r} of {', '.join(splits)}" for name, splits in fit.unused.items())
-    # A label that is not called so would be passed over, and the text alone be learned.
+    # A label under another name would otherwise be left out, and the text alone be learned.
     label = f", learn one with label='{names[0]}' (--label {names[0]})" if fit.shape.form == "text" else ""
     return (
         f"{source}: expected every column of text or labels to be used; received {listed}, which the shape "

@@ -1,6 +1,6 @@
-"""Rows to token ids, and the collator that pads them.
+"""Rows as token ids, and the collator that pads them.
 
-Lists without padding: a collator pads each batch to its own longest row.
+The ids are lists without padding: the collator pads each batch to its own longest row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from lopsided.errors import LopsidedError
-from lopsided.models.load import ensure_pad_token
+from lopsided.models.tokenizer import ensure_pad_token
 from lopsided.tasks.chat import spoken_ids, template_of, written_out
 from lopsided.tasks.task import Task
 
@@ -23,10 +23,12 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedTask:
-    """A task's rows as `input_ids`, `attention_mask`, `labels` (and what else the tokenizer returns).
+    """A task's rows as `input_ids`, `attention_mask`, `labels` (and whatever else the tokenizer returns).
 
     Args:
-        how: in words, what the tokenizer decided: how conversations are written out, how long texts are cut; or "".
+        splits: train, validation and test.
+        out_of_domain: the test splits of other domains, by name.
+        how: in words, what depends on the tokenizer: how conversations are written, how long texts are cut; or "".
     """
 
     splits: Mapping[str, Dataset]
@@ -35,28 +37,28 @@ class EncodedTask:
 
 
 def encode(task: Task, tokenizer: Any, *, max_length: int = 128, seq2seq: bool = False) -> EncodedTask:
-    """All splits of a task, tokenized for its kind.
+    """Tokenize all splits of a task for its kind.
 
     Args:
         task: what to learn.
         tokenizer: of the model that learns it.
-        max_length: the most ids a row keeps. Text pairs lose the end of their longer half; prompts of
+        max_length: the largest number of ids per row. Text pairs lose the end of their longer half; prompts of
             a causal model lose their start; completions lose their end, and only when the completion
             alone is too long; conversations lose their end. Text alone loses nothing: it is cut into pieces.
         seq2seq: whether the model is an encoder-decoder; read only for generation.
 
     Shapes:
-        classification, regression: labels is one int or float a row.
+        classification, regression: labels is one int or float per row.
         generation, causal: input_ids = prompt, separator, completion, eos; labels are the same ids
         with -100 on prompt and separator.
         generation, encoder-decoder: input_ids are the prompt's, labels the completion's.
         conversations: input_ids as the chat template writes them (see `chat`); labels are the same ids with -100
-        everywhere but where the assistant speaks.
-        text alone: input_ids = text, eos, in rows of max_length at most, each of which begins with the last id of the
-        one before, so that every id but the first is predicted once; labels are the same ids.
+        outside the assistant's turns.
+        text alone: input_ids = text, eos, in rows of at most max_length, each of which begins with the last id of the
+        row before, so that every id but the first is predicted once; labels are the same ids.
 
     Raises:
-        LopsidedError: if max_length does not fit the tokenizer or leaves a conversation nothing to learn, generation
+        LopsidedError: if max_length does not fit the tokenizer or leaves nothing to learn of a conversation, generation
             lacks an eos token, or an encoder-decoder is to learn anything but completions.
     """
     if not 8 <= max_length <= tokenizer.model_max_length:
@@ -79,7 +81,7 @@ def encode(task: Task, tokenizer: Any, *, max_length: int = 128, seq2seq: bool =
 def _encoder(
     task: Task, tokenizer: Any, form: str, seq2seq: bool, max_length: int
 ) -> tuple[Callable[..., dict[str, list[Any]]], str]:
-    """The function that encodes rows of this form, and what there is to say about it."""
+    """Return the function that encodes rows of this form, and the text of `EncodedTask.how`."""
     if task.kind != "generation":
         return _encode_text, ""
     if seq2seq and form != "prompt":
@@ -117,13 +119,13 @@ def _encode_seq2seq(rows: Dataset, tokenizer: Any, max_length: int, where: str) 
 
 def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
     start = _start(tokenizer)
-    # The two parts are tokenized apart, so that no token spans the border between them.
+    # The two parts are tokenized separately, so that no token spans the border between them.
     heads = tokenizer([text + SEPARATOR for text in rows["prompt"]], add_special_tokens=False)["input_ids"]
     tails = tokenizer(list(rows["completion"]), add_special_tokens=False)["input_ids"]
     ids, labels = [], []
     for head, tail in zip(heads, tails):
-        # One prompt token stays, whatever the length: without it the first completion token would
-        # have nothing to be predicted from, and would drop out of the loss.
+        # One prompt token stays, whatever the length: without it nothing would predict the first token of the
+        # completion, which would not count in the loss.
         tail = [*tail, tokenizer.eos_token_id][: max_length - len(start) - 1]
         head = start + head[-(max_length - len(start) - len(tail)) :]
         ids.append(head + tail)
@@ -132,7 +134,7 @@ def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int, where: str) -
 
 
 def _start(tokenizer: Any) -> list[int]:
-    """The bos token with which some tokenizers (Llama's) open every text; others (GPT-2's) open it with nothing."""
+    """Return the bos token with which some tokenizers (Llama's) begin every text; others (GPT-2's) have none there."""
     return [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id][:1]
 
 
@@ -141,37 +143,39 @@ def _encode_pieces(rows: Dataset, tokenizer: Any, max_length: int, where: str) -
     ids = []
     for text in tokenizer(list(rows["text"]), add_special_tokens=False)["input_ids"]:
         whole = [*start, *text, tokenizer.eos_token_id]
-        # A row's first id is predicted from nothing, so it is the last one of the row before.
+        # A row's first id is not predicted, so each row repeats the last id of the row before.
         ids += [whole[first : first + max_length] for first in range(0, max(1, len(whole) - 1), max_length - 1)]
     return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": [list(row) for row in ids]}
 
 
 def _encode_chat(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
-    # A template writes the bos token itself, where there shall be one.
+    # The tokenizer's own template writes the bos token if the model wants one.
     start = [] if template_of(tokenizer) is None else _start(tokenizer)
-    written = [written_out(tokenizer, turns, f"{where} row {i}") for i, turns in enumerate(rows["messages"])]
+    texts = [written_out(tokenizer, turns, f"{where} row {i}") for i, turns in enumerate(rows["messages"])]
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    for row, said in spoken_ids(tokenizer, [text for text, _ in written], [spans for _, spans in written]):
-        kept = [*start, *row][:max_length]
-        learned = [*([False] * len(start)), *said][:max_length]
+    for row, is_spoken in spoken_ids(tokenizer, [text for text, _ in texts], [spans for _, spans in texts]):
+        row_ids = [*start, *row][:max_length]
+        learned = [*([False] * len(start)), *is_spoken][:max_length]
         if not any(learned[1:]):
             raise LopsidedError(
                 f"{where} row {len(ids)}: expected words of the assistant within max_length={max_length} tokens; the "
                 f"conversation has {len(start) + len(row)}, and the assistant's begin later; raise --max-length, or "
                 "take the row out"
             )
-        ids.append(kept)
-        labels.append([token if is_learned else IGNORED for token, is_learned in zip(kept, learned)])
+        ids.append(row_ids)
+        labels.append([token if is_learned else IGNORED for token, is_learned in zip(row_ids, learned)])
     return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
 
 
 def collator(task: Task, tokenizer: Any, *, seq2seq: bool = False) -> Any:
-    """What pads a list of encoded rows to one batch of tensors.
+    """Return the collator that pads a list of encoded rows to one batch of tensors.
 
     Args:
-        seq2seq: kept beside `encode`'s, which it must equal. Causal and encoder-decoder rows pad
-            alike: inputs with the pad token, labels with -100.
+        task: what the rows are of.
+        tokenizer: the one that encoded them; gets a pad token if it has none.
+        seq2seq: as for `encode`. It changes nothing: causal and encoder-decoder rows are padded alike, inputs with
+            the pad token and labels with -100.
     """
     ensure_pad_token(tokenizer)
     if task.kind == "generation":

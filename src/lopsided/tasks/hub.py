@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
 
-from lopsided.errors import LopsidedError
+from lopsided.errors import LopsidedError, first_line
 from lopsided.tasks.assemble import assemble
-from lopsided.tasks.cast import Columns, cast
+from lopsided.tasks.cast import TaskColumns, cast
+from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Choice, Where, choose
 from lopsided.tasks.task import Task
 
@@ -22,79 +24,69 @@ SPLIT_NAMES = {
     "test": ("test", "test_matched"),
 }
 
-# The figure that a benchmark reports first, where it is not the kind's own.
+# The metric that a benchmark reports first, where it is not the default of the kind.
 PRIMARY = {"glue/cola": "matthews_correlation", "glue/stsb": "pearson"}
 
 
-def load_hub(
-    name: str,
-    *,
-    label: str | None = None,
-    metric: str | None = None,
-    make_split: bool = False,
-    rename_labels: Mapping[str, str] | None = None,
-    ignore_columns: Sequence[str] = (),
-) -> Task:
-    """A task from the hub, or from its local cache.
+def load_hub(name: str, options: TaskOptions) -> Task:
+    """Load a task from the hub, or from its local cache.
 
     Args:
         name: "glue/mrpc", "imdb", "org/name" or "org/name/config".
-        label: the field to learn, where several could be it.
-        metric: a name in `metrics.SCORES`, or None for the benchmark's own.
-        make_split: cut a split that is missing or unlabelled (a tenth each) from train.
-        rename_labels: classes to read under another name.
-        ignore_columns: columns that are not for learning.
+        options: how its rows are read; a split that is there without labels is cut from train, too. A metric of None
+            takes the benchmark's own.
 
     Raises:
-        LopsidedError: if the data set cannot be had, has other columns, or has no labelled test.
+        LopsidedError: if the data set cannot be loaded, has other columns, or has no labelled test.
     """
     loaded = _load(name)
-    found = {
+    data = {
         split: next((loaded[known] for known in names if known in loaded), None) for split, names in SPLIT_NAMES.items()
     }
-    train = found["train"]
+    train = data["train"]
     if train is None:
         raise LopsidedError(
             f"{name}: expected a split named train; received {', '.join(loaded) or 'none'}; use another data set"
         )
-    rows = {split: data.to_list() for split, data in found.items() if data is not None}
-    choice = choose(rows, source=name, label=label, ignore=ignore_columns)
+    rows = {split: part.to_list() for split, part in data.items() if part is not None}
+    choice = choose(rows, source=name, label=options.label, ignore=options.ignore_columns)
     feature = train.features[choice.target] if choice.target else None
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     columns, places, dropped = {}, {}, []
-    for split in found:
+    for split in SPLIT_NAMES:
         part = rows.get(split, [])
-        kept = _labelled(part, choice.target, names is not None)
-        if kept:
-            places[split] = _row_of(name, split, kept)
-            columns[split] = _columns([part[i] for i in kept], choice, places[split], names)
-            if len(kept) < len(part):
-                dropped.append(f"{len(part) - len(kept)} unlabelled rows of {split} left out")
-        elif split == "train" or not make_split:
-            state = "is missing" if split not in rows else "has no labels (all -1 or absent)"
-            fix = (
-                "use another data set"
-                if split == "train"
-                else "pass --make-split to cut it from train by a stable hash"
-            )
-            raise LopsidedError(
-                f"{name}: expected labelled splits train, validation, test; {split} {state}, received "
-                f"{', '.join(loaded)}; {fix}"
-            )
-    cuts = [f"{split} cut from train: not comparable with published figures" for split in found if split not in columns]
+        labelled = _labelled(part, choice.target, names is not None)
+        if labelled:
+            places[split] = _row_of(name, split, labelled)
+            columns[split] = _columns([part[i] for i in labelled], choice, places[split], names)
+            if len(labelled) < len(part):
+                dropped.append(f"{len(part) - len(labelled)} unlabelled rows of {split} left out")
+        elif split == "train" or not options.make_split:
+            raise _no_labels(name, split, list(loaded), is_there=split in rows)
+    cut = [split for split in SPLIT_NAMES if split not in columns]
+    notes = [f"{split} cut from train: not comparable with published figures" for split in cut] + dropped
     return assemble(
         name,
         columns,
         places=places,
         reading=choice.reading,
+        options=dataclasses.replace(options, metric=options.metric or PRIMARY.get(name)),
         labels=names,
-        metric=metric or PRIMARY.get(name),
-        rename_labels=rename_labels,
-        note="; ".join(cuts + dropped),
+        note="; ".join(notes),
     )
 
 
-def _columns(rows: list[dict[str, Any]], choice: Choice, where: Where, names: list[str] | None) -> Columns:
+def _no_labels(name: str, split: str, splits: Sequence[str], *, is_there: bool) -> LopsidedError:
+    state = "has no labels (all -1 or absent)" if is_there else "is missing"
+    fix = "use another data set" if split == "train" else "pass --make-split to cut it from train by a stable hash"
+    return LopsidedError(
+        f"{name}: expected labelled splits train, validation, test; {split} {state}, received "
+        f"{', '.join(splits)}; {fix}"
+    )
+
+
+def _columns(rows: list[dict[str, Any]], choice: Choice, where: Where, names: list[str] | None) -> TaskColumns:
+    """Cast rows, with the names of the classes in place of the numbers that the data set declares for them."""
     columns = cast(rows, choice, where)
     if names is not None:
         for i, value in enumerate(columns["label"]):
@@ -108,6 +100,7 @@ def _columns(rows: list[dict[str, Any]], choice: Choice, where: Where, names: li
 
 
 def _load(name: str) -> Mapping[str, Any]:
+    """Return the data set's splits by name."""
     parts = name.split("/")
     if parts[0] in COLLECTIONS and len(parts) == 2:
         arguments = parts
@@ -120,18 +113,16 @@ def _load(name: str) -> Mapping[str, Any]:
         )
     try:
         return datasets.load_dataset(*arguments)
-    # What `datasets` raises for: no such data set or no network; no such configuration; a data set
-    # that is a script.
+    # `datasets` raises these for: no such data set or no network; no such configuration; a data set that is a script.
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LopsidedError(
             f"task '{name}': expected vader/DOMAIN, a local folder of JSON lines, or a Hugging Face name; "
-            f"received from the hub: {reason}; check the name and the network"
+            f"received from the hub: {first_line(error)}; check the name and the network"
         ) from error
 
 
 def _labelled(rows: list[dict[str, Any]], target: str, declared: bool) -> list[int]:
-    """The rows that carry a label; -1 stands for none where classes are declared, or in every row."""
+    """Return which rows carry a label; -1 stands for none where classes are declared, or if every row has it."""
     if not target:
         return list(range(len(rows)))
     values = [row.get(target) for row in rows]
@@ -140,6 +131,6 @@ def _labelled(rows: list[dict[str, Any]], target: str, declared: bool) -> list[i
     return list(range(len(rows)))
 
 
-def _row_of(name: str, split: str, kept: Sequence[int]) -> Callable[[int], str]:
-    """The place in the whole split of row i of those that were kept."""
-    return lambda i: f"{name} {split} row {kept[i]}"
+def _row_of(name: str, split: str, rows: Sequence[int]) -> Callable[[int], str]:
+    """Return the function that gives the place, in the whole split, of the i-th of these rows."""
+    return lambda i: f"{name} {split} row {rows[i]}"

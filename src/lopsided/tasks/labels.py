@@ -1,8 +1,8 @@
-"""Labels as classes or as scores: what stands for no label is refused by row, and what could be both is asked about.
+"""Labels as classes or as scores: an error names rows without a label, and labels that could be either.
 
 A label is text, a boolean or a number. Fractions make scores; text, booleans and integers make classes. Whole numbers
 written as floats (0.0, 1.0, 2.0) can be either, so the metric decides. Classes that the user names in `rename_labels`
-are taken as named.
+are taken as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import SCORES
 from lopsided.tasks.reading import Where
+from lopsided.tasks.score_functions import SCORES
 
+# The labels of each split.
 Labels = Mapping[str, Sequence[Any]]
 
 # What programs write where a row has no label.
@@ -23,7 +24,7 @@ BLANKS = ("", "nan", "null", "<na>")
 def read_labels(
     name: str, labels: Labels, places: Mapping[str, Where], *, metric: str | None = None, named: Collection[str] = ()
 ) -> tuple[str, dict[str, list[Any]]]:
-    """The kind of task that labels make, and the labels as class names or scores.
+    """Return the kind of task that labels make, and the labels as class names or scores.
 
     Args:
         name: the task, for errors.
@@ -36,7 +37,7 @@ def read_labels(
         "classification" with strings, or "regression" with floats.
 
     Raises:
-        LopsidedError: if a row has no label, types are mixed, or it is open whether numbers are classes.
+        LopsidedError: if a row has no label, types are mixed, or numbers could be classes as well as scores.
     """
     kind = _kind(name, labels["train"], places["train"], metric)
     for split, values in labels.items():
@@ -56,12 +57,12 @@ def read_labels(
 
 
 def kinds_of(metric: str | None) -> tuple[str, ...]:
-    """The kinds of task that a metric is for; none for no metric, or for one that is not known (told elsewhere)."""
+    """Return the kinds of task that a metric is for; none for no metric, or an unknown one (an error elsewhere)."""
     return SCORES[metric].kinds if metric in SCORES else ()
 
 
 def class_name(value: Any) -> str:
-    """A class's name; 1.0 is the class that 1 is.
+    """Return a class's name; 1.0 is the same class as 1.
 
     Example:
         >>> [class_name(value) for value in (2, 2.0, 2.5, True, "two")]
@@ -77,6 +78,7 @@ def _type(value: Any) -> str:
 
 
 def _kind(name: str, values: Sequence[Any], where: Where, metric: str | None) -> str:
+    """Return the kind of task that the labels of train make."""
     first: dict[str, int] = {}
     for i, value in enumerate(values):
         first.setdefault(_type(value), i)
@@ -103,8 +105,8 @@ def _kind(name: str, values: Sequence[Any], where: Where, metric: str | None) ->
     )
 
 
-def _rows(values: Sequence[Any], fitting: Callable[[Any], bool]) -> list[int]:
-    return [i for i, value in enumerate(values) if fitting(value)]
+def _rows(values: Sequence[Any], is_meant: Callable[[Any], bool]) -> list[int]:
+    return [i for i, value in enumerate(values) if is_meant(value)]
 
 
 def _refuse_blank(split: str, values: Sequence[Any], where: Where, named: Collection[str]) -> None:
@@ -133,10 +135,11 @@ def _refuse_minus_one(split: str, values: Sequence[Any], where: Where, named: Co
 
 
 def _refuse_minus_one_as_score(labels: Labels, places: Mapping[str, Where]) -> None:
+    """Raise where -1 is the only score below 0: it then stands for no label."""
     negative = any(value < 0 and value != -1 for values in labels.values() for value in values)
     for split, values in labels.items():
         rows = _rows(values, _is_minus_one)
-        # A whole split of one score can tell nothing, whatever it stands for.
+        # A split in which every score is -1 measures nothing, whatever -1 stands for.
         if rows and (not negative or 1 < len(values) == len(rows)):
             raise LopsidedError(
                 f"{places[split](rows[0])}: expected a score; received -1 where no other score is below 0, which "
@@ -146,6 +149,7 @@ def _refuse_minus_one_as_score(labels: Labels, places: Mapping[str, Where]) -> N
 
 
 def _without(rows: Sequence[int], values: Sequence[Any], split: str) -> str:
+    """Say how to take the rows out."""
     if len(rows) == len(values) and split != "train":
         return f"leave {split} out and pass --make-split to cut one from train"
     return "take the rows out"
@@ -161,7 +165,7 @@ def _refuse_words(name: str, split: str, values: Sequence[Any], where: Where) ->
 
 
 def _refuse_scores_as_text(values: Sequence[Any], where: Where) -> None:
-    """Numbers with fractions, written as text: each would become a class of its own."""
+    """Raise for numbers with fractions that are written as text: each would become a class of its own."""
     fractions = []
     for i, value in enumerate(values):
         try:
@@ -178,7 +182,7 @@ def _refuse_scores_as_text(values: Sequence[Any], where: Where) -> None:
 
 
 def _refuse_twins(names: Mapping[str, Sequence[str]], places: Mapping[str, Where], named: Collection[str]) -> None:
-    """Classes that differ in letter case or in blanks around them alone are one class, written in two ways."""
+    """Raise for classes that differ only in letter case or in blanks around them: one class, written in two ways."""
     first: dict[str, tuple[str, str]] = {}
     for split, values in names.items():
         for i, value in enumerate(values):

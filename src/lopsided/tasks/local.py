@@ -1,15 +1,16 @@
-"""Folders of JSON lines: `train.jsonl`, `validation.jsonl`, `test.jsonl`, one object a line."""
+"""Folders of JSON lines: `train.jsonl`, `validation.jsonl`, `test.jsonl`, one object per line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.assemble import assemble
 from lopsided.tasks.cast import cast
+from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Choice, choose
 from lopsided.tasks.task import SPLITS, Task
 
@@ -17,12 +18,13 @@ NOTE = "a cut of the original data set: not comparable with published test figur
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; row i stands in line i + 1.
+    """Return the objects of a JSON lines file; row i stands in line i + 1.
 
     Raises:
         LopsidedError: if the file is empty or not UTF-8, or a line is no JSON object.
     """
     try:
+        # At line feeds alone: `splitlines` also splits at separators that JSON allows inside a text.
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise LopsidedError(
@@ -50,49 +52,36 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def load_local(
-    folder: Path,
-    *,
-    name: str | None = None,
-    label: str | None = None,
-    metric: str | None = None,
-    make_split: bool = False,
-    rename_labels: Mapping[str, str] | None = None,
-    ignore_columns: Sequence[str] = (),
-) -> Task:
-    """A task from a folder of JSON lines; the field names say which kind (see `shapes.SHAPES`).
+def load_local(name: str, options: TaskOptions) -> Task:
+    """Load a task from a folder of JSON lines; the field names say which kind (see `column_names.SHAPES`).
 
     Args:
-        folder: holds train.jsonl, validation.jsonl and test.jsonl.
-        name: the task's name; the folder as given if None.
-        label: the field to learn, where several could be it.
-        metric: a name in `metrics.SCORES`, or None for the kind's own.
-        make_split: cut a missing validation or test (a tenth each) from train by a hash of the text.
-        rename_labels: classes to read under another name.
-        ignore_columns: fields that are not for learning.
+        name: a folder that holds train.jsonl, validation.jsonl and test.jsonl.
+        options: how its rows are read.
 
     Raises:
-        LopsidedError: if a file is missing or malformed, or a field would be passed over; the message names file and
+        LopsidedError: if a file is missing or malformed, or a field would not be used; the message names file and
             line, or field and split.
     """
-    present = _split_files(folder, make_split)
-    rows = {split: read_jsonl(path) for split, path in present.items()}
-    choice = choose(rows, source=str(folder), label=label, ignore=ignore_columns)
+    folder = Path(name).expanduser()
+    files = _split_files(folder, options.make_split)
+    rows = {split: read_jsonl(path) for split, path in files.items()}
+    choice = choose(rows, source=str(folder), label=options.label, ignore=options.ignore_columns)
     for split, part in rows.items():
-        _check_labelled(present[split], part, choice, split)
-    places = {split: _line_of(path) for split, path in present.items()}
+        _check_labelled(files[split], part, choice, split)
+    places = {split: _line_of(path) for split, path in files.items()}
     return assemble(
-        name or str(folder),
+        name,
         {split: cast(part, choice, places[split]) for split, part in rows.items()},
         places=places,
         reading=choice.reading,
-        metric=metric,
-        rename_labels=rename_labels,
+        options=options,
         note=NOTE,
     )
 
 
 def _check_labelled(path: Path, rows: list[dict[str, Any]], choice: Choice, split: str) -> None:
+    """Raise for a split in which no row has the field to learn."""
     target = choice.target
     if target and all(row.get(target) is None for row in rows):
         fix = "add it" if split == "train" else "add it, or take the file out and pass --make-split"
@@ -103,6 +92,7 @@ def _check_labelled(path: Path, rows: list[dict[str, Any]], choice: Choice, spli
 
 
 def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:
+    """Return the files of the splits that are there; without `make_split` all of them must be."""
     if not folder.is_dir():
         raise LopsidedError(
             f"expected a folder with train.jsonl, validation.jsonl, test.jsonl; received {folder}, which is "
@@ -118,4 +108,5 @@ def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:
 
 
 def _line_of(path: Path) -> Callable[[int], str]:
+    """Return the function that gives the place of row i, for errors."""
     return lambda i: f"{path}:{i + 1}"

@@ -1,13 +1,15 @@
-"""How a data set's columns are read: one shape for all splits, and no column passed over in silence.
+"""How a data set's columns are read: one shape for all splits, and no column left out without a word.
 
-A column is text (strings, or anything else that is no number), numbers (booleans, too), or empty. Text that the shape
-does not use is refused by name; numbers, empty columns and names of rows are left out, and said.
+A column is text (strings, or anything else that is no number), numbers (including booleans), or empty. Text that the
+shape does not use is an error that names the column; numbers, empty columns and names of rows are left out, and
+`Reading` says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from lopsided.errors import LopsidedError, nearest
@@ -16,11 +18,18 @@ from lopsided.tasks.column_names import Fit, Shape, best_fit, check_label, fits
 Row = Mapping[str, Any]
 Where = Callable[[int], str]
 
-EMPTY, NUMBERS, TEXT = range(3)
-# Names of rows: left out where they are numbers, or short strings of which no two are equal.
+# Columns that name rows: left out where they hold numbers, or short strings of which no two are equal.
 ROW_NAMES = ("id", "idx", "index", "guid", "uid", "uuid")
 ROW_NAME_ENDS = ("_id", "_idx", "-id")
 ROW_NAME_LENGTH = 64
+
+
+class Content(IntEnum):
+    """What a column, or a value, holds; a column holds the most that one of its values does."""
+
+    EMPTY = 0
+    NUMBERS = 1
+    TEXT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +52,13 @@ class Reading:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The data set's columns that are read, in order, without what is learned from them."""
+        """The data set's columns that are read, in order, without the one that is learned."""
         return tuple(
             part for name, parts in self.columns.items() if name not in ("label", "completion") for part in parts
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for `run.json`."""
+        """Return plain data, for the record of a run."""
         return {
             "columns": {name: list(parts) for name, parts in self.columns.items()},
             "left_out": dict(self.left_out),
@@ -57,13 +66,13 @@ class Reading:
 
     def __str__(self) -> str:
         used = ", ".join(f"{name} = {' + '.join(parts)}" for name, parts in self.columns.items())
-        left = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
-        return f"{used}; left out: {left}" if left else used
+        unused = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
+        return f"{used}; left out: {unused}" if unused else used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The shape of a data set, the column to learn ("" where the shape has none), and the reading that follows."""
+    """The shape of a data set, the column to learn ("" if the shape has none), and the reading that follows."""
 
     shape: Shape
     target: str
@@ -77,27 +86,27 @@ def choose(
     label: str | None = None,
     ignore: Sequence[str] = (),
 ) -> Choice:
-    """The shape that reads every column of all splits.
+    """Return the shape that reads every column of all splits.
 
     Args:
         splits: the rows of each split; train decides.
         source: the folder or the data set's name, for errors.
-        label: the column to learn, where the user said so.
+        label: the column to learn, where the user named it.
         ignore: columns that the user leaves out.
 
     Raises:
-        LopsidedError: if no shape fits, a column of text or labels would be passed over, splits differ in what they
-            are read from, or `label` or `ignore` name no column.
+        LopsidedError: if no shape fits, a column of text or labels would be left out, splits differ in their columns,
+            or `label` or `ignore` name no column.
     """
-    held = {split: _contents(rows) for split, rows in splits.items()}
-    _check_ignored(held, ignore, label, source)
-    held = {split: {k: v for k, v in columns.items() if k not in ignore} for split, columns in held.items()}
-    columns = list(held["train"])
+    contents = {split: _contents(rows) for split, rows in splits.items()}
+    _check_ignored(contents, ignore, label, source)
+    contents = {split: {k: v for k, v in columns.items() if k not in ignore} for split, columns in contents.items()}
+    columns = list(contents["train"])
     check_label(columns, label, source)
-    found = [_fit(splits, held, shape, targets, label) for shape, targets in fits(columns, label)]
-    best = best_fit(found, columns, label, source)
+    candidates = [_fit(splits, contents, shape, targets, label) for shape, targets in fits(columns, label)]
+    best = best_fit(candidates, columns, label, source)
     present = tuple(name for name in best.shape.inputs if name in columns)
-    for split, others in held.items():
+    for split, others in contents.items():
         for name in present:
             if name not in others:
                 raise LopsidedError(
@@ -105,12 +114,13 @@ def choose(
                     f"train has; add it to {split}, or leave it out of all splits"
                 )
     target = "".join(best.targets)
-    asked = dict.fromkeys(ignore, "as asked")
-    reading = Reading(columns=_becomes(best.shape, present, target), left_out={**best.left_out, **asked})
+    ignored = dict.fromkeys(ignore, "as asked")
+    reading = Reading(columns=_sources(best.shape, present, target), left_out={**best.left_out, **ignored})
     return Choice(shape=best.shape, target=target, reading=reading)
 
 
-def _becomes(shape: Shape, present: tuple[str, ...], target: str) -> dict[str, tuple[str, ...]]:
+def _sources(shape: Shape, present: tuple[str, ...], target: str) -> dict[str, tuple[str, ...]]:
+    """Return the data set's columns for each of the task's."""
     if shape.form == "completion":
         return {"prompt": present, "completion": (target,)}
     if shape.form == "label":
@@ -119,55 +129,58 @@ def _becomes(shape: Shape, present: tuple[str, ...], target: str) -> dict[str, t
     return {shape.form: present}
 
 
-def _contents(rows: Sequence[Row]) -> dict[str, int]:
-    """By column, the most that one of its rows holds: TEXT, NUMBERS or EMPTY."""
-    held: dict[str, int] = {}
+def _contents(rows: Sequence[Row]) -> dict[str, Content]:
+    """Return what each column holds."""
+    contents: dict[str, Content] = {}
     for row in rows:
         for name, value in row.items():
-            if held.get(name) != TEXT:
-                held[name] = max(held.get(name, EMPTY), content(value))
-    return held
+            # Text is the most that there is, so the rest of its column is not looked at.
+            if contents.get(name) != Content.TEXT:
+                contents[name] = max(contents.get(name, Content.EMPTY), content_of(value))
+    return contents
 
 
-def content(value: Any) -> int:
-    """TEXT, NUMBERS or EMPTY; what is neither a number nor empty counts as text, an image or a list of numbers too."""
+def content_of(value: Any) -> Content:
+    """Return what a value holds; one that is neither a number nor empty counts as text, even an image or a list."""
     if value is None or (isinstance(value, (str, list, tuple, dict)) and not value):
-        return EMPTY
+        return Content.EMPTY
     if isinstance(value, str):
-        return TEXT if value.strip() else EMPTY
-    return NUMBERS if isinstance(value, (bool, int, float)) else TEXT
+        return Content.TEXT if value.strip() else Content.EMPTY
+    return Content.NUMBERS if isinstance(value, (bool, int, float)) else Content.TEXT
 
 
 def _fit(
     splits: Mapping[str, Sequence[Row]],
-    held: Mapping[str, Mapping[str, int]],
+    contents: Mapping[str, Mapping[str, Content]],
     shape: Shape,
     targets: tuple[str, ...],
     label: str | None,
 ) -> Fit:
+    """Return what a shape leaves out, and why: each column that it does not use, from the surest reason to the last."""
     unused: dict[str, tuple[str, ...]] = {}
-    left: dict[str, str] = {}
-    # An optional input that train lacks is none that another split may have.
-    used = {*targets, *(name for name in shape.inputs if name in held["train"])}
-    for name in dict.fromkeys(name for columns in held.values() for name in columns):
+    left_out: dict[str, str] = {}
+    # An optional input that train lacks must not be in another split either.
+    used = {*targets, *(name for name in shape.inputs if name in contents["train"])}
+    for name in dict.fromkeys(name for columns in contents.values() for name in columns):
         if name in used:
             continue
-        having = [split for split, columns in held.items() if columns.get(name, EMPTY) != EMPTY]
-        most = max(columns.get(name, EMPTY) for columns in held.values())
-        if most == EMPTY:
-            left[name] = "empty"
-        elif label is not None and (name in shape.targets or (most == NUMBERS and _is_label(name))):
-            left[name] = "not the label asked for"
+        by_split = {split: columns.get(name, Content.EMPTY) for split, columns in contents.items()}
+        holders = [split for split, content in by_split.items() if content != Content.EMPTY]
+        most = max(by_split.values())
+        if most == Content.EMPTY:
+            left_out[name] = "empty"
+        elif label is not None and (name in shape.targets or (most == Content.NUMBERS and _is_label(name))):
+            left_out[name] = "not the label asked for"
         elif name in shape.leaves:
-            left[name] = "not for learning in such data sets"
-        elif all(_names_rows(name, splits[split]) for split in having):
-            left[name] = "a name per row"
-        # Text alone is learned where there is nothing else to learn: a number may be a label by another name.
-        elif most == TEXT or _is_label(name) or shape.form == "text":
-            unused[name] = tuple(having)
+            left_out[name] = "not for learning in such data sets"
+        elif all(_names_rows(name, splits[split]) for split in holders):
+            left_out[name] = "a name per row"
+        # Where text alone would be learned, a number may be a label under another name.
+        elif most == Content.TEXT or _is_label(name) or shape.form == "text":
+            unused[name] = tuple(holders)
         else:
-            left[name] = "numbers"
-    return Fit(shape=shape, targets=targets, unused=unused, left_out=left)
+            left_out[name] = "numbers"
+    return Fit(shape=shape, targets=targets, unused=unused, left_out=left_out)
 
 
 def _is_label(name: str) -> bool:
@@ -175,6 +188,7 @@ def _is_label(name: str) -> bool:
 
 
 def _names_rows(name: str, rows: Sequence[Row]) -> bool:
+    """Return whether a column names rows: by its own name, and by what it holds."""
     if name.lower() not in ROW_NAMES and not name.lower().endswith(ROW_NAME_ENDS):
         return False
     values = [row[name] for row in rows if row.get(name) is not None]
@@ -185,9 +199,10 @@ def _names_rows(name: str, rows: Sequence[Row]) -> bool:
 
 
 def _check_ignored(
-    held: Mapping[str, Mapping[str, int]], ignore: Sequence[str], label: str | None, source: str
+    contents: Mapping[str, Mapping[str, Content]], ignore: Sequence[str], label: str | None, source: str
 ) -> None:
-    known = list(dict.fromkeys(name for columns in held.values() for name in columns))
+    """Raise for an ignored column that is not there, or is the label."""
+    known = list(dict.fromkeys(name for columns in contents.values() for name in columns))
     for name in ignore:
         if name not in known:
             raise LopsidedError(

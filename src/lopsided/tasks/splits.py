@@ -1,6 +1,6 @@
-"""Cutting rows into splits by a hash of their text: stable, and blind to the order of the file.
+"""Cutting of rows into splits by a hash of their text: stable, and independent of the order of the file.
 
-Rows with one text fall into one split, so no text that a model trained on is in its test.
+Rows with the same text fall into the same split, so no text that a model trained on is in its test split.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lopsided.errors import LopsidedError
 
 
 def stable_hash(text: str, *, salt: str = "") -> int:
-    """64 bits of blake2b of the stripped text: the same on every machine and Python version.
+    """Return 64 bits of blake2b of the stripped text: the same on every machine and Python version.
 
     Example:
         >>> stable_hash(" good film ") == stable_hash("good film")
@@ -23,27 +23,28 @@ def stable_hash(text: str, *, salt: str = "") -> int:
 
 
 def split_of(text: str) -> str:
-    """ "test" and "validation" for a tenth of all texts each, "train" for the rest."""
+    """Return "test" and "validation" for a tenth of all texts each, and "train" for the rest."""
     return {0: "test", 1: "validation"}.get(stable_hash(text) % 10, "train")
 
 
 def cut(texts: Sequence[str], missing: Sequence[str], labels: Sequence[str] | None = None) -> dict[str, list[int]]:
-    """Row numbers for train and for each missing split, taken from the rows of train.
+    """Return row numbers for train and for each missing split, taken from the rows of train.
 
     Args:
-        texts: one text a row; rows with one text stay together.
+        texts: one text per row; rows with the same text stay together.
         missing: the splits to cut, "validation" and/or "test".
-        labels: one class a row. A text whose class would otherwise be in no training row stays in
-            train, because a class that nothing was trained on measures nothing.
+        labels: one class per row. A text whose class would otherwise be in no training row stays in
+            train, because a test of a class that was never seen in training measures nothing.
 
     Raises:
         LopsidedError: if a split would be empty.
     """
     wanted = [split_of(text) if split_of(text) in missing else "train" for text in texts]
     if labels is not None:
-        seen = {label for label, split in zip(labels, wanted) if split == "train"}
-        kept = {text.strip() for text, label in zip(texts, labels) if label not in seen}
-        wanted = ["train" if text.strip() in kept else split for text, split in zip(texts, wanted)]
+        in_train = {label for label, split in zip(labels, wanted) if split == "train"}
+        needed = {text.strip() for text, label in zip(texts, labels) if label not in in_train}
+        # By text and not by row, so that rows with the same text stay together.
+        wanted = ["train" if text.strip() in needed else split for text, split in zip(texts, wanted)]
     parts = {name: [i for i, split in enumerate(wanted) if split == name] for name in ("train", *missing)}
     for name, rows in parts.items():
         if not rows:

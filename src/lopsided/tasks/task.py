@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import SCORES, Metric
+from lopsided.tasks.metrics import Metric
 from lopsided.tasks.reading import Reading
+from lopsided.tasks.score_functions import SCORES
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,7 +19,7 @@ COLUMNS = {
     "regression": ("text", "label"),
     "generation": ("prompt", "completion"),
 }
-# What generation can have instead: a conversation, or text alone, and nothing beside it that could be a label.
+# What generation can have instead: a conversation or text, and no other column, which could be a label.
 ALONE = (["messages"], ["text"])
 LISTED_CLASSES = 10
 
@@ -28,17 +29,17 @@ class Task:
     """What to learn: rows in three splits, the classes, and the figure that counts.
 
     Args:
-        name: what the user asked for, such as "vader/movie", "glue/mrpc" or a folder.
+        name: as the user gave it, such as "vader/movie", "glue/mrpc" or a folder.
         kind: "classification", "regression" or "generation".
         splits: exactly "train", "validation" and "test". Classification and regression rows have
             `text`, maybe `text_pair`, and `label` (an index into `labels`, or a float for
             regression). Generation rows have `prompt` and `completion`; or `messages` alone, a list of turns with
-            `role` and `content`, of which the assistant's are learned; or `text` alone, all of which is learned.
+            `role` and `content`, of which the assistant's are learned; or `text` alone, which is learned whole.
         labels: the classes' names in index order; empty unless classification.
         metric: the figure that counts.
-        out_of_domain: more test splits, by name, from elsewhere; may be empty.
-        note: one line to print beside every figure of this task, or "".
-        reading: which of the data's columns became what; None for tasks that were not read from columns.
+        out_of_domain: test splits of other domains, by name; may be empty.
+        note: one line to print next to every figure of this task, or "".
+        reading: which columns of the data set the rows were read from; None for tasks that have fixed columns.
 
     Raises:
         LopsidedError: if splits, columns, labels or metric do not fit the kind, or a split is empty.
@@ -79,7 +80,7 @@ class Task:
                 f"task {self.name}: expected {number} for {self.kind}; received {len(self.labels)} "
                 f"{list(self.labels)[:5]}; check the label field of train"
             )
-        kinds = SCORES[self.metric.name].kinds
+        kinds = self.metric.entry.kinds
         if self.kind not in kinds:
             fitting = [name for name, score in SCORES.items() if self.kind in score.kinds]
             raise LopsidedError(
@@ -89,7 +90,7 @@ class Task:
 
     @property
     def described(self) -> str:
-        """How the rows are read, in one line; "" for tasks that were not read from columns."""
+        """How the rows are read, in one line; "" for tasks that have fixed columns."""
         if self.reading is None:
             return ""
         if self.kind != "classification":

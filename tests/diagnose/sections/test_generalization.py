@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lopsided import LopsidedError
-from lopsided.diagnose.sections.generalization import bootstrap_means, folded, generalization
+from lopsided.diagnose.sections.generalization import folded, generalization
 
 
 def losses(**means: float) -> dict[str, dict[str, np.ndarray]]:
@@ -38,16 +38,6 @@ def test_the_interval_covers_the_true_gap_as_often_as_it_says():
         gap = generalization(rows, draws=300, seed=trial)["gaps"]["test"]
         covered += gap["low"] <= 0.4 <= gap["high"]
     assert 0.89 <= covered / 200 <= 0.985
-
-
-def test_bootstrap_means_have_the_standard_error_of_a_mean(monkeypatch):
-    values = np.random.RandomState(2).exponential(size=500)
-    found = bootstrap_means(values, 4000, np.random.RandomState(0))
-    assert found.shape == (4000,)
-    assert found.std() == pytest.approx(values.std() / 500**0.5, rel=0.06)
-    monkeypatch.setattr("lopsided.diagnose.sections.generalization.BLOCK", 501)
-    # Blocks of one draw each take the same draws.
-    assert np.array_equal(bootstrap_means(values, 20, np.random.RandomState(0)), found[:20])
 
 
 def test_an_interval_around_zero_folds_onto_it():

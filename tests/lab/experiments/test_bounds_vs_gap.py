@@ -17,30 +17,12 @@ from lopsided.lab.experiments.bounds_vs_gap import (
     QUICK,
     chance_of_more,
     group,
-    rank_correlation,
     rate,
-    resampled,
 )
 from lopsided.lab.short_runs import Run
 from lopsided.method import method_named
 from lopsided.runs.measured_bound import RunBound
 from lopsided.theory import generalization_bound
-
-
-def test_the_rank_correlation_is_spearmans():
-    draw = np.random.RandomState(0)
-    x, y = draw.randint(0, 4, size=(20, 8)).astype(float), draw.standard_normal((20, 8))
-    expected = [spearmanr(a, b).statistic for a, b in zip(x, y)]
-    np.testing.assert_allclose(rank_correlation(x, y), expected)
-    assert rank_correlation(np.array([1.0, 2, 9]), np.array([0.1, 0.2, 0.3])) == pytest.approx(1.0)
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
-
-
-def test_the_interval_tells_order_from_accident():
-    x = np.arange(10.0)
-    assert resampled(x, x**3) == pytest.approx((1.0, 1.0))
-    low, high = resampled(x, np.array([3.0, 1, 8, 0, 9, 2, 7, 4, 6, 5]))
-    assert low < 0 < high
 
 
 def test_the_chance_is_that_of_all_orders():

@@ -18,7 +18,7 @@ from lopsided.lab.experiments.double_rank import (
 )
 from lopsided.lab.short_runs import RATE, Run
 from lopsided.method import method_named
-from lopsided.runs.measured_bound import skeleton
+from lopsided.models.skeleton import skeleton
 from lopsided.theory import layer_dims
 
 

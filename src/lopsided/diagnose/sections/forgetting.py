@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from lopsided.diagnose.own_skill import graft, language_change, similarity_change
 from lopsided.diagnose.references import read_documents, read_pairs
 from lopsided.diagnose.tuned_model import Subject
 from lopsided.errors import LopsidedError
-from lopsided.models.load import model_source, quiet
+from lopsided.models.load import load_weights
+from lopsided.models.registry import model_source
 
 # What transformers calls the heads that a reference text can be read with.
 LANGUAGE = {"CausalLM": AutoModelForCausalLM, "LMHeadModel": AutoModelForCausalLM, "MaskedLM": AutoModelForMaskedLM}
@@ -36,13 +36,13 @@ def forgotten(base: str, subject: Subject, reference: Path, *, seed: int = 0) ->
     tuned: Any = subject.merged()
     if reference.is_dir() or reference.suffix == ".jsonl":
         pairs = read_pairs(reference)
-        before = _load(AutoModel, source)
+        before = load_weights(AutoModel, source).eval()
         return similarity_change(before, tuned, tokenizer, pairs, reference=reference.name).to_json()
     documents = read_documents(reference)
     kind = _language_class(base, source)
-    after = graft(_load(kind, source), tuned)
+    after = graft(load_weights(kind, source).eval(), tuned)
     return language_change(
-        _load(kind, source), after, tokenizer, documents, reference=reference.name, seed=seed
+        load_weights(kind, source).eval(), after, tokenizer, documents, reference=reference.name, seed=seed
     ).to_json()
 
 
@@ -56,8 +56,3 @@ def _language_class(base: str, source: Any) -> Any:
         f"expected a base model with a language model's head, got {base} with {names[0]}; pass scored sentence pairs "
         "as the reference"
     )
-
-
-def _load(kind: Any, source: Any) -> Any:
-    with quiet():
-        return kind.from_pretrained(source.path, dtype=torch.float32, **source.arguments).eval()

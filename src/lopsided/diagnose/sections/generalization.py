@@ -14,10 +14,9 @@ import numpy as np
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.runs.scores import row_losses
+from lopsided.stats import bootstrap_means, percentile_interval
 
 DRAWS = 2000
-# Counts of one block of draws: blocks of this many rows x draws fit a cache.
-BLOCK = 2**20
 
 
 def generalization(
@@ -83,17 +82,6 @@ def generalization(
     return {"splits": splits, "gaps": gaps, "G": folded(gaps["test"]) if "test" in gaps else None, "draws": draws}
 
 
-def bootstrap_means(values: np.ndarray, draws: int, draw: np.random.RandomState) -> np.ndarray:
-    """Means of rows drawn with replacement: (rows,) -> (draws,)"""
-    size = values.size
-    chunk = max(1, BLOCK // size)
-    found = [
-        values[draw.randint(0, size, size=(min(chunk, draws - first), size))].mean(axis=1)
-        for first in range(0, draws, chunk)
-    ]
-    return np.concatenate(found)
-
-
 def folded(gap: Mapping[str, Any]) -> dict[str, Any]:
     """The absolute value of a figure, and of its interval where it has one."""
     if gap["low"] is None or gap["high"] is None:
@@ -108,5 +96,5 @@ def _middle(draws: np.ndarray, single: list[str]) -> dict[str, Any]:
     if single:
         why = f"one row has no interval ({' and '.join(single)})"
         return {"low": None, "high": None, WHY: {"low": why, "high": why}}
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"low": float(low), "high": float(high)}
+    low, high = percentile_interval(draws)
+    return {"low": low, "high": high}

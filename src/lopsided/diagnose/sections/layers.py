@@ -23,6 +23,7 @@ from lopsided.diagnose.base_svd import BaseSVD, base_svd
 from lopsided.diagnose.tuned_model import Layer, Subject
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
+from lopsided.finite import check_finite
 
 MOST_VALUES = 64
 
@@ -122,10 +123,7 @@ def update_svd(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         LopsidedError: if ΔW has NaN or Inf.
     """
     parts = (layer.delta(),) if layer.is_dense else layer.factors()
-    if not all(torch.isfinite(part).all() for part in parts):
-        raise LopsidedError(
-            f"{layer.module}: the update holds NaN or Inf; expected finite numbers; go back to a good checkpoint"
-        )
+    check_finite(f"{layer.module}: the update", *parts, fix="go back to a good checkpoint")
     if layer.is_dense:
         left, values, right = torch.linalg.svd(parts[0], full_matrices=False)
         right = right.T

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from lopsided.diagnose.tuned_model import Subject
 from lopsided.errors import LopsidedError
+from lopsided.finite import all_finite
 from lopsided.theory.subspaces import basis, similarity
 
 LETTERS = ("B", "A")
@@ -65,7 +65,7 @@ def bases_of(subject: Subject, letter: str) -> dict[str, np.ndarray]:
 
     Factors that are zero, or hold NaN or Inf, span nothing that could be compared, and are left out.
     """
-    factors = {m: X for m, X in subject.factors.get(letter, {}).items() if bool(torch.isfinite(X).all())}
+    factors = {m: X for m, X in subject.factors.get(letter, {}).items() if all_finite(X)}
     found = {module: basis((X if letter == "B" else X.T).numpy()) for module, X in factors.items()}
     return {module: Q for module, Q in found.items() if Q.shape[1] > 0}
 

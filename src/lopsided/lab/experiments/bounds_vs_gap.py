@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from lopsided.lab.intervals import over_seeds, share
 from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request
@@ -22,36 +21,13 @@ from lopsided.lab.short_runs import RATE, SHORT, bars, finish_all, load_rows, wo
 from lopsided.method import Method, method_named
 from lopsided.runs import TrainConfig
 from lopsided.runs.measured_bound import RunBound, bound_of_run
+from lopsided.stats import rank_correlation, rank_correlation_interval
 
 QUICK = ("full", "lora", "cola", "asym_b", "rac_b", "cla")
 FULL = ("full", "lora", "lora_plus", "cola", "asym_b", "rac_b", "cla", "rcla", "c3la", "rc3la")
 RANK = 16
 TASK, TRAINING_ROWS = "vader/movie", 128
 DRAWS = 4000
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's correlation along the last axis, ties sharing their mean rank; NaN where a side is constant.
-
-    Shapes:
-        x, y: (..., methods) -> (...)
-    """
-    a, b = (rankdata(values, axis=-1) - (np.shape(values)[-1] + 1) / 2 for values in (x, y))
-    with np.errstate(invalid="ignore"):
-        return np.sum(a * b, axis=-1) / np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
-
-
-def resampled(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % interval of the rank correlation when methods are drawn again, draws of equal ones left out.
-
-    None where the correlation itself is undefined, as it is for methods of one bound.
-    """
-    if not np.isfinite(rank_correlation(x, y)):
-        return None
-    chosen = np.random.RandomState(0).randint(0, len(x), size=(DRAWS, len(x)))
-    found = rank_correlation(x[chosen], y[chosen])
-    low, high = np.quantile(found[np.isfinite(found)], [0.025, 0.975])
-    return float(low), float(high)
 
 
 def chance_of_more(x: np.ndarray, y: np.ndarray) -> float:
@@ -101,7 +77,7 @@ def run(request: Request) -> Outcome:
     shares = np.concatenate([gaps[name] / [one.bound.value for one in of] for name, of in bounds.items()])
     return Outcome(
         measured=[
-            Measured(value=float(rank_correlation(x, y)), interval=resampled(x, y)),
+            Measured(value=float(rank_correlation(x, y)), interval=rank_correlation_interval(x, y, draws=DRAWS)),
             share(shares <= 1) if np.isfinite(shares).all() else over_seeds(shares),
         ],
         settings={

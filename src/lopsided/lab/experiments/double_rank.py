@@ -19,18 +19,19 @@ from lopsided.errors import LopsidedError
 from lopsided.lab.intervals import ONE_RUN, over_seeds
 from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Plot, Request
 from lopsided.lab.short_runs import (
+    DRAWS,
     FULL_BATCH,
     RATE,
     SHORT,
     Run,
     bars,
-    crossed_draws,
     finish_all,
     load_rows,
     middle_95,
     workspace,
 )
 from lopsided.runs import Data, TrainConfig
+from lopsided.stats import crossed_bootstrap_means
 
 RANKS = {"lora": 8, "asym_b": 16}
 RATES = (1e-3, RATE)
@@ -70,7 +71,7 @@ def mean_over_tasks(found: Sequence[np.ndarray]) -> Measured:
     """The mean difference over tasks, each with equal weight and resampled on its own."""
     if min(len(values) for values in found) < 2:
         return Measured(value=float(np.mean([values.mean() for values in found])), why=ONE_RUN)
-    draws = [crossed_draws(values, seed=number) for number, values in enumerate(found)]
+    draws = [crossed_bootstrap_means(values, DRAWS, seed=number) for number, values in enumerate(found)]
     return middle_95(float(np.mean([values.mean() for values in found])), np.mean(draws, axis=0))
 
 

@@ -1,0 +1,67 @@
+"""Models without weights, on the meta device: names, shapes and types of their modules, at no cost in memory."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from lopsided.errors import LopsidedError, first_line, nearest
+from lopsided.models.load import CLASSES, class_of
+from lopsided.models.registry import model_source
+
+# What the names of classes end with that generate text.
+GENERATES = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrainedModel:
+    """Build a model's architecture of the class that a task trains, from its configuration alone.
+
+    Not of the bare backbone: RoBERTa's has a pooler that its classifier lacks.
+
+    Args:
+        name: as for `model_source`.
+        kind: of the task; None takes generation for a model that was saved to generate text, and classification else.
+        labels: of a classification.
+
+    Raises:
+        LopsidedError: if the configuration cannot be loaded, or the architecture has no class for such a task.
+    """
+    if kind is not None and kind not in CLASSES:
+        raise LopsidedError(
+            f"unknown kind of task {kind!r}; expected one of {', '.join(CLASSES)};{nearest(kind, CLASSES)}"
+        )
+    if labels < 1:
+        raise LopsidedError(f"labels must be at least 1, got {labels}; raise it")
+    source = model_source(name)
+    try:
+        config = AutoConfig.from_pretrained(source.path, **source.arguments)
+        generates = config.is_encoder_decoder or (config.architectures or [""])[0].endswith(GENERATES)
+        kind = kind or ("generation" if generates else "classification")
+        if kind != "generation":
+            config.num_labels = 1 if kind == "regression" else labels
+        # With initialization, which is when transformers ties weights that are shared: they count once.
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return class_of(kind, config).from_config(config)
+    # A ValueError, too, but one that already says what to do.
+    except LopsidedError:
+        raise
+    except (OSError, ValueError) as error:
+        raise LopsidedError(
+            f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name, of an architecture "
+            f"with a class for {kind or 'a task'}; received: {first_line(error)}; check the name and the network"
+        ) from error
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Build the same model on the meta device."""
+    return build(type(model), model.config)
+
+
+def build(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """Build a model of a class on the meta device, without initialization: its tied weights are still separate."""
+    # A copy, since a model may write to its configuration. Building draws numbers, which are given back.
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
+        return kind(copy.deepcopy(config))

@@ -1,0 +1,71 @@
+"""Tasks by name: the table of where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lopsided.tasks.hub import load_hub
+from lopsided.tasks.local import load_local
+from lopsided.tasks.options import TaskOptions
+from lopsided.tasks.task import Task
+from lopsided.tasks.vader import load_vader
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """Where tasks come from.
+
+    Args:
+        has: whether a task of this name comes from here.
+        load: makes the task of that name.
+    """
+
+    has: Callable[[str], bool]
+    load: Callable[[str, TaskOptions], Task]
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).expanduser().exists() or name.startswith(("./", "../", "/", "~"))
+
+
+# The first source that has the name loads it; the hub takes whatever is left. One more source is one more entry.
+SOURCES = (
+    TaskSource(has=lambda name: name == "vader" or name.startswith("vader/"), load=load_vader),
+    TaskSource(has=_is_path, load=load_local),
+    TaskSource(has=lambda name: True, load=load_hub),
+)
+
+
+def load_task(
+    name: str,
+    *,
+    label: str | None = None,
+    metric: str | None = None,
+    make_split: bool = False,
+    rename_labels: Mapping[str, str] | None = None,
+    ignore_columns: Sequence[str] | None = None,
+) -> Task:
+    """Load a task by name: the embedded ones first, then a folder, then the hub.
+
+    Args:
+        name: "vader/movie" and its like, a folder of JSON lines, or a Hugging Face name.
+        label: the field to learn, where several could be it.
+        metric: a name in `score_functions.SCORES`, or None for the task's own.
+        make_split: cut a missing validation or test from train by a stable hash.
+        rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
+        ignore_columns: columns that are not for learning; every other column of text must be used.
+
+    Raises:
+        LopsidedError: if there is no such task, or its rows cannot be read.
+    """
+    options = TaskOptions(
+        label=label,
+        metric=metric,
+        make_split=make_split,
+        rename_labels=rename_labels or None,
+        ignore_columns=tuple(ignore_columns or ()),
+    )
+    source = next(source for source in SOURCES if source.has(name))
+    return source.load(name, options)

@@ -1,0 +1,150 @@
+"""Scores of a model's answers: the table of them, and the functions that compute them.
+
+Notation: `n` rows; `L_i` the mean token loss of row i over `T_i` tokens. A score reads arrays of length `n`:
+
+    "prediction"   class index, or float for regression
+    "label"        class index, or float for regression
+    "loss"         L_i, nats per token
+    "tokens"       T_i, a count
+
+so it can be resampled over rows without running the model again. One more score is a function and an entry in `SCORES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lopsided.errors import LopsidedError
+from lopsided.finite import rows_not_finite
+from lopsided.stats import ranks
+
+Answers = Mapping[str, np.ndarray]
+
+# exp of more is infinite in float64.
+LARGEST_EXPONENT = math.log(np.finfo(np.float64).max)
+
+
+class Undefined(Exception):
+    """The rows do not define the score; the text says why."""
+
+
+def _accuracy(rows: Answers) -> float:
+    return float(np.mean(rows["prediction"] == rows["label"]))
+
+
+def _confusion(rows: Answers) -> np.ndarray:
+    """Count C[i, j], the rows of class i that were called j."""
+    label, prediction = rows["label"].astype(np.int64), rows["prediction"].astype(np.int64)
+    classes = int(max(label.max(), prediction.max())) + 1
+    # One count over pairs, and no loop over classes: a bootstrap asks hundreds of times.
+    return np.bincount(label * classes + prediction, minlength=classes**2).reshape(classes, classes)
+
+
+def _f1_by_class(confusion: np.ndarray) -> np.ndarray:
+    """Compute 2 hits / (rows of the class + rows called so), for the classes that occur on either side."""
+    occurrences = confusion.sum(0) + confusion.sum(1)
+    return 2 * np.diag(confusion)[occurrences > 0] / occurrences[occurrences > 0]
+
+
+def _f1(rows: Answers) -> float:
+    confusion = _confusion(rows)
+    if len(confusion) > 2:
+        raise LopsidedError(
+            f"f1 is for two classes, 0 and 1: received class {len(confusion) - 1}; use metric='f1_macro'"
+        )
+    if len(confusion) == 1:
+        raise Undefined("no row has or was given class 1, so that there is nothing to find")
+    return float(_f1_by_class(confusion)[-1])
+
+
+def _f1_macro(rows: Answers) -> float:
+    return float(_f1_by_class(_confusion(rows)).mean())
+
+
+def _matthews(rows: Answers) -> float:
+    """Compute Matthews' coefficient for any number of classes; undefined where one side is constant.
+
+    Source:
+        Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
+    confusion = _confusion(rows).astype(np.float64)
+    n, truth, called = confusion.sum(), confusion.sum(1), confusion.sum(0)
+    spread = (n**2 - called @ called) * (n**2 - truth @ truth)
+    if not spread > 0:
+        raise Undefined(_constant(len(np.flatnonzero(called)) == 1))
+    return float((np.trace(confusion) * n - truth @ called) / np.sqrt(spread))
+
+
+def _constant(predictions: bool) -> str:
+    return f"all {'predictions' if predictions else 'labels'} are equal, and nothing correlates with a constant"
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Compute Pearson's r of predictions and labels; undefined where one side is constant."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise Undefined(_constant(bool(np.ptp(x) == 0)))
+    x, y = x - x.mean(), y - y.mean()
+    # Each side is divided by its own norm: the product of two small norms could be zero.
+    r = float((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)))
+    if not math.isfinite(r):
+        raise Undefined("predictions or labels are too large or too near to each other for a correlation")
+    return min(1.0, max(-1.0, r))
+
+
+def _pearson(rows: Answers) -> float:
+    return _correlation(rows["prediction"], rows["label"])
+
+
+def _spearman(rows: Answers) -> float:
+    return _correlation(ranks(rows["prediction"]), ranks(rows["label"]))
+
+
+def _perplexity(rows: Answers) -> float:
+    tokens = np.asarray(rows["tokens"], np.float64)
+    if tokens.sum() == 0:
+        raise LopsidedError("perplexity needs at least one token: received 0 over all rows; check the labels")
+    # A row without tokens has no mean loss (often NaN), and no weight either.
+    loss = np.where(tokens > 0, rows["loss"], 0.0)
+    if reason := rows_not_finite("loss", loss):
+        raise Undefined(reason)
+    mean = float(loss @ tokens / tokens.sum())
+    if mean > LARGEST_EXPONENT:
+        raise Undefined(f"the mean loss of {mean:.4g} nats is too large for a perplexity")
+    return math.exp(mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An entry of `SCORES`.
+
+    Args:
+        function: computes the score of rows, or raises `Undefined`.
+        reads: the arrays that it reads.
+        kinds: the kinds of task that it is for.
+        greater_is_better: the direction in which a model improves.
+    """
+
+    function: Callable[[Answers], float]
+    reads: tuple[str, ...]
+    kinds: tuple[str, ...]
+    greater_is_better: bool = True
+
+
+ANSWERED = ("prediction", "label")
+SCORES: dict[str, Score] = {
+    "accuracy": Score(function=_accuracy, reads=ANSWERED, kinds=("classification",)),
+    "f1": Score(function=_f1, reads=ANSWERED, kinds=("classification",)),
+    "f1_macro": Score(function=_f1_macro, reads=ANSWERED, kinds=("classification",)),
+    "matthews_correlation": Score(function=_matthews, reads=ANSWERED, kinds=("classification",)),
+    "pearson": Score(function=_pearson, reads=ANSWERED, kinds=("regression",)),
+    "spearman": Score(function=_spearman, reads=ANSWERED, kinds=("regression",)),
+    "perplexity": Score(function=_perplexity, reads=("loss", "tokens"), kinds=("generation",), greater_is_better=False),
+}
+
+# The score of a kind of task where nobody says which.
+DEFAULT = {"classification": "accuracy", "regression": "pearson", "generation": "perplexity"}
