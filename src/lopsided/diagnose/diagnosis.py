@@ -17,7 +17,7 @@ from lopsided.diagnose.sections.layers import spectra
 from lopsided.diagnose.sections.similarity import similarities
 from lopsided.diagnose.sections.timeline import timeline
 from lopsided.diagnose.tuned_model import Subject, subject_of_adapter, subject_of_run
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
@@ -61,8 +61,7 @@ class DiagnoseConfig:
     def __post_init__(self) -> None:
         for name in self.only:
             if name not in SECTIONS:
-                known = ", ".join(SECTIONS)
-                raise LopsidedError(f"unknown section {name!r}; expected some of {known};{nearest(name, SECTIONS)}")
+                raise LopsidedError(unknown("section", name, SECTIONS, "some of"))
         if self.top < 1:
             raise LopsidedError(f"top must be at least 1, got {self.top}")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.method.sketch import Sketch, generator, sketch_from_parts
 
 Train = Literal["B", "A", "AB", "coin", "all", "head"]
@@ -234,5 +234,5 @@ def method_named(name: str) -> Method:
         LopsidedError: if there is none, listing the known ones and the nearest.
     """
     if name not in METHODS:
-        raise LopsidedError(f"unknown method {name!r}; expected one of {', '.join(METHODS)};{nearest(name, METHODS)}")
+        raise LopsidedError(unknown("method", name, METHODS))
     return METHODS[name]

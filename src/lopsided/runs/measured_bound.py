@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.files.strict_json import WHY
 from lopsided.models.load import model_source
 from lopsided.runs.config import TrainConfig
@@ -43,9 +43,7 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Modul
         LopsidedError: if it can't be had, or the architecture has no class for such a task.
     """
     if kind is not None and kind not in CLASSES:
-        raise LopsidedError(
-            f"unknown kind of task {kind!r}; expected one of {', '.join(CLASSES)};{nearest(kind, CLASSES)}"
-        )
+        raise LopsidedError(unknown("kind of task", kind, CLASSES))
     if labels < 1:
         raise LopsidedError(f"labels must be at least 1, got {labels}; raise it")
     source = model_source(name)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 
 Rows = Mapping[str, np.ndarray]
 
@@ -187,7 +187,7 @@ class Metric:
         if self.name not in SCORES:
             raise LopsidedError(
                 f"unknown metric: expected one of {', '.join(SCORES)}; "
-                f"received '{self.name}';{nearest(self.name, SCORES) or ' choose one of them'}"
+                f"received '{self.name}'{suggestion(self.name, SCORES, 'choose one of them')}"
             )
         if self.greater_is_better != SCORES[self.name].greater_is_better:
             raise LopsidedError(
