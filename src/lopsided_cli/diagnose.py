@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import BadInput
+from lopsided_cli.printing import MISSING, figure, print_json, print_table
 
 HEADINGS = ("run", "G(W)", "intruders", "‖ΔW‖", "stable rank", "rise in radius", "top eigenvalue", "base's own score")
 
@@ -42,45 +43,42 @@ def diagnose(
 
     Writes diagnosis.json into each run directory, where `lopsided report` finds it.
     """
-    from lopsided_cli.shared import BadInput, print_json, verb
+    from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
 
-    with verb():
-        from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
-
-        config = DiagnoseConfig(
-            only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
-            top=top,
-            all_vectors=all_vectors,
-            around=Surroundings(
-                points=points,
-                rows=rows,
-                hessian_rows=hessian_rows,
-                directions=directions,
-                extent=extent,
-                radius=radius,
-                seed=seed,
-            ),
-            reference=reference,
+    config = DiagnoseConfig(
+        only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
+        top=top,
+        all_vectors=all_vectors,
+        around=Surroundings(
+            points=points,
+            rows=rows,
+            hessian_rows=hessian_rows,
+            directions=directions,
+            extent=extent,
+            radius=radius,
             seed=seed,
-        )
-        asked: dict[str, Any] = {"command": " ".join(["lopsided", *sys.argv[1:]]), "note": _note}
-        if bool(runs) == (adapter is not None):
-            raise BadInput("expected run directories, or --adapter with --base, and not both; name one of them")
-        if (adapter is None) != (base is None):
-            raise BadInput("--adapter and --base belong together: the folder of an adapter, and its model; give both")
-        if adapter is None:
-            if out is not None:
-                raise BadInput("--out is for --adapter: a run's diagnosis is written into its folder; leave it out")
-            found = diagnose_runs(runs or [], config, resume=resume, **asked)
-        else:
-            assert base is not None
-            folder = out or options.free_folder("lopsided-diagnosis")
-            found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
-        if json:
-            listed = list(found.values())
-            print_json(listed[0] if len(listed) == 1 else listed)
-            return
-        _tell(found)
+        ),
+        reference=reference,
+        seed=seed,
+    )
+    asked: dict[str, Any] = {"command": options.command_line(), "note": _note}
+    if bool(runs) == (adapter is not None):
+        raise BadInput("expected run directories, or --adapter with --base, and not both; name one of them")
+    if (adapter is None) != (base is None):
+        raise BadInput("--adapter and --base belong together: the folder of an adapter, and its model; give both")
+    if adapter is None:
+        if out is not None:
+            raise BadInput("--out is for --adapter: a run's diagnosis is written into its folder; leave it out")
+        found = diagnose_runs(runs or [], config, resume=resume, **asked)
+    else:
+        assert base is not None
+        folder = out or options.free_folder("lopsided-diagnosis")
+        found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
+    if json:
+        listed = list(found.values())
+        print_json(listed[0] if len(listed) == 1 else listed)
+        return
+    _tell(found)
 
 
 def _note(text: str) -> None:
@@ -88,18 +86,9 @@ def _note(text: str) -> None:
 
 
 def _tell(found: dict[Path, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from lopsided.files.strict_json import reasons
 
-    table = Table(title="What the runs became", title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for diagnosis in found.values():
-        table.add_row(*summary(diagnosis))
-    # A pipe has no width: give the table room there, and the terminal's width elsewhere.
-    Console(width=None if Console().is_terminal else 150).print(table)
+    print_table(HEADINGS, [summary(diagnosis) for diagnosis in found.values()], title="What the runs became")
     for folder, diagnosis in found.items():
         for section, why in diagnosis["skipped"].items():
             print(f"{diagnosis['run']['name']}: no {section}: {why}")
@@ -110,8 +99,6 @@ def _tell(found: dict[Path, dict[str, Any]]) -> None:
 
 def summary(diagnosis: dict[str, Any]) -> list[str]:
     """A diagnosis as one row; a dash for what it does not have, or could not compute."""
-    from lopsided_cli.shared import MISSING, figure
-
     gap = (diagnosis.get("generalization") or {}).get("G")
     intruders, layers = diagnosis.get("intruders"), diagnosis.get("layers")
     sharpness = (diagnosis.get("landscape") or {}).get("sharpness", {})
@@ -132,8 +119,6 @@ def summary(diagnosis: dict[str, Any]) -> list[str]:
 
 def _at_half(intruders: dict[str, Any]) -> str:
     """The mean count at the ε nearest to a half, of all vectors where they were looked at."""
-    from lopsided_cli.shared import figure
-
     place = min(range(len(intruders["epsilons"])), key=lambda i: abs(intruders["epsilons"][i] - 0.5))
     counted = intruders["all"] or intruders["top_k"]
     of = "" if intruders["all"] else f" of the first {intruders['top']}"
@@ -145,16 +130,12 @@ def _at_half(intruders: dict[str, Any]) -> str:
 
 def _norm(layers: list[dict[str, Any]]) -> str:
     """‖ΔW‖ over all layers; without one of them there is none."""
-    from lopsided_cli.shared import MISSING, figure
-
     norms = [layer["delta"]["frobenius"] for layer in layers]
     return MISSING if None in norms else figure(sum(norm**2 for norm in norms) ** 0.5)
 
 
 def _mean_of(layers: list[dict[str, Any]], name: str) -> str:
     """The mean over the layers that have the figure, and how many these are if not all do."""
-    from lopsided_cli.shared import MISSING
-
     known = [layer["delta"][name] for layer in layers if layer["delta"][name] is not None]
     part = "" if len(known) == len(layers) else f" ({len(known)} of {len(layers)} layers)"
     return f"{sum(known) / len(known):.2f}{part}" if known else MISSING
@@ -162,8 +143,6 @@ def _mean_of(layers: list[dict[str, Any]], name: str) -> str:
 
 def _eigenvalue(sharpness: dict[str, Any]) -> str:
     """With its residual where Lanczos had not converged."""
-    from lopsided_cli.shared import figure
-
     text = figure(sharpness.get("hessian_top"))
     # Absent in files of version 0.1.0.
     if sharpness.get("hessian_converged", True) is False:
@@ -172,7 +151,5 @@ def _eigenvalue(sharpness: dict[str, Any]) -> str:
 
 
 def _forgotten(forgetting: dict[str, Any]) -> str:
-    from lopsided_cli.shared import figure
-
     ends = (figure(forgetting[name], ".3f") for name in ("base", "tuned"))
     return "{} to {}".format(*ends) + f" ({forgetting['metric']})"
