@@ -21,7 +21,13 @@ def train(settings: options.Values, resume: options.Resume = False, json: option
     config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
     with bar(console) as callbacks:
-        record = run(config, resume=resume, callbacks=callbacks(config.method, config.seed), note=early(console))
+        record = run(
+            config,
+            resume=resume,
+            callbacks=callbacks(config.method, config.seed),
+            note=early(console),
+            command=options.command_line(),
+        )
     if json:
         print_json(record)
         return
