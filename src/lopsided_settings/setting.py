@@ -23,7 +23,7 @@ class Setting:
         text: how the command line writes the value, where that is no single number, word or flag.
         flags: the names of a flag's two sides, "--yes/--no"; None takes --NAME and --no-NAME.
         option: whether the command line has it.
-        verbs: the verbs that have it; None for all that take the configuration type.
+        not_in: the verbs that take the configuration type, and have no option for this field.
         defaults: by verb, the defaults that are not the field's own. They count without an option, too.
     """
 
@@ -32,12 +32,12 @@ class Setting:
     text: CommaSeparated | None = None
     flags: str | None = None
     option: bool = True
-    verbs: tuple[str, ...] | None = None
+    not_in: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def is_option_of(self, verb: str) -> bool:
         """Return whether a verb has an option for this field."""
-        return self.option and (self.verbs is None or verb in self.verbs)
+        return self.option and verb not in self.not_in
 
 
 def setting(
@@ -48,7 +48,7 @@ def setting(
     text: CommaSeparated | None = None,
     flags: str | None = None,
     option: bool = True,
-    verbs: tuple[str, ...] | None = None,
+    not_in: tuple[str, ...] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:
     """Declare a field of a configuration type; the arguments are those of `Setting`.
@@ -61,7 +61,7 @@ def setting(
         (3, 'How many trees.')
     """
     declaration = Setting(
-        help=help, check=check, text=text, flags=flags, option=option, verbs=verbs, defaults=defaults or {}
+        help=help, check=check, text=text, flags=flags, option=option, not_in=not_in, defaults=defaults or {}
     )
     return field(default=default, metadata={_KEY: declaration})
 

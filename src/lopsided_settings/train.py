@@ -11,7 +11,7 @@ from lopsided_settings.texts import NAMES, PAIRS
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 # What a comparison sets by itself, or leaves at its default.
-_TRAIN = ("train",)
+_COMPARE = ("compare",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class TrainSettings:
     task: str = setting(
         "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
     )
-    method: str = setting("c3la", help="A method of `lopsided methods`.", verbs=_TRAIN)
+    method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
     rank: int = setting(16, help="Rank r.", check=AtLeast(1))
     alpha: float | None = setting(None, help="Numerator of the scale alpha/r; 2r by default.", check=Positive())
     links: int | None = setting(None, help="Number of links of a chained method.")
-    every: int | None = setting(None, help="Steps in a link, instead of --links.", verbs=_TRAIN)
+    every: int | None = setting(None, help="Steps in a link, instead of --links.", not_in=_COMPARE)
     target_modules: str | None = setting(
         "all-linear", help="Names separated by commas, a regular expression, or all-linear."
     )
-    dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, verbs=_TRAIN)
+    dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
     label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
     metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
     make_split: bool = setting(False, help="Cut a missing validation or test split from train.")
@@ -49,14 +49,16 @@ class TrainSettings:
         "linear",
         help="linear, cosine, constant or constant_with_warmup.",
         check=OneOf(SCHEDULES),
-        verbs=_TRAIN,
+        not_in=_COMPARE,
     )
     warmup: float = setting(
-        0.1, help="Share of the steps in which the learning rate climbs.", check=SHARE, verbs=_TRAIN
+        0.1, help="Share of the steps in which the learning rate climbs.", check=SHARE, not_in=_COMPARE
     )
-    weight_decay: float = setting(0.0, help="Weight decay of the trained matrices.", check=NotNegative(), verbs=_TRAIN)
+    weight_decay: float = setting(
+        0.0, help="Weight decay of the trained matrices.", check=NotNegative(), not_in=_COMPARE
+    )
     max_length: int = setting(128, help="Most tokens of a row.", check=AtLeast(1))
-    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=AtLeast(1), verbs=_TRAIN)
+    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=AtLeast(1), not_in=_COMPARE)
     eval_rows: int | None = setting(
         None,
         help="Most validation rows that checkpoints are chosen on.",
@@ -82,6 +84,6 @@ class TrainSettings:
         option=False,
     )
     bf16: bool = setting(False, help="Autocast to bfloat16.")
-    report_to: str = setting("none", help="A tracker that transformers knows, or none.", verbs=_TRAIN)
-    seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, verbs=_TRAIN)
+    report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
+    seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
     out: Path = setting(help="Folder to write; a new one by default.")
