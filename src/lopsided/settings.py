@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import typing
 from typing import Any, TypeVar
 
 from lopsided.errors import LopsidedError, suggestion
@@ -31,8 +31,7 @@ def check_settings(config: Any) -> None:
 
 def documented(kind: Kind) -> Kind:
     """Add the fields' help to a configuration type's docstring, as its section `Args`."""
-    declared = settings_of(kind)
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
-    lines = [f"    {name} ({types[name]}): {setting.help}" for name, setting in declared.items()]
+    types = {name: inspect.formatannotation(hint) for name, hint in typing.get_type_hints(kind).items()}
+    lines = [f"    {name} ({types[name]}): {setting.help}" for name, setting in settings_of(kind).items()]
     kind.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Args:", *lines, ""])
     return kind

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @options.options_of(TrainSettings, only=("model", "rank", "links", "target_modules"))
 def bounds(
     settings: options.Values,
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories: each bound beside its gap.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories: each bound next to its gap.")] = None,
     methods: options.Methods = "all",
     n: Annotated[int, typer.Option(help="Training samples.")] = 3668,
     sigma: Annotated[float, typer.Option(help="σ of the loss: half the range of a bounded one.")] = 0.5,
@@ -34,7 +34,7 @@ def bounds(
     labels: Annotated[int, typer.Option(help="Labels of a classification.")] = 2,
     json: options.Json = False,
 ) -> None:
-    """Print generalization bounds of methods on a model, or of finished runs beside their measured gaps."""
+    """Print generalization bounds of methods on a model, or of finished runs next to their measured gaps."""
     if runs:
         _of_runs(runs, bits, json)
         return

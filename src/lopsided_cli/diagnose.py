@@ -10,31 +10,19 @@ import typer
 from lopsided_cli import options
 from lopsided_cli.failures import BadInput
 from lopsided_cli.printing import MISSING, figure, print_json, print_table
+from lopsided_settings.diagnose import DiagnoseSettings, LandscapeSettings
 
 HEADINGS = ("run", "G(W)", "intruders", "‖ΔW‖", "stable rank", "rise in radius", "top eigenvalue", "base's own score")
 
 
+@options.options_of(DiagnoseSettings, LandscapeSettings)
 def diagnose(
+    settings: options.Values,
+    landscape: options.Values,
     runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, or folders of them.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A saved LoRA adapter, instead of runs; with --base.")] = None,
     base: Annotated[str | None, typer.Option(help="The adapter's model: a name or a folder.")] = None,
     only: Annotated[str | None, typer.Option(help="Sections separated by commas; all by default.")] = None,
-    top: Annotated[int, typer.Option(help="Leading singular vectors that count as the first ones.")] = 10,
-    all_vectors: Annotated[
-        bool, typer.Option("--all-vectors/--top-only", help="Intruders among all vectors, or the first ones alone.")
-    ] = True,
-    points: Annotated[int, typer.Option(help="Points of a landscape along each axis.")] = 25,
-    rows: Annotated[int, typer.Option(help="Validation rows of landscapes and sharpness.")] = 256,
-    hessian_rows: Annotated[int, typer.Option(help="How many of them the Hessian is taken of.")] = 64,
-    directions: Annotated[str, typer.Option(help="Of landscapes: auto, random or trajectory.")] = "auto",
-    extent: Annotated[
-        float | None, typer.Option(help="Reach of a landscape's axes; 1, or the path's own by default.")
-    ] = None,
-    radius: Annotated[float, typer.Option(help="Of sharpness, as a share of each filter's norm.")] = 0.01,
-    reference: Annotated[
-        Path | None, typer.Option(help="A text file, or a folder of scored pairs, to see what was forgotten.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random directions and draws.")] = 0,
     resume: options.Resume = False,
     out: Annotated[Path | None, typer.Option(help="Folder for an adapter's diagnosis; a new one by default.")] = None,
     json: options.Json = False,
@@ -46,22 +34,11 @@ def diagnose(
     from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
 
     config = DiagnoseConfig(
+        **settings,
         only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
-        top=top,
-        all_vectors=all_vectors,
-        around=Surroundings(
-            points=points,
-            rows=rows,
-            hessian_rows=hessian_rows,
-            directions=directions,
-            extent=extent,
-            radius=radius,
-            seed=seed,
-        ),
-        reference=reference,
-        seed=seed,
+        around=Surroundings(**landscape, seed=settings["seed"]),
     )
-    asked: dict[str, Any] = {"command": options.command_line(), "note": _note}
+    command = options.command_line()
     if bool(runs) == (adapter is not None):
         raise BadInput("expected run directories, or --adapter with --base, and not both; name one of them")
     if (adapter is None) != (base is None):
@@ -69,27 +46,27 @@ def diagnose(
     if adapter is None:
         if out is not None:
             raise BadInput("--out is for --adapter: a run's diagnosis is written into its folder; leave it out")
-        found = diagnose_runs(runs or [], config, resume=resume, **asked)
+        diagnoses = diagnose_runs(runs or [], config, resume=resume, command=command, note=_note)
     else:
         assert base is not None
         folder = out or options.free_folder("lopsided-diagnosis")
-        found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
+        diagnoses = {folder: diagnose_adapter(adapter, base, folder, config, command=command, note=_note)}
     if json:
-        listed = list(found.values())
+        listed = list(diagnoses.values())
         print_json(listed[0] if len(listed) == 1 else listed)
         return
-    _tell(found)
+    _print_diagnoses(diagnoses)
 
 
 def _note(text: str) -> None:
     typer.echo(f"diagnose: {text}", err=True)
 
 
-def _tell(found: dict[Path, dict[str, Any]]) -> None:
+def _print_diagnoses(diagnoses: dict[Path, dict[str, Any]]) -> None:
     from lopsided.files.strict_json import reasons
 
-    print_table(HEADINGS, [summary(diagnosis) for diagnosis in found.values()], title="What the runs became")
-    for folder, diagnosis in found.items():
+    print_table(HEADINGS, [summary(diagnosis) for diagnosis in diagnoses.values()], title="What the runs became")
+    for folder, diagnosis in diagnoses.items():
         for section, why in diagnosis["skipped"].items():
             print(f"{diagnosis['run']['name']}: no {section}: {why}")
         for place, why in reasons(diagnosis).items():

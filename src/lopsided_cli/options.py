@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import shlex
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -68,7 +67,7 @@ def options_of(
     return decorate
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Option:
     """A field as an option of one verb."""
 
@@ -153,4 +152,6 @@ def free_folder(base: str) -> Path:
 
 def command_line() -> str:
     """Return the command that runs, as a shell takes it, for the records of what it makes."""
+    import shlex
+
     return shlex.join(["lopsided", *sys.argv[1:]])

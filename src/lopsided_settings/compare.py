@@ -1,14 +1,12 @@
 """What can be set of a comparison, besides what its runs share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from lopsided_settings.setting import setting
 from lopsided_settings.texts import NAME_TUPLE, WHOLE_NUMBERS
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class CompareSettings:
     """The fields of `lopsided.study.CompareConfig` that are not those of its runs."""
 

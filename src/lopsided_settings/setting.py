@@ -13,7 +13,7 @@ from lopsided_settings.texts import CommaSeparated
 _KEY = "setting"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Setting:
     """What a field's declaration says besides its name, type and default.
 

@@ -1,11 +1,9 @@
 """What can be set of one run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
-from lopsided_settings.checks import SEED, SHARE, AtLeast, NotNegative, OneOf, Positive
+from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
 from lopsided_settings.setting import setting
 from lopsided_settings.texts import NAMES, PAIRS
 
@@ -14,7 +12,7 @@ SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 _COMPARE = ("compare",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class TrainSettings:
     """The fields of `lopsided.runs.TrainConfig`, in the order of `run.json`."""
 
@@ -23,8 +21,8 @@ class TrainSettings:
         "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
     )
     method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
-    rank: int = setting(16, help="Rank r.", check=AtLeast(1))
-    alpha: float | None = setting(None, help="Numerator of the scale alpha/r; 2r by default.", check=Positive())
+    rank: int = setting(16, help="Rank r.", check=at_least(1))
+    alpha: float | None = setting(None, help="Numerator of the scale alpha/r; 2r by default.", check=POSITIVE)
     links: int | None = setting(None, help="Number of links of a chained method.")
     every: int | None = setting(None, help="Steps in a link, instead of --links.", not_in=_COMPARE)
     target_modules: str | None = setting(
@@ -40,35 +38,35 @@ class TrainSettings:
     ignore_columns: list[str] | None = setting(
         None, help="Columns that are not for learning, separated by commas; no other may go unused.", text=NAMES
     )
-    steps: int | None = setting(None, help="Optimizer steps.", check=Positive(), defaults={"compare": 60})
-    epochs: float | None = setting(None, help="Passes over the training rows, instead of --steps.", check=Positive())
-    batch_size: int = setting(32, help="Rows in one forward pass.", check=AtLeast(1))
-    accumulate: int = setting(1, help="Forward passes in one optimizer step.", check=AtLeast(1))
-    lr: float | None = setting(None, help="Learning rate; the method's own by default.", check=Positive())
+    steps: int | None = setting(None, help="Optimizer steps.", check=POSITIVE, defaults={"compare": 60})
+    epochs: float | None = setting(None, help="Passes over the training rows, instead of --steps.", check=POSITIVE)
+    batch_size: int = setting(32, help="Rows in one forward pass.", check=at_least(1))
+    accumulate: int = setting(1, help="Forward passes in one optimizer step.", check=at_least(1))
+    lr: float | None = setting(None, help="Learning rate; the method's own by default.", check=POSITIVE)
     schedule: str = setting(
         "linear",
         help="linear, cosine, constant or constant_with_warmup.",
-        check=OneOf(SCHEDULES),
+        check=one_of(SCHEDULES),
         not_in=_COMPARE,
     )
     warmup: float = setting(
         0.1, help="Share of the steps in which the learning rate climbs.", check=SHARE, not_in=_COMPARE
     )
     weight_decay: float = setting(
-        0.0, help="Weight decay of the trained matrices.", check=NotNegative(), not_in=_COMPARE
+        0.0, help="Weight decay of the trained matrices.", check=NOT_NEGATIVE, not_in=_COMPARE
     )
-    max_length: int = setting(128, help="Most tokens of a row.", check=AtLeast(1))
-    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=AtLeast(1), not_in=_COMPARE)
+    max_length: int = setting(128, help="Most tokens of a row.", check=at_least(1))
+    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=_COMPARE)
     eval_rows: int | None = setting(
         None,
         help="Most validation rows that checkpoints are chosen on.",
-        check=Positive(),
+        check=POSITIVE,
         defaults={"compare": 400},
     )
     train_rows: int = setting(
         1000,
         help="Most training rows in the training loss that is reported.",
-        check=AtLeast(1),
+        check=at_least(1),
         option=False,
         defaults={"compare": 400},
     )

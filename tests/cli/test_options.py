@@ -16,8 +16,9 @@ from lopsided_cli import options
 from lopsided_cli.failures import BadInput
 from lopsided_cli.main import VERBS, app
 from lopsided_settings import setting, settings_of
-from lopsided_settings.checks import AtLeast
+from lopsided_settings.checks import at_least
 from lopsided_settings.compare import CompareSettings
+from lopsided_settings.diagnose import DiagnoseSettings, LandscapeSettings
 from lopsided_settings.train import TrainSettings
 from tests.cli.commands import assert_one_line
 
@@ -43,6 +44,7 @@ ALL = {
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {
     "train": {"steps": None, "eval_rows": None, "schedule": "linear", "trajectory": None, "rename_labels": None},
+    "diagnose": {"points": 25, "extent": None, "all_vectors": True},
     "compare": {"steps": 60, "eval_rows": 400, "seeds": "0", "methods": None, "trajectory": None},
 }
 
@@ -57,11 +59,18 @@ def test_every_option_of_every_verb(verb):
     assert {name.lstrip("-") for name in names} == set(ALL[verb].split())
 
 
-@pytest.mark.parametrize(("verb", "kinds"), [("train", [TrainSettings]), ("compare", [TrainSettings, CompareSettings])])
-def test_every_option_of_train_and_compare_comes_from_a_field(verb, kinds):
+@pytest.mark.parametrize(
+    ("verb", "kinds", "own"),
+    [
+        ("train", [TrainSettings], "resume json"),
+        ("compare", [TrainSettings, CompareSettings], "resume json"),
+        ("diagnose", [LandscapeSettings, DiagnoseSettings], "runs adapter base only resume out json"),
+    ],
+)
+def test_every_option_comes_from_a_field(verb, kinds, own):
     declared = {name: each for kind in kinds for name, each in settings_of(kind).items() if each.is_option_of(verb)}
     derived = {parameter.name: parameter for parameter in parameters(verb)}
-    assert derived.keys() - declared.keys() == {"resume", "json"}
+    assert derived.keys() - declared.keys() == set(own.split())
     assert declared.keys() <= derived.keys()
     assert all(derived[name].help == each.help for name, each in declared.items())
     for name, default in DEFAULTS[verb].items():
@@ -72,7 +81,7 @@ def test_every_option_of_train_and_compare_comes_from_a_field(verb, kinds):
 class PatientConfig(TrainConfig):
     """A run with one more field, which is all that this test adds."""
 
-    patience: int = setting(3, help="Evaluations without progress.", check=AtLeast(1), defaults={"wait": 5})
+    patience: int = setting(3, help="Evaluations without progress.", check=at_least(1), defaults={"wait": 5})
 
 
 def test_a_new_field_is_an_option_a_check_and_a_part_of_the_record(bert, words, tmp_path):

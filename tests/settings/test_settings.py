@@ -13,7 +13,7 @@ from lopsided import LopsidedError
 from lopsided.runs import TrainConfig
 from lopsided.settings import check_settings, documented
 from lopsided_settings import setting, settings_of
-from lopsided_settings.checks import SEED, SHARE, AtLeast, NotNegative, OneOf, Positive
+from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
 from lopsided_settings.texts import NAME_TUPLE, NAMES, PAIRS, WHOLE_NUMBERS
 from lopsided_settings.train import TrainSettings
 
@@ -23,13 +23,13 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("check", "valid", "problems"),
     [
-        (AtLeast(2), [2, 3], {1: "x must be at least 2, got 1"}),
-        (Positive(), [1e-9, 3], dict.fromkeys([0, -1, math.inf, NAN], "x must be positive, got")),
-        (NotNegative(), [0, 3], dict.fromkeys([-1, math.inf, NAN], "x must not be negative, got")),
+        (at_least(2), [2, 3], {1: "x must be at least 2, got 1"}),
+        (POSITIVE, [1e-9, 3], dict.fromkeys([0, -1, math.inf, NAN], "x must be positive, got")),
+        (NOT_NEGATIVE, [0, 3], dict.fromkeys([-1, math.inf, NAN], "x must not be negative, got")),
         (SHARE, [0, 0.5], dict.fromkeys([-0.1, 1, NAN], "x must lie in [0, 1), got")),
         (SEED, [0, 2**32 - 1], dict.fromkeys([-1, 2**32], "x must lie in [0, 2^32), got")),
-        (OneOf(("up", "down")), ["up"], {"pu": "unknown x 'pu'; expected one of up, down"}),
-        (OneOf(("up",), "{name} goes {names}, got {value}"), ["up"], {"left": "x goes up, got left"}),
+        (one_of(("up", "down")), ["up"], {"pu": "unknown x 'pu'; expected one of up, down"}),
+        (one_of(("up",), "{name} goes {names}, got {value}"), ["up"], {"left": "x goes up, got left"}),
     ],
 )
 def test_a_check_has_its_words(check, valid, problems):
@@ -65,8 +65,8 @@ def test_a_text_that_writes_no_value(text, given):
 class Trip:
     """A trip."""
 
-    days: int = setting(3, help="Its length.", check=AtLeast(1))
-    way: str | None = setting(None, help="How to go.", check=OneOf(("walk", "ride")))
+    days: int = setting(3, help="Its length.", check=at_least(1))
+    way: str | None = setting(None, help="How to go.", check=one_of(("walk", "ride")))
     name: str = "no setting"
 
 
