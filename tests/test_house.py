@@ -7,7 +7,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "formatting", "method", "methods", "files", "models", "tuner", "optim", "adapt", "export"),
+    *("errors", "settings", "formatting", "method", "methods", "files", "models", "tuner", "optim", "adapt", "export"),
     *("testing", "tasks", "theory", "runs", "verify", "plotting", "lab", "advise", "diagnose", "study", "report"),
 ]
 

@@ -21,24 +21,22 @@ class LopsidedWarning(UserWarning):
     """Something that works, and that the user would want to know."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question to append to an error about an unknown name.
+def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of an error about an unknown name, with the semicolon before it.
 
     Args:
         name: what was received.
         known: the names that would have done.
-
-    Returns:
-        `" did you mean 'x'?"`, or `""` when nothing known is close.
+        otherwise: what to do where no known name is close; empty where the error has said it.
 
     Example:
-        >>> nearest("acuracy", ["accuracy", "f1"])
-        " did you mean 'accuracy'?"
-        >>> nearest("zzz", ["accuracy", "f1"])
-        ''
+        >>> suggestion("acuracy", ["accuracy", "f1"])
+        "; did you mean 'accuracy'?"
+        >>> suggestion("zzz", ["accuracy", "f1"], "choose one of them"), suggestion("zzz", ["accuracy", "f1"])
+        ('; choose one of them', '')
     """
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f" did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else otherwise and f"; {otherwise}"
 
 
 def first_line(error: BaseException) -> str:
@@ -49,3 +47,16 @@ def first_line(error: BaseException) -> str:
         ('one', 'OSError')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def unknown(what: str, name: str, known: Iterable[str], expected: str = "one of") -> str:
+    """Return the error about a name that is not in a table: what was received, what was expected, and the nearest.
+
+    Example:
+        >>> unknown("metric", "acuracy", ["accuracy", "f1"])
+        "unknown metric 'acuracy'; expected one of accuracy, f1; did you mean 'accuracy'?"
+        >>> unknown("metric", "zzz", ["accuracy", "f1"])
+        "unknown metric 'zzz'; expected one of accuracy, f1"
+    """
+    names = list(known)
+    return f"unknown {what} {name!r}; expected {expected} {', '.join(names)}{suggestion(name, names)}"

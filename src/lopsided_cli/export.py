@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.printing import print_json
 
 
 def export(
@@ -16,15 +17,12 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a run's adapter, chains included, as a LoRA adapter that stock PEFT loads."""
-    from lopsided_cli.shared import print_json, verb
+    from lopsided import to_lora
+    from lopsided.runs.reload import reload
 
-    with verb():
-        from lopsided import to_lora
-        from lopsided.runs.reload import reload
-
-        folder = out or run / "lora"
-        config = to_lora(reload(run), folder)
-        if json:
-            print_json({"path": str(folder), "rank": config.r})
-        else:
-            print(f"wrote a LoRA adapter of rank {config.r} to {folder}")
+    folder = out or run / "lora"
+    config = to_lora(reload(run), folder)
+    if json:
+        print_json({"path": str(folder), "rank": config.r})
+    else:
+        print(f"wrote a LoRA adapter of rank {config.r} to {folder}")

@@ -1,13 +1,19 @@
-"""`lopsided lab`: the papers' claims, put to the test on this machine."""
+"""`lopsided lab`: the papers' claims, tested on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import BadInput
+from lopsided_cli.printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from lopsided.lab import Experiment
 
 
 def lab(
@@ -22,72 +28,65 @@ def lab(
     json: options.Json = False,
 ) -> None:
     """Run an experiment: a folder with result.json, plots and a verdict for each."""
-    from lopsided_cli.shared import BadInput, print_json, verb
+    from lopsided.lab import EXPERIMENTS, Request, run_experiment, write_page
 
-    with verb():
-        from lopsided.lab import EXPERIMENTS, Request, experiment_named, run_experiment, write_page
-
-        if list_:
-            _list(list(EXPERIMENTS.values()), json)
-            return
-        if name is None:
-            raise BadInput(f"expected an experiment or all, got none; write one of {', '.join(EXPERIMENTS)}, or --list")
-        chosen = list(EXPERIMENTS.values()) if name == "all" else [experiment_named(name)]
-        if data is not None and name == "all":
-            raise BadInput("--data is for one experiment, got all; name the experiment, such as digits-chain")
-        folder = out or options.free_folder(f"lab-{name}")
-        results, folders = [], []
-        for experiment in chosen:
-            request = Request(
-                size="quick" if quick else "full",
-                seeds=seeds,
-                data=data,
-                note=lambda text, e=experiment: typer.echo(f"{e.name}: {text}", err=True),  # type: ignore[misc]
-            )
-            folders.append(folder / experiment.name if name == "all" else folder)
-            results.append(run_experiment(experiment, request, folders[-1], resume=resume))
-            if not json:
-                _tell(results[-1], folders[-1])
-        if page is not None:
-            write_page(folders, page)
-        if json:
-            print_json(results if name == "all" else results[0])
-
-
-def _list(experiments, json: bool) -> None:  # type: ignore[no-untyped-def]
-    if json:
-        from lopsided_cli.shared import print_json
-
-        rows = [{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments]
-        print_json(rows)
+    if list_:
+        _list(list(EXPERIMENTS.values()), json)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("experiment", "claim", "source"):
-        table.add_column(heading, no_wrap=heading == "experiment", overflow="fold")
+    experiments = _experiments(name, data)
+    folder = out or options.free_folder(f"lab-{name}")
+    results, folders = [], []
     for experiment in experiments:
-        table.add_row(experiment.name, experiment.claim, experiment.source)
-    Console(width=None if Console().is_terminal else 150).print(table)
+        request = Request(
+            size="quick" if quick else "full",
+            seeds=seeds,
+            data=data,
+            note=lambda text, e=experiment: typer.echo(f"{e.name}: {text}", err=True),  # type: ignore[misc]
+        )
+        folders.append(folder / experiment.name if name == "all" else folder)
+        results.append(run_experiment(experiment, request, folders[-1], resume=resume))
+        if not json:
+            _print_result(results[-1], folders[-1])
+    if page is not None:
+        write_page(folders, page)
+    if json:
+        print_json(results if name == "all" else results[0])
 
 
-def _tell(result, folder: Path) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.table import Table
+def _experiments(name: str | None, data: Path | None) -> list[Experiment]:
+    from lopsided.lab import EXPERIMENTS, experiment_named
 
+    if name is None:
+        raise BadInput(f"expected an experiment or all, got none; write one of {', '.join(EXPERIMENTS)}, or --list")
+    if name != "all":
+        return [experiment_named(name)]
+    if data is not None:
+        raise BadInput("--data is for one experiment, got all; name the experiment, such as digits-chain")
+    return list(EXPERIMENTS.values())
+
+
+def _list(experiments: Sequence[Experiment], json: bool) -> None:
+    if json:
+        print_json([{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments])
+        return
+    rows = [(e.name, e.claim, e.source) for e in experiments]
+    print_table(("experiment", "claim", "source"), rows, unbroken=("experiment",))
+
+
+def _print_result(result: Mapping[str, Any], folder: Path) -> None:
     from lopsided.lab.result_file import measured_text, state_text
 
-    title = f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("figure", "measured", "range for the claim", "paper", ""):
-        table.add_column(heading, overflow="fold")
-    for found in result["figures"]:
-        table.add_row(
-            found["what"],
-            measured_text(found),
-            found["tolerance"],
-            "" if found["paper"] is None else f"{found['paper']:.4g}",
-            state_text(found),
-        )
-    Console(width=None if Console().is_terminal else 150).print(table)
+    print_table(
+        ("figure", "measured", "range for the claim", "paper", ""),
+        [
+            (
+                each["what"],
+                measured_text(each),
+                each["tolerance"],
+                "" if each["paper"] is None else f"{each['paper']:.4g}",
+                state_text(each),
+            )
+            for each in result["figures"]
+        ],
+        title=f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)",
+    )

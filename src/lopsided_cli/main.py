@@ -1,37 +1,70 @@
-"""`lopsided`: one thin file a verb."""
+"""`lopsided`: one thin file per verb."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from typing import Annotated
 
 import typer
 
 from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, report, train, verify
+from lopsided_cli.failures import BadInput, ErrorsAsLines
+from lopsided_cli.options import Verb
+from lopsided_cli.quiet import quiet_libraries
 
-app = typer.Typer(
-    help="Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("methods")(methods.methods)
-app.command("compare")(compare.compare)
-app.command("train")(train.train)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("bounds")(bounds.bounds)
-app.command("advise")(advise.advise)
-app.command("lab")(lab.lab)
-app.command("diagnose")(diagnose.diagnose)
-app.command("report")(report.report)
+# In the order of the help.
+VERBS: dict[str, Verb] = {
+    "methods": methods.methods,
+    "compare": compare.compare,
+    "train": train.train,
+    "export": export.export,
+    "verify": verify.verify,
+    "bounds": bounds.bounds,
+    "advise": advise.advise,
+    "lab": lab.lab,
+    "diagnose": diagnose.diagnose,
+    "report": report.report,
+}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"lopsided {version('lopsided')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lopsided(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust."""
+
+
+def _quietly(verb: Verb) -> Verb:
+    @functools.wraps(verb)
+    def command(*args: object, **kwargs: object) -> None:
+        quiet_libraries()
+        verb(*args, **kwargs)
+
+    return command
+
+
+for _name, _verb in VERBS.items():
+    app.command(_name)(_quietly(_verb))
 
 
 def main() -> None:
     """Run the command line; bad input is a line on stderr for each thing that is wrong, and exit status 2."""
-    from lopsided_cli.shared import BadInput
-
     try:
-        app(prog_name="lopsided")
+        with ErrorsAsLines():
+            app(prog_name="lopsided")
     except BadInput as error:
         for line in str(error).splitlines():
             print(f"lopsided: {line}", file=sys.stderr)

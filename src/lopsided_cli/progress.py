@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextmanager
-def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
-    """A live display; what it yields gives the callbacks of one run, by method and seed.
+def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
+    """Show the progress of runs inside the context; it yields a function from method and seed to a run's callbacks.
 
-    A pipe or a file gets a line for each run that has ended.
+    A terminal gets a live display; a pipe or a file gets a line for each run that has ended.
     """
     from lopsided.runs.progress import ProgressBar, ProgressLine
 
@@ -31,18 +34,24 @@ def bar(console: Any) -> Iterator[Callable[[str, int], Sequence[Any]]]:
         yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
 
 
-def early(console: Any) -> Callable[[str], None]:
-    """What tells a person at a terminal how the rows are read before the first step; a pipe gets it with the result."""
+def early(console: Console) -> Callable[[str], None]:
+    """Return a function that says at a terminal, before the first step, how the rows are read.
 
-    def tell(text: str) -> None:
+    A pipe reads it with the result.
+    """
+
+    def say(text: str) -> None:
         if console.is_terminal:
             console.print(read_as(text), markup=False, highlight=False)
 
-    return tell
+    return say
 
 
 def read_as(shape: str) -> str:
-    """How the rows were read, as a line or a part of one; control characters of a user's column names do not pass."""
+    """Return how the rows were read, as a line or a part of one.
+
+    Control characters of a user's column names are replaced: a terminal would obey them.
+    """
     printable = "".join(character if character.isprintable() else "�" for character in shape)
     return f"rows read as {printable}" if shape else ""
 

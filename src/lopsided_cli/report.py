@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import BadInput
+from lopsided_cli.printing import print_json
 
 
 def report(
@@ -21,24 +23,21 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Put runs together into one HTML file that opens without a network."""
-    from lopsided_cli.shared import BadInput, print_json, verb
+    if out.is_dir():
+        raise BadInput(f"--out must be an HTML file, got the folder {out}; write --out {out / 'report.html'}")
+    if watch and json:
+        raise BadInput("--json prints once and --watch goes on, got both; leave one of them out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if watch:
+        _serve(runs, out, port)
+        return
+    from lopsided.report import write_report
 
-    with verb():
-        if out.is_dir():
-            raise BadInput(f"--out must be an HTML file, got the folder {out}; write --out {out / 'report.html'}")
-        if watch and json:
-            raise BadInput("--json prints once and --watch goes on, got both; leave one of them out")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if watch:
-            _serve(runs, out, port)
-            return
-        from lopsided.report import write_report
-
-        gathered = write_report(runs, out)
-        if json:
-            print_json(gathered)
-        else:
-            print(f"wrote {out}: {gathered['title']}, {len(gathered['runs'])} runs")
+    gathered = write_report(runs, out)
+    if json:
+        print_json(gathered)
+    else:
+        print(f"wrote {out}: {gathered['title']}, {len(gathered['runs'])} runs")
 
 
 def _serve(runs: list[Path], out: Path, port: int) -> None:

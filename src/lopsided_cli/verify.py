@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import BadInput
+from lopsided_cli.printing import print_json, print_table
 
 
 def verify(
@@ -19,26 +21,15 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Check that a saved adapter, run or model is whole and safe to open; exits with 2 if not."""
-    from lopsided_cli.shared import BadInput, print_json, verb
+    from lopsided.verify import verify as run
 
-    with verb():
-        from lopsided.verify import verify as run
-
-        if allow_base_mismatch and base is None:
-            raise BadInput("--allow-base-mismatch needs a base to compare with; give --base, or leave it out")
-        report = run(folder, base, allow_base_mismatch=allow_base_mismatch)
-        if json:
-            print_json(report)
-            return
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{report['folder']}: {report['kind']}, no fault found", title_justify="left")
-        for heading in ("checked", "found"):
-            table.add_column(heading, no_wrap=heading == "checked", overflow="fold")
-        for what, found in report["checks"].items():
-            table.add_row(what, found)
-        # A pipe has no width: give the table room there, and the terminal's width elsewhere.
-        Console(width=None if Console().is_terminal else 150).print(table)
-        for note in report["notes"]:
-            print(f"note: {note}")
+    if allow_base_mismatch and base is None:
+        raise BadInput("--allow-base-mismatch needs a base to compare with; give --base, or leave it out")
+    report = run(folder, base, allow_base_mismatch=allow_base_mismatch)
+    if json:
+        print_json(report)
+        return
+    title = f"{report['folder']}: {report['kind']}, no fault found"
+    print_table(("checked", "found"), list(report["checks"].items()), title=title, unbroken=("checked",))
+    for note in report["notes"]:
+        print(f"note: {note}")

@@ -12,11 +12,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+import lopsided
 from lopsided import METHODS
 from lopsided.models.load import load_model
 from lopsided.runs import read_run
 from lopsided.runs.reload import reload
 from lopsided.tasks import load_task
+from lopsided_cli.main import VERBS
 from tests.tiny_runs import BERT_HEAD, DECIDING, write_task
 
 EIGHTEEN = (
@@ -34,7 +36,7 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["compare", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["compare", "--help"], ["diagnose", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
     code = HELP.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -44,7 +46,12 @@ def test_help_imports_nothing_heavy(arguments):
 
 def test_help_names_every_verb(cli):
     outcome = cli("--help")
-    assert all(verb in outcome.out for verb in ("methods", "compare", "train", "export"))
+    assert all(verb in outcome.out for verb in VERBS)
+
+
+def test_the_version_is_the_librarys(cli):
+    outcome = cli("--version")
+    assert (outcome.status, outcome.out, outcome.err) == (0, f"lopsided {lopsided.__version__}\n", "")
 
 
 def test_methods_lists_all(cli):

@@ -17,7 +17,7 @@ from lopsided.diagnose.sections.layers import spectra
 from lopsided.diagnose.sections.similarity import similarities
 from lopsided.diagnose.sections.timeline import timeline
 from lopsided.diagnose.tuned_model import Subject, subject_of_adapter, subject_of_run
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
@@ -25,6 +25,8 @@ from lopsided.runs import read_predictions, read_run
 from lopsided.runs.directory import run_folders, run_id
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.reload import finished_run
+from lopsided.settings import check_settings, documented
+from lopsided_settings.diagnose import DiagnoseSettings
 
 SCHEMA = 1
 FILE = "diagnosis.json"
@@ -34,41 +36,37 @@ OF_AN_ADAPTER = ("layers", "intruders", "forgetting")
 Note = Callable[[str], None]
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig:
+class DiagnoseConfig(DiagnoseSettings):
     """What is looked at, and how closely.
 
-    Args:
-        only: of `SECTIONS`.
-        top: how many leading singular vectors count as the first ones, for intruders and principal angles.
-        all_vectors: count intruders among all singular vectors as well, which decomposes every tuned weight.
-        around: of landscapes and sharpness.
-        reference: what the base model could do before: a text file, or scored sentence pairs; None does not look at
-            what was forgotten.
-        seed: of draws.
+    `only` names some of `SECTIONS`; `around` is of landscapes and sharpness. Intruders among all singular vectors
+    decompose every tuned weight. Without a reference, nothing looks at what was forgotten.
 
     Raises:
         LopsidedError: for an unknown section, or numbers that make no sense.
     """
 
     only: tuple[str, ...] = SECTIONS
-    top: int = 10
-    all_vectors: bool = True
     around: Surroundings = field(default_factory=Surroundings)
-    reference: Path | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in self.only:
             if name not in SECTIONS:
-                known = ", ".join(SECTIONS)
-                raise LopsidedError(f"unknown section {name!r}; expected some of {known};{nearest(name, SECTIONS)}")
-        if self.top < 1:
-            raise LopsidedError(f"top must be at least 1, got {self.top}")
+                raise LopsidedError(unknown("section", name, SECTIONS, "some of"))
 
     def to_json(self) -> dict[str, Any]:
-        plain = dataclasses.asdict(self)
-        return plain | {"only": list(self.only), "reference": None if self.reference is None else str(self.reference)}
+        """Return the `settings` of diagnosis.json."""
+        return {
+            "only": list(self.only),
+            "top": self.top,
+            "all_vectors": self.all_vectors,
+            "around": dataclasses.asdict(self.around),
+            "reference": None if self.reference is None else str(self.reference),
+            "seed": self.seed,
+        }
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.method.chain import Chain
 from lopsided.method.side import FLAT_FIELDS, AdapterSide, Side, side_from_flat
 from lopsided.method.sketch import Sketch, sketch_from_parts
@@ -231,5 +231,5 @@ def method_named(name: str) -> Method:
         LopsidedError: if there is none, listing the known ones and the nearest.
     """
     if name not in METHODS:
-        raise LopsidedError(f"unknown method {name!r}; expected one of {', '.join(METHODS)};{nearest(name, METHODS)}")
+        raise LopsidedError(unknown("method", name, METHODS))
     return METHODS[name]

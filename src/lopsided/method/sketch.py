@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion, unknown
 
 Matrix = npt.NDArray[Any]
 SKETCHES: dict[str, type[Sketch]] = {}
@@ -219,7 +219,7 @@ def sketch_named(name: str) -> Sketch:
     """
     known = sorted(set(SKETCHES) - {"Selector", "Stored"})
     if name not in known:
-        raise LopsidedError(f"unknown sketch {name!r}; expected one of {', '.join(known)};{nearest(name, known)}")
+        raise LopsidedError(unknown("sketch", name, known))
     return SKETCHES[name]()
 
 
@@ -232,4 +232,4 @@ def check_rank(r: int, d: int) -> None:
 def check_choice(what: str, got: str, known: tuple[str, ...]) -> None:
     """Raise unless a field has one of the values that it may have."""
     if got not in known:
-        raise LopsidedError(f"{what} must be one of {', '.join(known)}, got {got!r};{nearest(got, known)}")
+        raise LopsidedError(f"{what} must be one of {', '.join(known)}, got {got!r}{suggestion(got, known)}")

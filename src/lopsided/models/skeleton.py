@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from lopsided.errors import LopsidedError, first_line, nearest
+from lopsided.errors import LopsidedError, first_line, unknown
 from lopsided.models.load import CLASSES, class_of
 from lopsided.models.registry import model_source
 
@@ -30,9 +30,7 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrain
         LopsidedError: if the configuration cannot be loaded, or the architecture has no class for such a task.
     """
     if kind is not None and kind not in CLASSES:
-        raise LopsidedError(
-            f"unknown kind of task {kind!r}; expected one of {', '.join(CLASSES)};{nearest(kind, CLASSES)}"
-        )
+        raise LopsidedError(unknown("kind of task", kind, CLASSES))
     if labels < 1:
         raise LopsidedError(f"labels must be at least 1, got {labels}; raise it")
     source = model_source(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback
@@ -34,7 +34,7 @@ class ProgressBar(TrainerCallback):
 class ProgressLine(TrainerCallback):
     """Writes one line when a run's steps are done, where a bar can't move."""
 
-    def __init__(self, file: TextIO, label: str) -> None:
+    def __init__(self, file: IO[str], label: str) -> None:
         self.file, self.label = file, label
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -67,6 +67,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     note: Callable[[str], None] = lambda text: None,
     checked: bool = False,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Make one run, and return its record, which is also in `run.json`.
 
@@ -80,6 +81,7 @@ def train(
         callbacks: for `transformers.Trainer`, such as a progress bar.
         note: tells a person how the rows are read, before the first step.
         checked: whether the caller has made the `preflight` of this run.
+        command: the command line that asks for the run, for its record.
 
     Raises:
         LopsidedError: for bad input, a folder in use, a folder that holds another run, a loss that is not
@@ -97,7 +99,7 @@ def train(
         if begun and not checked:
             loaded = _checked(config, data)
         held.enter_context(terminable())
-        return _Run(config, data, callbacks, note, loaded).go(resume)
+        return _Run(config, data, callbacks, note, loaded, command).go(resume)
 
 
 def _checked(config: TrainConfig, data: Data | None) -> Loaded:
@@ -135,6 +137,7 @@ class _Run:
     callbacks: Sequence[TrainerCallback]
     note: Callable[[str], None]
     loaded: Loaded | None
+    command: str | None
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -142,6 +145,7 @@ class _Run:
             "schema": SCHEMA,
             "status": "running",
             "config": config.to_json(),
+            "command": self.command,
             "method": config.resolve_method().parts(),
             "versions": versions(),
             "machine": machine(),

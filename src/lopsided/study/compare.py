@@ -22,12 +22,13 @@ from lopsided.runs.inputs import load_all
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
 from lopsided.study.leaderboard import sentences, table
+from lopsided_settings.compare import CompareSettings
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(CompareSettings):
     """A comparison: methods times seeds, each a `TrainConfig` but for the method, the seed and the folder.
 
     Args:
@@ -39,8 +40,6 @@ class CompareConfig:
     """
 
     run: TrainConfig
-    methods: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
     links: int | None = None
     command: str = "lopsided compare"
 

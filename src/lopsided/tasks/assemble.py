@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.cast import TaskColumns
 from lopsided.tasks.labels import read_labels
 from lopsided.tasks.metrics import get_metric
@@ -112,8 +112,8 @@ def _rename(name: str, columns: Mapping[str, TaskColumns], names: Mapping[str, s
     unknown = [label for label in names if label not in known]
     if unknown:
         raise LopsidedError(
-            f"task {name}: rename_labels expects labels of the data; received '{unknown[0]}';"
-            f"{nearest(unknown[0], known) or ' leave it out'}"
+            f"task {name}: rename_labels expects labels of the data; received '{unknown[0]}'"
+            f"{suggestion(unknown[0], known, 'leave it out')}"
         )
     for part in columns.values():
         part["label"] = [names.get(label, label) for label in part["label"]]

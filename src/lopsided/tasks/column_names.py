@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 
 Form = Literal["label", "completion", "text", "messages"]
 
@@ -155,8 +155,8 @@ def check_label(columns: Collection[str], label: str | None, source: str) -> Non
     """Raise for a label that is no column."""
     if label is not None and label not in columns:
         raise LopsidedError(
-            f"{source}: expected label field '{label}'; received fields {', '.join(columns) or 'none'};"
-            f"{nearest(label, columns) or ' pass one of them'}"
+            f"{source}: expected label field '{label}'; received fields {', '.join(columns) or 'none'}"
+            f"{suggestion(label, columns, 'pass one of them')}"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 from lopsided.finite import rows_not_finite
 from lopsided.stats import row_draws
 from lopsided.tasks.score_functions import ANSWERED, SCORES, Answers, Score, Undefined
@@ -59,7 +59,7 @@ class Metric:
         if self.name not in SCORES:
             raise LopsidedError(
                 f"unknown metric: expected one of {', '.join(SCORES)}; "
-                f"received '{self.name}';{nearest(self.name, SCORES) or ' choose one of them'}"
+                f"received '{self.name}'{suggestion(self.name, SCORES, 'choose one of them')}"
             )
         if self.greater_is_better != self.entry.greater_is_better:
             raise LopsidedError(

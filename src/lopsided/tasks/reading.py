@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.column_names import Fit, Shape, best_fit, check_label, fits
 
 Row = Mapping[str, Any]
@@ -207,7 +207,7 @@ def _check_ignored(
         if name not in known:
             raise LopsidedError(
                 f"{source}: ignore_columns expects columns of the data, {', '.join(known) or 'none'}; received "
-                f"'{name}';{nearest(name, known) or ' leave it out'}"
+                f"'{name}'{suggestion(name, known, 'leave it out')}"
             )
         if name == label:
             raise LopsidedError(

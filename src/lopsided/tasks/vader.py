@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, suggestion
 from lopsided.files.atomic import file_hash
 from lopsided.files.cache import cache_folder
 from lopsided.tasks.metrics import get_metric
@@ -117,7 +117,7 @@ def load_vader(name: str, options: TaskOptions) -> Task:
     if domain not in DOMAINS:
         raise LopsidedError(
             f"unknown VADER domain: expected {', '.join(f'vader/{known}' for known in DOMAINS)}; "
-            f"received '{name}';{nearest(domain, DOMAINS) or ' choose one of them'}"
+            f"received '{name}'{suggestion(domain, DOMAINS, 'choose one of them')}"
         )
     archive = fetch()
     rows = {known: read_domain(archive, known) for known in DOMAINS}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from peft import LoraConfig
 
-from lopsided.errors import UnknownArgument, nearest
+from lopsided.errors import UnknownArgument, suggestion
 
 # What to do for a feature that is not here. PEFT's own fields are read off LoraConfig; one without an entry gets OTHER.
 INSTEAD = {
@@ -80,8 +80,8 @@ def check_off(name: str, value: Any, known: frozenset[str]) -> None:
     """
     fields = {field.name: field for field in dataclasses.fields(LoraConfig)}
     if name not in fields:
-        hint = nearest(name, sorted(known | fields.keys()))
-        raise UnknownArgument(f"LopsidedConfig has no field {name!r};{hint} expected one of {', '.join(sorted(known))}")
+        hint = suggestion(name, sorted(known | fields.keys()))
+        raise UnknownArgument(f"LopsidedConfig has no field {name!r}; expected one of {', '.join(sorted(known))}{hint}")
     default = _default_of(fields[name])
     # Where the default is off, so is what is empty. `init_lora_weights` is on by default.
     if value == default or (not default and not value):

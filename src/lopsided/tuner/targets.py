@@ -26,7 +26,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 
-from lopsided.errors import LopsidedError, LopsidedWarning, nearest
+from lopsided.errors import LopsidedError, LopsidedWarning, suggestion
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.supported_layers import SUPPORTED, LooseWeight, loose_weights, why_unsupported
 from lopsided.tuner.weight_readers import reader_of
@@ -167,14 +167,14 @@ def _not_adapted(
             reason = _taken_out(config, by_name[name][0])
         else:
             reason = "no module's name"
-            hint = hint or nearest(name, _linear_names(model))
+            hint = hint or suggestion(name, _linear_names(model))
         reasons.setdefault(reason, []).append(repr(name))
     words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
     known = ", ".join(_linear_names(model)[:8]) or "none here"
     them = "it" if len(parts) == 1 else "them"
     return LopsidedError(
         f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {known}, a regular "
-        f"expression, or 'all-linear'; leave {them} out or correct target_modules{hint and ';'}{hint}"
+        f"expression, or 'all-linear'; leave {them} out or correct target_modules{hint}"
     )
 
 

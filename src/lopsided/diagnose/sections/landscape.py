@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,53 +26,34 @@ from lopsided.runs.inputs import load_all
 from lopsided.runs.reload import check_reading, reload, reload_merged
 from lopsided.runs.train import sample_rows
 from lopsided.runs.trajectory import snapshots
+from lopsided.settings import check_settings, documented
 from lopsided.tasks import collator
+from lopsided_settings.diagnose import LandscapeSettings
 
 Found = TypeVar("Found")
 
 SPLIT = "validation"
 # How much further than its path a landscape reaches.
 ROOM = 1.5
-DIRECTIONS = ("auto", "random", "trajectory")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class Surroundings(LandscapeSettings):
     """How far and how finely to look around a run's weights.
 
-    Args:
-        points: of a landscape, along each axis.
-        rows: at most so many of validation, the same for all runs of a task.
-        hessian_rows: so many of them for the Hessian, of which each step costs five passes.
-        directions: "random", "trajectory", or "auto": the trajectory where a run kept one with two evaluations before
-            its best checkpoint, and random ones elsewhere.
-        extent: how far the axes reach, in norms of each filter; None takes 1 along random directions, and one and a
-            half times the way of the path along a trajectory, which would be a dot at 1.
-        radius: of the ball in which sharpness looks for the largest loss, as a share of each filter's norm.
-        seed: of random directions.
+    The rows are of validation, at most so many, the same for all runs of a task; a step of the Hessian costs five
+    passes over its own. Directions "auto" are the trajectory where a run kept one with two evaluations before its best
+    checkpoint, and random ones elsewhere. The extent is in norms of each filter; None takes 1 along random directions,
+    and one and a half times the way of the path along a trajectory, which would be a dot at 1. The radius is that of
+    the ball in which sharpness looks for the largest loss.
 
     Raises:
         LopsidedError: for numbers that make no sense, or unknown directions.
     """
 
-    points: int = 25
-    rows: int = 256
-    hessian_rows: int = 64
-    directions: str = "auto"
-    extent: float | None = None
-    radius: float = 0.01
-    seed: int = 0
-
     def __post_init__(self) -> None:
-        if self.directions not in DIRECTIONS:
-            raise LopsidedError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
-        for name, least in (("points", 2), ("rows", 2), ("hessian_rows", 2)):
-            if getattr(self, name) < least:
-                raise LopsidedError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("radius", "extent"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise LopsidedError(f"{name} must be positive, got {value}")
+        check_settings(self)
 
 
 def landscape_of_run(

@@ -1,6 +1,6 @@
 """The table of experiments, in the order in which `lopsided lab all` runs them."""
 
-from lopsided.errors import LopsidedError, nearest
+from lopsided.errors import LopsidedError, unknown
 from lopsided.lab.experiments import (
     bounds_vs_gap,
     concentration,
@@ -47,6 +47,5 @@ def experiment_named(name: str) -> Experiment:
         LopsidedError: if there is none, listing the known ones and the nearest.
     """
     if name not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        raise LopsidedError(f"unknown experiment {name!r}; expected all or one of {known};{nearest(name, EXPERIMENTS)}")
+        raise LopsidedError(unknown("experiment", name, EXPERIMENTS, "all or one of"))
     return EXPERIMENTS[name]

@@ -1,0 +1,16 @@
+"""What can be set of a comparison, besides what its runs share."""
+
+from dataclasses import dataclass
+
+from lopsided_settings.setting import setting
+from lopsided_settings.texts import NAME_TUPLE, WHOLE_NUMBERS
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class CompareSettings:
+    """The fields of `lopsided.study.CompareConfig` that are not those of its runs."""
+
+    methods: tuple[str, ...] = setting(
+        (), help="Names separated by commas; the Beyond LoRA study's and the head by default.", text=NAME_TUPLE
+    )
+    seeds: tuple[int, ...] = setting((0,), help="Whole numbers separated by commas.", text=WHOLE_NUMBERS)

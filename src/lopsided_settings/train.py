@@ -1,0 +1,87 @@
+"""What can be set of one run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
+from lopsided_settings.setting import setting
+from lopsided_settings.texts import NAMES, PAIRS
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+# What a comparison sets by itself, or leaves at its default.
+_COMPARE = ("compare",)
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class TrainSettings:
+    """The fields of `lopsided.runs.TrainConfig`, in the order of `run.json`."""
+
+    model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
+    task: str = setting(
+        "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
+    )
+    method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
+    rank: int = setting(16, help="Rank r.", check=at_least(1))
+    alpha: float | None = setting(None, help="Numerator of the scale alpha/r; 2r by default.", check=POSITIVE)
+    links: int | None = setting(None, help="Number of links of a chained method.")
+    every: int | None = setting(None, help="Steps in a link, instead of --links.", not_in=_COMPARE)
+    target_modules: str | None = setting(
+        "all-linear", help="Names separated by commas, a regular expression, or all-linear."
+    )
+    dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
+    label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
+    metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
+    make_split: bool = setting(False, help="Cut a missing validation or test split from train.")
+    rename_labels: dict[str, str] | None = setting(
+        None, help="Classes to read under another name: OLD=NEW, separated by commas.", text=PAIRS
+    )
+    ignore_columns: list[str] | None = setting(
+        None, help="Columns that are not for learning, separated by commas; no other may go unused.", text=NAMES
+    )
+    steps: int | None = setting(None, help="Optimizer steps.", check=POSITIVE, defaults={"compare": 60})
+    epochs: float | None = setting(None, help="Passes over the training rows, instead of --steps.", check=POSITIVE)
+    batch_size: int = setting(32, help="Rows in one forward pass.", check=at_least(1))
+    accumulate: int = setting(1, help="Forward passes in one optimizer step.", check=at_least(1))
+    lr: float | None = setting(None, help="Learning rate; the method's own by default.", check=POSITIVE)
+    schedule: str = setting(
+        "linear",
+        help="linear, cosine, constant or constant_with_warmup.",
+        check=one_of(SCHEDULES),
+        not_in=_COMPARE,
+    )
+    warmup: float = setting(
+        0.1, help="Share of the steps in which the learning rate climbs.", check=SHARE, not_in=_COMPARE
+    )
+    weight_decay: float = setting(
+        0.0, help="Weight decay of the trained matrices.", check=NOT_NEGATIVE, not_in=_COMPARE
+    )
+    max_length: int = setting(128, help="Most tokens of a row.", check=at_least(1))
+    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=_COMPARE)
+    eval_rows: int | None = setting(
+        None,
+        help="Most validation rows that checkpoints are chosen on.",
+        check=POSITIVE,
+        defaults={"compare": 400},
+    )
+    train_rows: int = setting(
+        1000,
+        help="Most training rows in the training loss that is reported.",
+        check=at_least(1),
+        option=False,
+        defaults={"compare": 400},
+    )
+    trajectory: bool | None = setting(
+        None,
+        help="Keep what was learned at each evaluation; adapters' by default.",
+        flags="--trajectory/--no-trajectory",
+    )
+    test: bool = setting(
+        True,
+        help="Evaluate the finished run on test and out of domain; a search for settings, which may look at "
+        "validation alone, does not.",
+        option=False,
+    )
+    bf16: bool = setting(False, help="Autocast to bfloat16.")
+    report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
+    seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
+    out: Path = setting(help="Folder to write; a new one by default.")
