@@ -21,9 +21,9 @@ from lopsided.diagnose.directions import (
     transposed_names,
 )
 from lopsided.diagnose.loss_grid import axis, landscape
-from lopsided.runs import TrainConfig
+from lopsided.runs import TrainConfig, load_data
 from lopsided.runs.reload import reload_merged
-from lopsided.runs.train import load_all, sample_rows
+from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
 from lopsided.tasks import collator
 from tests import tiny
@@ -344,7 +344,7 @@ def test_a_runs_trajectory_lies_where_the_run_was(run_once, bert, words, method)
     assert "bert.embeddings.word_embeddings.weight" not in directions.first
     assert {"classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"} <= set(directions.first)
     config = TrainConfig(**record["config"], out=folder)
-    data, _, tokenizer = load_all(config)
+    data = load_data(config)
     rows = sample_rows(data.encoded.splits["validation"], None)
     collate = collator(data.task, tokenizer)
     batches = [dict(collate([rows[i] for i in range(len(rows))]))]

@@ -21,9 +21,9 @@ from lopsided.diagnose.saved_adapter import load_adapter
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
 from lopsided.files.untrusted import weights_in
-from lopsided.method import method_from_parts
 from lopsided.runs.directory import ID_DIGITS, run_id
-from lopsided.runs.reload import base_of, finished_run, reload
+from lopsided.runs.reload import base_of, reload
+from lopsided.runs.run import finished_run
 from lopsided.theory.dims import linear_maps
 from lopsided.tuner import LopsidedLinear
 
@@ -141,8 +141,8 @@ def subject_of_run(folder: str | Path) -> Subject:
         LopsidedError: if the folder holds no finished run, or the run trained a head alone.
     """
     folder = Path(folder)
-    record = finished_run(folder)
-    method = method_from_parts(record["method"])
+    run = finished_run(folder)
+    method = run.method
     if method.train == "head":
         raise LopsidedError(
             f"{folder}: method {method.name!r} trains a head alone; expected a run that changes linear layers; choose "
@@ -150,7 +150,7 @@ def subject_of_run(folder: str | Path) -> Subject:
         )
     tuned: Any = reload(folder)
     whole = method.train == "all"
-    layers, factors = (_moved(base_of(record), tuned), NO_FACTORS) if whole else _adapted(tuned)
+    layers, factors = (_moved(base_of(run), tuned), NO_FACTORS) if whole else _adapted(tuned)
     return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
 
 

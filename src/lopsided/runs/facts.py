@@ -153,6 +153,24 @@ class TaskFacts:
             left_out=section.get("left_out"),
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return a record's `task`."""
+        facts = {
+            "name": self.name,
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "metric": {"name": self.metric, "greater_is_better": self.greater_is_better},
+            "rows": dict(self.rows),
+            "out_of_domain": list(self.out_of_domain),
+            "note": self.note,
+            "shape": self.shape,
+        }
+        if self.columns is not None:
+            facts["columns"] = {name: list(parts) for name, parts in self.columns.items()}
+        if self.left_out is not None:
+            facts["left_out"] = dict(self.left_out)
+        return facts
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChainFacts:

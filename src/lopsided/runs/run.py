@@ -17,6 +17,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
 from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
+from lopsided.tuner.config import check_parts
 
 ID_DIGITS = 12
 Status = Literal["running", "cut off", "failed", "finished"]
@@ -80,9 +81,12 @@ class Run:
         """What was trained, whether or not a method of that name is registered here.
 
         Raises:
-            LopsidedError: if its parts contradict each other, or are of a later version.
+            LopsidedError: if its parts contradict each other, are of a later version, or are not plain data.
         """
-        return method_from_parts(dict(self.record["method"]))
+        parts = dict(self.record["method"])
+        # A run directory may come from anywhere: its parts are checked before anything is made of them.
+        check_parts(parts)
+        return method_from_parts(parts)
 
     @cached_property
     def id(self) -> str:
