@@ -226,7 +226,7 @@ def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, erro
     def fail(*args):
         raise error
 
-    monkeypatch.setattr("lopsided.runs.train.save_trained", fail)
+    monkeypatch.setattr("lopsided.runs.session.save_trained", fail)
     outcome = cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out")
     progress, error_line = outcome.err.splitlines(keepends=True)
     assert progress.startswith("cla: 8 steps, ")

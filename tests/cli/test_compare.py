@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from lopsided.runs import read_run
-from lopsided.runs import train as run
+from lopsided.runs import read_run, session
 from tests.cli.commands import assert_one_line
 
 
@@ -43,7 +42,7 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
 @pytest.fixture
 def crash(monkeypatch):
     """Lets the runs of some methods end with an error that nothing foresees."""
-    prepare = run.prepare
+    prepare = session.prepare
 
     def arrange(*methods):
         def fail(model, method, *rest):
@@ -51,7 +50,7 @@ def crash(monkeypatch):
                 raise KeyError("a misspelt field")
             return prepare(model, method, *rest)
 
-        monkeypatch.setattr(run, "prepare", fail)
+        monkeypatch.setattr(session, "prepare", fail)
 
     return arrange
 

@@ -25,7 +25,6 @@ from lopsided.runs import TrainConfig, load_data
 from lopsided.runs.reload import reload_merged
 from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
-from lopsided.tasks import collator
 from tests import tiny
 
 LABELS = [{"labels": torch.zeros(2)}]
@@ -346,7 +345,7 @@ def test_a_runs_trajectory_lies_where_the_run_was(run_once, bert, words, method)
     config = TrainConfig(**record["config"], out=folder)
     data = load_data(config)
     rows = sample_rows(data.encoded.splits["validation"], None)
-    collate = collator(data.task, tokenizer)
+    collate = data.collator()
     batches = [dict(collate([rows[i] for i in range(len(rows))]))]
     found = landscape(model, directions, batches, points=3)
     losses = {entry["step"]: entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry}

@@ -120,7 +120,7 @@ def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lopsided.runs.train.save_trained", fail)
+        patch.setattr("lopsided.runs.session.save_trained", fail)
         assert [row["status"] for row in compare(config)["rows"]] == ["failed", "failed"]
     results = compare(config, resume=True)
     assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
