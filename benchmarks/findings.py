@@ -14,7 +14,6 @@ over seeds; the mean over twins is taken within a seed first, so that its interv
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,15 +27,15 @@ from lopsided import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.lab.intervals import over_seeds
 from lopsided.lab.protocol import Measured
-from lopsided.runs import read_run
-from lopsided.runs.directory import run_folders
+from lopsided.runs import Run, finished_run, run_folders
 
 RESULT = Path(__file__).parents[1] / "docs" / "findings.json"
 # A chain, and the method that is its first link alone.
 TWINS = {"cola": "lora", "rac_b": "asym_b", "rac_a": "asym_a", "c3la": "cla", "rc3la": "rcla", "cpaca": "paca"}
 EPSILON = 0.5
-Record, Diagnosis = dict[str, Any], dict[str, Any]
-Study = Mapping[str, Mapping[int, tuple[Record, Diagnosis]]]
+Diagnosis = dict[str, Any]
+# Runs and what was found about each, by method and seed.
+Study = Mapping[str, Mapping[int, tuple[Run, Diagnosis]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +43,23 @@ class Figure:
     """One figure of a run, and how it is written."""
 
     title: str
-    read: Callable[[Record, Diagnosis], float]
+    read: Callable[[Run, Diagnosis], float]
     places: int = 3
 
 
-def _intruders(which: str) -> Callable[[Record, Diagnosis], float]:
-    def read(record: Record, diagnosis: Diagnosis) -> float:
+def _intruders(which: str) -> Callable[[Run, Diagnosis], float]:
+    def read(run: Run, diagnosis: Diagnosis) -> float:
         found = diagnosis["intruders"]
         place = int(np.argmin(np.abs(np.array(found["epsilons"]) - EPSILON)))
         return float(found[which]["mean"][place])
 
     return read
+
+
+def score_of(run: Run, split: str) -> float:
+    """Return a run's score on a split; NaN where it could not be computed."""
+    score = run.metrics[split].score.value
+    return float("nan") if score is None else score
 
 
 FIGURES = {
@@ -73,40 +78,41 @@ FIGURES = {
     ),
     "gap": Figure(title="test loss - training loss", read=lambda r, d: d["generalization"]["gaps"]["test"]["value"]),
     "test_loss": Figure(title="test loss", read=lambda r, d: d["generalization"]["splits"]["test"]["loss"]),
-    "test_score": Figure(title="test score, points", read=lambda r, d: 100 * r["metrics"]["test"]["score"], places=1),
+    "test_score": Figure(title="test score, points", read=lambda r, d: 100 * score_of(r, "test"), places=1),
     "out_of_domain": Figure(
         title="out-of-domain score, points",
-        read=lambda r, d: 100 * float(np.mean([r["metrics"][name]["score"] for name in r["task"]["out_of_domain"]])),
+        read=lambda r, d: 100 * float(np.mean([score_of(r, name) for name in r.task.out_of_domain])),
         places=1,
     ),
 }
 
 
-def read_study(folders: Sequence[Path]) -> dict[str, dict[int, tuple[Record, Diagnosis]]]:
+def read_study(folders: Sequence[Path]) -> dict[str, dict[int, tuple[Run, Diagnosis]]]:
     """Each method's diagnosed runs, by seed; a method at another learning rate than its own is one for itself.
 
     Raises:
         LopsidedError: if a run has no diagnosis.
     """
-    found: dict[str, dict[int, tuple[Record, Diagnosis]]] = {}
+    found: dict[str, dict[int, tuple[Run, Diagnosis]]] = {}
     for folder in folders:
-        for run in run_folders(folder):
-            record, path = read_run(run), run / "diagnosis.json"
-            assert record is not None
-            if not path.is_file():
-                raise LopsidedError(f"expected a diagnosed run, got {run} without diagnosis.json; lopsided diagnose it")
-            found.setdefault(label(record), {})[record["config"]["seed"]] = (record, json.loads(path.read_text()))
+        for path in run_folders(folder):
+            run = finished_run(path)
+            if run.diagnosis is None:
+                why = run.diagnosis_note or "there is none"
+                raise LopsidedError(f"expected a diagnosed run, got {path} without diagnosis.json ({why})")
+            found.setdefault(label(run), {})[run.seed] = (run, run.diagnosis)
     return found
 
 
-def label(record: Record) -> str:
-    name, rate = record["method"]["name"], record["learning_rate"]
-    return name if rate == record["method"]["lr"] else f"{name} at {rate:g}"
+def label(run: Run) -> str:
+    """Return a method's name, and its learning rate where it is not its own."""
+    method, rate = run.method, run.learning_rate
+    return method.name if rate == method.lr else f"{method.name} at {rate:g}"
 
 
 def comparisons(study: Study) -> dict[str, dict[str, str]]:
     """Chains and their twins: each at its own learning rate, and at the chain's where the twin was run at it."""
-    rates = {name: next(iter(runs.values()))[0]["learning_rate"] for name, runs in study.items()}
+    rates = {name: next(iter(runs.values()))[0].learning_rate for name, runs in study.items()}
     own = {chain: twin for chain, twin in TWINS.items() if chain in study and twin in study}
     equal = {
         chain: found
@@ -153,7 +159,7 @@ def measure(study: Study) -> dict[str, Any]:
     return result
 
 
-def _has(figure: Figure, run: tuple[Record, Diagnosis]) -> bool:
+def _has(figure: Figure, run: tuple[Run, Diagnosis]) -> bool:
     """Whether a run has the figure; whole-model runs have no layers' factors, and so on."""
     try:
         return np.isfinite(figure.read(*run))

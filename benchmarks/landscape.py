@@ -29,9 +29,8 @@ from lopsided.diagnose.batches import Batch, mean_loss
 from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.loss_grid import Plane, axis, landscape
 from lopsided.files.atomic import write_json
-from lopsided.runs import TrainConfig
-from lopsided.runs.train import load_all, sample_rows
-from lopsided.tasks import collator
+from lopsided.runs import TrainConfig, load_inputs
+from lopsided.runs.session import sample_rows
 from lopsided.tuner import layers_of
 
 AT_MOST = 1.15
@@ -107,14 +106,14 @@ def measure(setting: Setting) -> dict[str, Any]:
 def made(setting: Setting) -> tuple[Any, list[Batch]]:
     """The merged model, and batches of similar lengths."""
     config = TrainConfig(model=setting.model, task=setting.task, seed=setting.seed, out=Path("unused"))
-    data, model, tokenizer = load_all(config)
-    rows = sample_rows(data.encoded.splits["validation"], setting.rows)
-    collate = collator(data.task, tokenizer)
+    inputs = load_inputs(config)
+    rows = sample_rows(inputs.data.encoded.splits["validation"], setting.rows)
+    collate = inputs.data.collator()
     batches = [
         dict(collate([rows[i] for i in range(start, min(start + setting.batch_size, len(rows)))]))
         for start in range(0, len(rows), setting.batch_size)
     ]
-    model = adapt(model, setting.method, r=setting.r, target_modules="all-linear", seed=setting.seed)
+    model = adapt(inputs.model, setting.method, r=setting.r, target_modules="all-linear", seed=setting.seed)
     generator = torch.Generator().manual_seed(setting.seed)
     with torch.no_grad():
         for layer in layers_of(model).values():

@@ -65,7 +65,7 @@ def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) 
     out = shared.out / f"{name}-{rate:g}-{seed}"
     config = dataclasses.replace(shared, method=name, lr=rate, seed=seed, out=out)
     try:
-        return train(config, resume=out.exists(), data=data)["metrics"]["validation"]
+        return train(config, resume=out.exists(), data=data).metrics["validation"].to_json()
     except LopsidedError as error:  # a rate so high that the loss is not finite is an answer, too
         return {"loss": float("inf"), "score": float("nan"), "error": str(error)}
 

@@ -120,7 +120,7 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         key = json.dumps(options, sort_keys=True)
         if key not in made:
             config = tiny_config(tmp_path_factory.mktemp("run") / "out", **options)
-            made[key] = config.out, train(config)
+            made[key] = config.out, train(config).to_json()
         return made[key]
 
     return run

@@ -25,8 +25,8 @@ def run_cut_and_resume(config: TrainConfig, cut: int) -> dict:
     """The record of a run that was interrupted after step `cut` and gone on with."""
     with pytest.raises(KeyboardInterrupt):
         train(config, callbacks=[tiny.Interrupt(cut)])
-    assert read_run(config.out)["status"] != "finished"
-    return train(config, resume=True)
+    assert read_run(config.out).status != "finished"
+    return train(config, resume=True).to_json()
 
 
 def check_export(config: TrainConfig, folder: Path, batch: dict) -> None:
@@ -62,7 +62,7 @@ def test_trec_fine_labels_on_the_embedded_model(tmp_path):
     assert record["chain"]["boundaries"] == [8, 16]
     rows = read_jsonl(DATA / "trec" / "train.jsonl")
     assert set(record["task"]["labels"]) == {row["fine_label"] for row in rows}
-    undisturbed = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    undisturbed = train(dataclasses.replace(config, out=tmp_path / "whole")).to_json()
     assert record["metrics"]["validation"] == undisturbed["metrics"]["validation"]
     losses = [entry["loss"] for entry in undisturbed["history"] if "loss" in entry]
     assert losses[-1] < losses[0]

@@ -110,7 +110,7 @@ def test_a_run_of_0_1_0_verifies_and_is_not_run_again(name, runs):
     assert record["schema"] == 1
     assert verify(runs / name)["kind"] == "run"
     options = {k: v for k, v in record["config"].items() if v is not None} | {"out": runs / name}
-    again = train(TrainConfig(**options), resume=True)
+    again = train(TrainConfig(**options), resume=True).to_json()
     assert again["metrics"] == record["metrics"]
 
 
@@ -122,7 +122,7 @@ def test_a_run_of_0_1_0_that_was_cut_off_ends_where_it_would_have(runs):
     (runs / "c3la" / "predictions.npz").unlink()
     (runs / "c3la" / "run.json").write_text(json.dumps({**record, "status": "running"}))
     options = {k: v for k, v in record["config"].items() if v is not None} | {"out": runs / "c3la"}
-    again = train(TrainConfig(**options), resume=True)
+    again = train(TrainConfig(**options), resume=True).to_json()
     assert again["status"] == "finished"
     now = np.load(runs / "c3la" / "predictions.npz")
     assert all(np.allclose(now[key], whole[key], atol=1e-4) for key in whole.files if whole[key].dtype.kind == "f")

@@ -16,6 +16,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from lopsided import METHODS
 from lopsided.runs import TrainConfig
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -71,6 +72,40 @@ def tiny_config(out: Path, **options: Any) -> TrainConfig:
     """A run of 30 steps, evaluated and saved after 8, 16, 24 and 30."""
     defaults = {"steps": 30, "batch_size": 16, "rank": 4, "lr": 2e-2, "max_length": 16}
     return TrainConfig(**{**defaults, **options}, out=out)
+
+
+def whole_record(**sections: Any) -> dict[str, Any]:
+    """A finished run's record, with the least that every section holds."""
+    figures = {"score": 0.5, "se": 0.1, "loss": 0.6, "rows": 10}
+    return {
+        "schema": 1,
+        "status": "finished",
+        "config": {"seed": 0},
+        "method": METHODS["cla"].parts(),
+        "versions": {},
+        "machine": {},
+        "model": {"name": "some", "type": "bert", "parameters": 1},
+        "task": {
+            "name": "some",
+            "kind": "classification",
+            "labels": ["0", "1"],
+            "metric": {"name": "accuracy", "greater_is_better": True},
+            "rows": {"train": 10, "validation": 10, "test": 10},
+            "out_of_domain": [],
+            "note": "",
+        },
+        "steps": 1,
+        "learning_rate": 1.0,
+        "trained_parameters": 1,
+        "metrics": {"test": figures},
+        "generalization_error": {"value": 0.1, "se": 0.1},
+        "history": [],
+        "timings": {"median_ms": 1.0, "se_ms": 0.1, "steps": 1},
+        "kept_bytes": 1,
+        "adapter_bytes": 1,
+        "chain": None,
+        **sections,
+    }
 
 
 class PowerCut(Exception):

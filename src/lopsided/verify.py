@@ -25,12 +25,11 @@ from lopsided.files.untrusted import (
     weights_in,
 )
 from lopsided.finite import check_finite
-from lopsided.method import SavedForm, method_from_parts
+from lopsided.method import SavedForm
 from lopsided.models.load import load_base
-from lopsided.runs.directory import read_run
+from lopsided.runs import RECORD, Run, read_run
 from lopsided.runs.saved_forms import HEAD_FILE
 from lopsided.tuner import LopsidedConfig, layers_of
-from lopsided.tuner.config import check_parts
 
 # What was checked, and what was found.
 Checks = dict[str, str]
@@ -61,12 +60,12 @@ def _verify(folder: Path, base: str | None, allow_base_mismatch: bool) -> tuple[
         raise LopsidedError(f"{folder} is no folder; expected a saved adapter, a run or a model; check the path")
     if (folder / ADAPTER_CONFIG).exists() or (folder / ADAPTER_WEIGHTS).exists():
         return "adapter", _verify_adapter(folder, base, allow_base_mismatch)
-    record = read_run(folder)
-    if record is not None:
-        return "run", _verify_run(folder, record, base, allow_base_mismatch)
+    run = read_run(folder)
+    if run is not None:
+        return "run", _verify_run(run, base, allow_base_mismatch)
     if not (folder / "config.json").exists():
         raise LopsidedError(
-            f"{folder} holds no {ADAPTER_CONFIG}, no run.json and no config.json; expected a saved adapter, a run or a "
+            f"{folder} holds no {ADAPTER_CONFIG}, no {RECORD} and no config.json; expected a saved adapter, a run or a "
             "model; check the path"
         )
     if base is not None:
@@ -74,15 +73,11 @@ def _verify(folder: Path, base: str | None, allow_base_mismatch: bool) -> tuple[
     return "model", _verify_model(folder)
 
 
-def _verify_run(folder: Path, record: dict[str, Any], base: str | None, allow_base_mismatch: bool) -> Checks:
-    parts, status = record.get("method"), record.get("status")
-    if not isinstance(parts, dict):
-        raise LopsidedError(f"{folder / 'run.json'} has no method; expected a run of lopsided; get it again")
-    check_parts(parts)
-    method = method_from_parts(parts)
-    if status != "finished":
+def _verify_run(run: Run, base: str | None, allow_base_mismatch: bool) -> Checks:
+    folder, method = run.folder, run.method
+    if not run.is_finished:
         raise LopsidedError(
-            f"{folder} holds a run that is {status!r:.40}; expected a finished one; go on with --resume"
+            f"{folder} holds a run that is {run.status!r}; expected a finished one; go on with --resume"
         )
     if base is not None and not method.is_adapter:
         raise LopsidedError(f"{folder} holds a run of method {method.name!r}, which has no adapter; leave --base out")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lopsided_cli import options
 from lopsided_cli.printing import MISSING, figure, print_json
 from lopsided_cli.progress import bar, early, read_as
 from lopsided_settings.train import TrainSettings
+
+if TYPE_CHECKING:
+    from lopsided.runs import Run
 
 
 @options.options_of(TrainSettings)
@@ -21,7 +24,7 @@ def train(settings: options.Values, resume: options.Resume = False, json: option
     config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
     with bar(console) as callbacks:
-        record = run(
+        finished = run(
             config,
             resume=resume,
             callbacks=callbacks(config.method, config.seed),
@@ -29,36 +32,34 @@ def train(settings: options.Values, resume: options.Resume = False, json: option
             command=options.command_line(),
         )
     if json:
-        print_json(record)
+        print_json(finished.to_json())
         return
-    for line in summary(record):
+    for line in summary(finished):
         print(line)
     print(f"wrote {config.out}")
 
 
-def summary(record: dict[str, Any]) -> list[str]:
+def summary(run: Run) -> list[str]:
     """Return a run's figures in a few lines; a dash for what could not be computed, and the reasons last."""
-    from lopsided.files.strict_json import reasons
 
-    name = record["task"]["metric"]["name"].replace("_", " ")
+    name = run.task.metric.replace("_", " ")
     lines = [
-        f"{split:>14}  {name} {figure(figures['score'], '.4f')} ± {figure(figures['se'], '.4f')}"
-        f"  loss {figure(figures['loss'], '.4f')}"
-        f"  ({figures['rows']} rows)"
-        for split, figures in record["metrics"].items()
+        f"{split:>14}  {name} {figure(figures.score.value, '.4f')} ± {figure(figures.score.se, '.4f')}"
+        f"  loss {figure(figures.loss.value, '.4f')}"
+        f"  ({figures.rows} rows)"
+        for split, figures in run.metrics.items()
     ]
-    gap = record["generalization_error"]
-    lines.append(f"{'G(W)':>14}  {figure(gap['value'], '.4f')} ± {figure(gap['se'], '.4f')}")
+    gap = run.generalization_error
+    if gap is not None:
+        lines.append(f"{'G(W)':>14}  {figure(gap.value, '.4f')} ± {figure(gap.se, '.4f')}")
     lines.append(
-        f"{'cost':>14}  {record['trained_parameters']:,} trained numbers, "
-        f"{figure(record['timings']['median_ms'], '.0f')} ms a step, "
-        f"{record['kept_bytes'] / 2**20:.1f} MiB kept for backward, {record['adapter_bytes'] / 2**10:.0f} KiB file"
+        f"{'cost':>14}  {run.trained_parameters:,} trained numbers, "
+        f"{figure(run.step_ms.value, '.0f')} ms a step, "
+        f"{run.kept_bytes / 2**20:.1f} MiB kept for backward, {run.adapter_bytes / 2**10:.0f} KiB file"
     )
     # Of the figures above: a step's standard error is not among them.
-    why = reasons({key: record[key] for key in ("metrics", "generalization_error")})
-    if record["timings"]["median_ms"] is None:
-        why |= reasons({"timings": record["timings"]})
-    lines += [f"{MISSING} {place}: {reason}" for place, reason in why.items()]
+    sections = ["metrics", "generalization_error"] + (["timings"] if run.step_ms.value is None else [])
+    lines += [f"{MISSING} {place}: {reason}" for place, reason in run.reasons(*sections).items()]
     # A run of an earlier version has no shape.
-    notes = [record["task"]["note"], read_as(record["task"].get("shape", ""))]
+    notes = [run.task.note, read_as(run.task.shape)]
     return [*lines, "; ".join(filter(None, notes))] if any(notes) else lines

@@ -8,6 +8,17 @@ import numpy as np
 import pytest
 
 from benchmarks import findings as script
+from lopsided import METHODS
+from lopsided.runs import read_run
+from lopsided.runs.directory import write_run
+from tests.tiny_runs import whole_record
+
+
+def change(run, **sections):
+    """Other sections of a run's record, of which its diagnosis is, too."""
+    write_run(run, read_run(run).to_json() | sections)
+    path = run / "diagnosis.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": {"id": read_run(run).id}}))
 
 
 def study(folder, methods: dict[str, float], seeds=(0, 1, 2), rates: dict[str, float] | None = None):
@@ -17,21 +28,20 @@ def study(folder, methods: dict[str, float], seeds=(0, 1, 2), rates: dict[str, f
             run = folder / "runs" / f"{method}-seed{seed}"
             run.mkdir(parents=True)
             x = level + seed
-            record = {
-                "schema": 1,
-                "method": {"name": method, "lr": 1.0 if rates is None else rates[method]},
-                "learning_rate": 1.0,
-                "config": {"seed": seed},
-                "metrics": {"test": {"score": x / 100}, "vader/nyt": {"score": x / 100}},
-                "task": {"out_of_domain": ["vader/nyt"]},
-            }
+            rate = 1.0 if rates is None else rates[method]
+            record = whole_record(method=METHODS[method].parts() | {"lr": rate}, config={"seed": seed})
+            figures = record["metrics"]["test"] | {"score": x / 100}
+            record["metrics"] = {"test": figures, "vader/nyt": figures}
+            record["task"]["out_of_domain"] = ["vader/nyt"]
+            write_run(run, record)
             diagnosis = {
+                "schema": 1,
+                "run": {"id": read_run(run).id},
                 "intruders": {"epsilons": [0.25, 0.5], "all": {"mean": [0, x]}, "top_k": {"mean": [0, x]}},
                 "landscape": {"sharpness": {"hessian_top": x, "largest": x}},
                 "layers": [{"delta": {"frobenius": x}}],
                 "generalization": {"gaps": {"test": {"value": x}}, "splits": {"test": {"loss": x}}},
             }
-            (run / "run.json").write_text(json.dumps(record))
             (run / "diagnosis.json").write_text(json.dumps(diagnosis))
 
 
@@ -53,12 +63,11 @@ def test_differences_are_paired_by_seed(tmp_path, capsys):
 
 def test_a_twin_at_the_chains_rate_is_another_comparison(tmp_path):
     study(tmp_path / "own", {"lora": 1.0, "cola": 5.0}, rates={"lora": 1.0, "cola": 1.0})
-    for path in (tmp_path / "own" / "runs").glob("cola*/run.json"):
-        record = json.loads(path.read_text()) | {"learning_rate": 3.0}
-        path.write_text(json.dumps({**record, "method": {"name": "cola", "lr": 3.0}}))
+    for run in (tmp_path / "own" / "runs").glob("cola*"):
+        change(run, learning_rate=3.0, method=METHODS["cola"].parts() | {"lr": 3.0})
     study(tmp_path / "other", {"lora": 4.0})
-    for path in (tmp_path / "other" / "runs").glob("*/run.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": 3.0}))
+    for run in (tmp_path / "other" / "runs").iterdir():
+        change(run, learning_rate=3.0)
     result = script.measure(script.read_study([tmp_path / "own", tmp_path / "other"]))
     assert result["pairs"] == {
         "each at its own learning rate": {"cola": "lora"},

@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite(cli, tiny, tmp_path):
     outcome = cli("train", *tiny, "--method", "lora", "--lr", 1e30, "--warmup", 0, "--out", tmp_path / "out")
     said = ("loss is", "at step 2", "in the output of base_model", "expected a finite one", "last good checkpoint")
     assert_one_line(outcome, *said, "learning rate")
-    assert read_run(tmp_path / "out")["status"] == "failed"
+    assert read_run(tmp_path / "out").status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_no_space_left(cli, tiny, tmp_path, monkeypatch, error, call):
         assert progress.startswith("cla: 8 steps, ")
         outcome = dataclasses.replace(outcome, err=error_line)
     assert_one_line(outcome, "no space left on the disk of", "free some space", "--resume")
-    assert read_run(tmp_path / "out")["status"] == "failed"
+    assert read_run(tmp_path / "out").status == "failed"
     assert not (tmp_path / "out" / "adapter").exists()
     monkeypatch.setattr(peft.peft_model, "safe_save_file", save)
     assert cli("train", *options, "--resume").status == 0
@@ -226,12 +226,12 @@ def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, erro
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(sys.modules["lopsided.runs.train"], "save_trained", fail)
+    monkeypatch.setattr("lopsided.runs.session.save_trained", fail)
     outcome = cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out")
     progress, error_line = outcome.err.splitlines(keepends=True)
     assert progress.startswith("cla: 8 steps, ")
     assert_one_line(dataclasses.replace(outcome, err=error_line), message)
-    record = read_run(tmp_path / "out")
+    record = read_run(tmp_path / "out").to_json()
     assert record["status"] == "failed"
     assert record["error"]
     monkeypatch.setenv("LOPSIDED_TRACEBACK", "1")

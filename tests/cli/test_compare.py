@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lopsided.runs import read_run
+from lopsided.runs import read_run, session
 from tests.cli.commands import assert_one_line
 
 
@@ -42,8 +42,7 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
 @pytest.fixture
 def crash(monkeypatch):
     """Lets the runs of some methods end with an error that nothing foresees."""
-    module = sys.modules["lopsided.runs.train"]
-    prepare = module.prepare
+    prepare = session.prepare
 
     def arrange(*methods):
         def fail(model, method, *rest):
@@ -51,7 +50,7 @@ def crash(monkeypatch):
                 raise KeyError("a misspelt field")
             return prepare(model, method, *rest)
 
-        monkeypatch.setattr(module, "prepare", fail)
+        monkeypatch.setattr(session, "prepare", fail)
 
     return arrange
 
@@ -103,10 +102,10 @@ def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_p
     assert outcome.status == 0
     outcome = cli("compare", *small, "--steps", 2, "--methods", "c3la", "--links", 2, "--out", tmp_path / "links")
     assert outcome.status == 0
-    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0")["chain"]["links"] == 2
+    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0").links == 2
 
 
 def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
     options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
     assert cli("compare", *options, "--out", tmp_path / "out").status == 0
-    assert read_run(tmp_path / "out" / "runs" / "head-seed0")["steps"] == 4
+    assert read_run(tmp_path / "out" / "runs" / "head-seed0").steps == 4

@@ -87,7 +87,7 @@ def trained(tmp_path_factory, bert, words) -> tuple[Path, subprocess.CompletedPr
 def test_train_writes_a_run_and_says_what_it_came_to(trained, words):
     out, done = trained
     assert done.returncode == 0
-    record = read_run(out)
+    record = read_run(out).to_json()
     assert (record["status"], record["config"]["task"], record["config"]["links"]) == ("finished", words, 3)
     assert [event["link"] for event in record["chain"]["events"]] == [1, 2]
     figures = record["metrics"]["test"]
@@ -116,7 +116,7 @@ def test_train_is_as_quiet_in_every_way_of_saving(cli, tiny, tmp_path, method):
 def test_train_as_json_is_the_record(cli, tiny, tmp_path):
     options = ["--method", "cla", "--steps", 2, "--seed", 3, "--json", "--out", tmp_path / "out"]
     outcome = cli("train", *tiny, *options)
-    assert json.loads(outcome.out) == read_run(tmp_path / "out")
+    assert json.loads(outcome.out) == read_run(tmp_path / "out").to_json()
     assert json.loads(outcome.out)["config"]["seed"] == 3
     assert outcome.err.startswith("cla 3: 2 steps, ")
     again = cli("train", *tiny, *options, "--resume")
@@ -128,7 +128,7 @@ def test_train_finds_a_free_folder(cli, tiny, tmp_path, monkeypatch):
     for expected in ("lopsided-run", "lopsided-run-2"):
         outcome = cli("train", *tiny, "--method", "head", "--steps", 1)
         assert outcome.out.splitlines()[-1] == f"wrote {expected}"
-        assert read_run(tmp_path / expected)["status"] == "finished"
+        assert read_run(tmp_path / expected).status == "finished"
 
 
 @pytest.mark.parametrize(("modules", "layers"), [("query", 2), ("query,value", 4), (r".*\.0\..*(query|key)", 2)])
@@ -136,7 +136,7 @@ def test_train_adapts_the_modules_that_are_named(cli, tiny, tmp_path, modules, l
     options = ["--method", "cla", "--steps", 1, "--target-modules", modules, "--out", tmp_path / "out"]
     assert cli("train", *tiny, *options).status == 0
     # B of 32 x 4 in each layer, and the head.
-    assert read_run(tmp_path / "out")["trained_parameters"] == layers * 32 * 4 + BERT_HEAD
+    assert read_run(tmp_path / "out").trained_parameters == layers * 32 * 4 + BERT_HEAD
 
 
 @pytest.mark.parametrize("verb", ["train", "compare"])
@@ -153,8 +153,8 @@ def test_classes_read_under_another_name(cli, tiny, tmp_path, verb):
     outcome = cli(verb, *tiny, "--task", task, *chosen, "--rename-labels", "Uncertain=Unknown")
     assert outcome.status == 0
     run = tmp_path / "out" if verb == "train" else tmp_path / "out" / "runs" / "cla-seed0"
-    assert read_run(run)["task"]["labels"] == ["True", "Unknown"]
-    assert read_run(run)["config"]["rename_labels"] == {"Uncertain": "Unknown"}
+    assert read_run(run).task.labels == ("True", "Unknown")
+    assert read_run(run).settings["rename_labels"] == {"Uncertain": "Unknown"}
     assert reload(run).config.id2label == {0: "True", 1: "Unknown"}
 
 
@@ -182,7 +182,7 @@ def test_columns_that_are_not_for_learning(cli, tiny, tmp_path, verb):
     if verb == "advise":
         assert json.loads((out / "advice.json").read_text())["settings"]["ignore_columns"] == ["source", "by"]
         return
-    record = read_run(out if verb == "train" else out / "runs" / "cla-seed0")
+    record = read_run(out if verb == "train" else out / "runs" / "cla-seed0").to_json()
     assert record["config"]["ignore_columns"] == ["source", "by"]
     assert record["task"]["shape"] == shape
     if verb == "compare":
@@ -197,7 +197,7 @@ def test_export_makes_a_lora_adapter_that_stock_peft_loads(trained, cli, bert, w
     outcome = cli("export", run, "--out", tmp_path / "lora", "--json")
     assert (outcome.status, outcome.err) == (0, "")
     # The best checkpoint decides how many links of rank 4 there are.
-    links = sum(step <= read_run(run)["best_step"] for step in (3, 6)) + 1
+    links = sum(step <= read_run(run).best_step for step in (3, 6)) + 1
     assert json.loads(outcome.out) == {"path": str(tmp_path / "lora"), "rank": 4 * links}
     tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     assert not [name for name in tensors if "lopsided" in name]

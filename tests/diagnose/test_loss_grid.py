@@ -21,11 +21,10 @@ from lopsided.diagnose.directions import (
     transposed_names,
 )
 from lopsided.diagnose.loss_grid import axis, landscape
-from lopsided.runs import TrainConfig
+from lopsided.runs import TrainConfig, load_data
 from lopsided.runs.reload import reload_merged
-from lopsided.runs.train import load_all, sample_rows
+from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
-from lopsided.tasks import collator
 from tests import tiny
 
 LABELS = [{"labels": torch.zeros(2)}]
@@ -344,9 +343,9 @@ def test_a_runs_trajectory_lies_where_the_run_was(run_once, bert, words, method)
     assert "bert.embeddings.word_embeddings.weight" not in directions.first
     assert {"classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"} <= set(directions.first)
     config = TrainConfig(**record["config"], out=folder)
-    data, _, tokenizer = load_all(config)
+    data = load_data(config)
     rows = sample_rows(data.encoded.splits["validation"], None)
-    collate = collator(data.task, tokenizer)
+    collate = data.collator()
     batches = [dict(collate([rows[i] for i in range(len(rows))]))]
     found = landscape(model, directions, batches, points=3)
     losses = {entry["step"]: entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry}

@@ -16,7 +16,8 @@ import lopsided
 from lopsided import METHODS, LopsidedError
 from lopsided.diagnose.sections.intruders import intruders
 from lopsided.diagnose.tuned_model import Layer, _adapted, subject_of_adapter, subject_of_run
-from lopsided.runs.reload import base_of, finished_run, reload
+from lopsided.runs import finished_run
+from lopsided.runs.reload import base_of, reload
 from tests import tiny
 
 

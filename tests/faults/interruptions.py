@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from lopsided.files.checkpoints import step_of, whole_checkpoints
-from lopsided.runs import read_predictions, read_run
+from lopsided.runs import finished_run
 from tests.faults.moments import Moment
 
 KILLED, FAILED = -9, 3
@@ -125,8 +125,8 @@ def assert_same_run(mine: Path, theirs: Path) -> None:
     assert_same_tensors(
         *(load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (mine, theirs)), "adapter"
     )
-    assert_same_tensors(read_predictions(mine), read_predictions(theirs), "predictions")
-    records = [read_run(folder) for folder in (mine, theirs)]
+    assert_same_tensors(finished_run(mine).predictions, finished_run(theirs).predictions, "predictions")
+    records = [finished_run(folder).to_json() for folder in (mine, theirs)]
     for record in records:
         assert record is not None
         record["history"] = without_times(record["history"])

@@ -25,7 +25,9 @@ def assert_survives(nursery: Nursery, folder: Path, reference: Undisturbed, mome
         # What is left of a resumed run may be over before its moment comes.
         assert status == KILLED or (i > 0 and status == 0)
         if not reference.settings["plain"]:
-            assert (read_run(folder) or {}).get("status") == ("finished" if status == 0 else "cut off")
+            run = read_run(folder)
+            assert run is not None
+            assert run.status == ("finished" if status == 0 else "cut off")
     assert nursery.run(folder, **reference.settings) == 0
     assert_same(folder, reference)
 

@@ -70,7 +70,7 @@ def test_a_validation_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path,
     config = tiny_config(tmp_path / "run", model=bert, task=words, method=method, **options)
     with pytest.raises(NonFinite, match=r"the validation loss is (nan|inf) at step 2; .*last good checkpoint is kept"):
         train(config)
-    record = read_run(config.out)
+    record = read_run(config.out).to_json()
     assert record["status"] == "failed"
     assert record["error"].startswith("the validation loss is")
     assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["checkpoint-1"]
@@ -88,7 +88,7 @@ def test_a_training_loss_that_is_not_finite_names_its_step(tmp_path, bert, words
         NonFinite, match=r"the loss is (nan|inf) at step 2, which first shows in the output of .*; .*lower the learning"
     ):
         train(tiny_config(tmp_path / "run", model=bert, task=words, method="lora", **options))
-    assert "at step 2" in read_run(tmp_path / "run")["error"]
+    assert "at step 2" in read_run(tmp_path / "run").error
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_a_run_stops_at_its_last_good_step_and_names_the_module(run_once, tmp_pa
         assert torch.equal(value, plant.before[name]), name
     assert newest_checkpoint(config.out).name == "checkpoint-2"
     # Without the trouble it goes on to where it would have ended.
-    resumed = train(config, resume=True)
-    assert resumed["metrics"] == read_run(undisturbed)["metrics"]
+    resumed = train(config, resume=True).to_json()
+    assert resumed["metrics"] == read_run(undisturbed).to_json()["metrics"]
 
 
 def test_a_loss_that_is_spoilt_outside_every_module_says_so(tmp_path, bert, words, monkeypatch):

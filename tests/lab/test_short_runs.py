@@ -35,7 +35,8 @@ def some_data() -> Data:
         metric=get_metric("accuracy"),
         out_of_domain={"elsewhere": rows["test"]},
     )
-    return Data(task, EncodedTask(splits=ids, out_of_domain={"elsewhere": ids["test"]}))
+    encoded = EncodedTask(splits=ids, out_of_domain={"elsewhere": ids["test"]})
+    return Data(task=task, encoded=encoded, tokenizer=None, seq2seq=False)
 
 
 def test_fewer_rows_are_the_same_rows_of_both_forms():
@@ -99,6 +100,6 @@ def test_the_crossed_interval_holds_its_mean_and_knows_certainty():
 
 def test_a_run_counts_its_right_answers(tmp_path):
     rows = {"prediction": np.array([1, 0, 1]), "label": np.array([1, 1, 1]), "loss": np.array([0.1, 0.2, 0.6])}
-    run = Run(folder=tmp_path, record={}, rows={"test": rows})
+    run = Run(folder=tmp_path, trained=1, rows={"test": rows})
     assert run.right("test").tolist() == [1.0, 0.0, 1.0]
     assert run.loss("test") == pytest.approx(0.3)

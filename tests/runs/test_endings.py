@@ -15,10 +15,9 @@ from transformers import TrainerCallback
 
 from lopsided import LopsidedError
 from lopsided.diagnose import DiagnoseConfig, diagnose_runs
-from lopsided.runs import read_run, train
+from lopsided.runs import finished_run, read_run, train
 from lopsided.runs.directory import is_held, overwrite_run
 from lopsided.runs.ending import terminable
-from lopsided.runs.reload import finished_run
 from lopsided.study import CompareConfig, compare
 from tests.tiny_runs import tiny_config
 
@@ -49,13 +48,13 @@ def test_the_record_of_a_run_that_fails_says_why(tmp_path, bert, words, error, r
     config = tiny_config(tmp_path / "run", model=bert, task=words, method="cla", steps=4, evaluations=1)
     with pytest.raises(type(error)):
         train(config, callbacks=[End(error)])
-    record = read_run(config.out)
-    assert (record["status"], record["error"]) == ("failed", reason)
-    assert record["config"] == config.to_json()
+    run = read_run(config.out)
+    assert (run.status, run.error) == ("failed", reason)
+    assert run.settings == config.to_json()
     assert not is_held(config.out)
     if isinstance(error, KeyError):
         # The folder is free: nothing was saved that could be lost.
-        assert train(config)["status"] == "finished"
+        assert train(config).status == "finished"
 
 
 def test_a_full_disk_leaves_room_for_the_reason(tmp_path, monkeypatch, bert, words):
@@ -73,15 +72,15 @@ def test_a_full_disk_leaves_room_for_the_reason(tmp_path, monkeypatch, bert, wor
 
     with pytest.raises(OSError, match="No space left"):
         train(config, callbacks=[Fill()])
-    record = read_run(config.out)
-    assert (record["status"], record["error"]) == ("failed", "[Errno 28] No space left on device")
+    run = read_run(config.out)
+    assert (run.status, run.error) == ("failed", "[Errno 28] No space left on device")
 
 
 def test_a_record_is_written_over_a_longer_and_a_shorter_one(tmp_path):
     for old in ("{}", json.dumps({"x": "y" * 1000})):
         (tmp_path / "run.json").write_text(old)
         overwrite_run(tmp_path, {"schema": 1, "status": "failed"})
-        assert read_run(tmp_path) == {"schema": 1, "status": "failed"}
+        assert json.loads((tmp_path / "run.json").read_text()) == {"schema": 1, "status": "failed"}
         assert len((tmp_path / "run.json").read_text()) >= len(old)
 
 
@@ -105,8 +104,8 @@ def test_a_signal_is_a_reason(tmp_path, bert, words, number, error, reason):
     before = signal.getsignal(number)
     with pytest.raises(error) as caught:
         train(config, callbacks=[Signal(number)])
-    record = read_run(config.out)
-    assert (record["status"], record["error"]) == ("failed", reason)
+    run = read_run(config.out)
+    assert (run.status, run.error) == ("failed", reason)
     assert error is KeyboardInterrupt or caught.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(number) == before
 
@@ -120,7 +119,7 @@ class Look(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 2:
             assert is_held(self.folder)
-            assert read_run(self.folder)["status"] == "running"
+            assert read_run(self.folder).status == "running"
             shutil.copytree(self.folder, self.copy)
 
 
@@ -129,14 +128,14 @@ def test_readers_know_a_run_whose_process_was_killed(tmp_path, bert, words):
     config = tiny_config(tmp_path / "run", model=bert, task=words, method="cla", steps=4)
     train(config, callbacks=[Look(config.out, folder)])
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    assert (read_run(folder)["status"], is_held(folder)) == ("cut off", False)
+    assert (read_run(folder).status, is_held(folder)) == ("cut off", False)
     with pytest.raises(LopsidedError, match="holds a run that is cut off; expected a finished run"):
         finished_run(folder)
     with pytest.raises(LopsidedError, match="got 1 that did not finish, killed among them, which is cut off"):
         diagnose_runs([folder], DiagnoseConfig(only=("generalization",)))
     # Nothing was saved yet, so it begins again.
     config = tiny_config(folder, model=bert, task=words, method="cla", steps=4)
-    assert train(config, resume=True)["status"] == "finished"
+    assert train(config, resume=True).status == "finished"
 
 
 def test_a_comparison_says_which_run_was_cut_off(tmp_path, bert, words):
@@ -144,9 +143,9 @@ def test_a_comparison_says_which_run_was_cut_off(tmp_path, bert, words):
     config = CompareConfig(run=run, methods=("head", "cla"))
     with pytest.raises(KeyboardInterrupt):
         compare(config, callbacks=lambda method, seed: [End(KeyboardInterrupt())] if method == "cla" else [])
-    assert read_run(config.folder("head", 0))["status"] == "finished"
-    record = read_run(config.folder("cla", 0))
-    assert (record["status"], record["error"]) == ("failed", "interrupted (Ctrl-C)")
+    assert read_run(config.folder("head", 0)).status == "finished"
+    run = read_run(config.folder("cla", 0))
+    assert (run.status, run.error) == ("failed", "interrupted (Ctrl-C)")
     assert [row["status"] for row in compare(config, resume=True)["rows"]] == ["ok", "ok"]
 
 

@@ -18,9 +18,8 @@ from transformers import TrainerCallback
 import lopsided.files.atomic
 from lopsided import LopsidedError
 from lopsided.files.atomic import DiskErrors, atomic_folder, write_json
-from lopsided.runs import read_predictions, read_run, train
-from lopsided.runs import train as run
-from lopsided.runs.directory import in_use, write_predictions
+from lopsided.runs import read_run, train
+from lopsided.runs.directory import in_use, read_predictions, write_predictions
 from lopsided.runs.prepare import save_trained
 from lopsided.runs.reload import reload
 from tests.tiny_runs import tiny_config
@@ -67,7 +66,7 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path, bert, words):
         assert not (config.out / "run.json").exists()
         # A process that is killed frees the folder, too.
         holder.kill()
-    assert train(config)["status"] == "finished"
+    assert train(config).status == "finished"
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -104,7 +103,7 @@ def test_a_full_disk_leaves_the_saved_adapter_whole(run_once, tmp_path, monkeypa
 def test_a_disk_that_fills_at_the_end_costs_nothing(tmp_path, monkeypatch, bert, words, moved):
     # The best checkpoint is not the last one, and has to be found again.
     options = {"model": bert, "task": words, "method": "c3la", "steps": 6, "evaluations": 3, "links": 2}
-    undisturbed = train(tiny_config(tmp_path / "undisturbed", **options), callbacks=[Ruin()])
+    undisturbed = train(tiny_config(tmp_path / "undisturbed", **options), callbacks=[Ruin()]).to_json()
     assert undisturbed["best_step"] == 2
     config = tiny_config(tmp_path / "run", **options)
 
@@ -112,15 +111,15 @@ def test_a_disk_that_fills_at_the_end_costs_nothing(tmp_path, monkeypatch, bert,
         raise RUST_FULL
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_trained", fail)
+        patch.setattr("lopsided.runs.session.save_trained", fail)
         with pytest.raises(OSError, match="No space left"):
             train(config, callbacks=[Ruin()])
-    record = read_run(config.out)
-    assert (record["status"], "No space left" in record["error"]) == ("failed", True)
+    run = read_run(config.out)
+    assert (run.status, "No space left" in run.error) == ("failed", True)
     if moved:
         shutil.move(config.out, tmp_path / "moved")
         config = tiny_config(tmp_path / "moved", **options)
-    resumed = train(config, resume=True)
+    resumed = train(config, resume=True).to_json()
     for field in ("metrics", "best_step", "chain"):
         assert resumed[field] == undisturbed[field]
     assert resumed["timings"]["steps"] == undisturbed["timings"]["steps"] == 3

@@ -10,8 +10,7 @@ import torch
 import transformers as T
 
 from lopsided import METHODS, LopsidedError
-from lopsided.runs import load_data, train
-from lopsided.runs.inputs import load_all
+from lopsided.runs import load_data, load_inputs, train
 from lopsided.runs.preflight import Unfit, preflight
 from lopsided.runs.probe import problems_of_rows
 from tests.tiny_runs import VOCABULARY, tiny_config, word_tokenizer, write_task
@@ -91,10 +90,11 @@ def long_rows(tmp_path_factory):
 
 
 def told(config) -> list[str]:
-    data, model, tokenizer = load_all(config)
+    inputs = load_inputs(config)
+    model = inputs.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    problems = problems_of_rows(data, model, tokenizer, max_length=config.max_length)
+    problems = problems_of_rows(inputs, max_length=config.max_length)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     return problems
@@ -196,13 +196,14 @@ def test_a_decoder_that_is_none_is_found_by_what_it_computes(tmp_path, phrases):
     kind, options = {**HARD, **SOFT}["bert"]
     model = saved(tmp_path, kind, options | {"is_decoder": True}, auto=T.AutoModelForCausalLM)
     config = tiny_config(tmp_path / "out", model=model, task=phrases, max_length=16)
-    data, loaded, tokenizer = load_all(config)
+    inputs = load_inputs(config)
+    loaded = inputs.model
     assert told(config) == []
     for module in loaded.modules():
         module.is_decoder = module.is_causal = False
     loaded.config.is_decoder = False
     with pytest.raises(Unfit) as caught:
-        preflight([config], data, loaded, tokenizer)
+        preflight([config], inputs)
     assert "sees the tokens that it is to predict" in caught.value.problems[0]
 
 
@@ -217,7 +218,7 @@ def test_all_problems_are_told_at_once(tmp_path, words):
         for name in ("cla", "asym_a", "c3la", "head", "full")
     ]
     with pytest.raises(Unfit) as caught:
-        preflight(configs, *load_all(configs[0]))
+        preflight(configs, load_inputs(configs[0]))
     # Conv1D of GPT-2: c_attn maps 16 to 48, c_proj 16 to 16.
     assert caught.value.problems[:3] == (
         "cla, c3la: rank must not exceed the layer's width: r=17, d_in=16 in transformer.h.0.attn.c_attn; lower r or "
@@ -241,16 +242,16 @@ def test_all_problems_are_told_at_once(tmp_path, words):
 )
 def test_the_widest_rank_that_fits_is_the_preflights(tmp_path, words, method, limit):
     config = tiny_config(tmp_path / "out", model=saved(tmp_path / "m", *HARD["bert"]), task=words, method=method)
-    parts = load_all(config)
+    inputs = load_inputs(config)
     for rank in (limit, limit + 1):
         asked = tiny_config(tmp_path / f"out-{rank}", model=config.model, task=words, method=method, rank=rank, steps=4)
         if rank > limit:
             with pytest.raises(Unfit, match=rf"r={rank}, .*={limit} in "):
-                preflight([asked], *parts)
+                preflight([asked], inputs)
         else:
-            preflight([asked], *parts)
+            preflight([asked], inputs)
             # What the preflight lets pass can be trained.
-            assert train(asked, data=parts[0])["status"] == "finished"
+            assert train(asked, data=inputs.data).status == "finished"
 
 
 def test_a_preflight_leaves_nothing_behind_and_the_model_as_it_was(tmp_path, bert, words):
@@ -278,4 +279,4 @@ def test_bf16_that_the_machine_does_not_have_is_told_first(tmp_path, monkeypatch
 def test_more_than_there_is_is_no_problem(tmp_path, bert, words, options):
     defaults = {"steps": 2, "evaluations": 1}
     config = tiny_config(tmp_path / "out", model=bert, task=words, method="cla", **{**defaults, **options})
-    assert train(config)["status"] == "finished"
+    assert train(config).status == "finished"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from lopsided import LopsidedError
-from lopsided.runs import read_predictions, read_run, train
+from lopsided.runs import finished_run, read_run, train
 from lopsided.runs.directory import newest_checkpoint, write_json
 from tests.tiny_runs import Cut, PowerCut, tiny_config
 
@@ -28,7 +28,7 @@ class NeverTrain(TrainerCallback):
 def cut_off(config, step: int = CUT_AT) -> None:
     with pytest.raises(PowerCut):
         train(config, callbacks=[Cut(step)])
-    assert read_run(config.out)["status"] == "failed"
+    assert read_run(config.out).status == "failed"
     assert not (config.out / "adapter").exists()
 
 
@@ -42,13 +42,15 @@ def assert_same_run(folder, other) -> None:
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         assert torch.equal(tensor, theirs[name]), name
-    mine, theirs = read_run(folder), read_run(other)
-    for field in ("metrics", "best_step", "chain", "generalization_error", "trained_parameters", "steps"):
-        assert mine[field] == theirs[field], field
-    assert mine["timings"]["steps"] == theirs["timings"]["steps"]
-    losses = [[(e["step"], e.get("eval_loss", e.get("loss"))) for e in r["history"]] for r in (mine, theirs)]
-    assert losses[0] == losses[1]
-    assert all(loss is not None for _, loss in losses[0])
+    mine, theirs = finished_run(folder), finished_run(other)
+    assert mine.metrics == theirs.metrics
+    assert mine.generalization_error == theirs.generalization_error
+    assert (mine.best_step, mine.chain, mine.steps) == (theirs.best_step, theirs.chain, theirs.steps)
+    assert (mine.trained_parameters, mine.timed_steps) == (theirs.trained_parameters, theirs.timed_steps)
+    for split in ("train", "validation"):
+        assert mine.losses(split) == theirs.losses(split)
+        assert mine.losses(split)
+    assert len(mine.history) == len(theirs.history)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -129,7 +131,7 @@ def test_a_finished_run_is_returned_without_training(run_once, bert, words):
     config = tiny_config(folder, model=bert, task=words, method="cla")
     stamp = (folder / "run.json").stat().st_mtime_ns
     assert train(config, resume=True, callbacks=[NeverTrain()]) == read_run(folder)
-    assert read_run(folder)["wall_seconds"] == record["wall_seconds"]
+    assert read_run(folder).wall_seconds == record["wall_seconds"]
     assert (folder / "run.json").stat().st_mtime_ns == stamp
 
 
@@ -149,7 +151,7 @@ def test_a_run_without_a_checkpoint_leaves_its_folder_free(tmp_path, bert, words
         train(wrong)
     assert not wrong.out.exists()
     right = tiny_config(wrong.out, model=bert, task=words, method="cla", steps=2)
-    assert train(right)["status"] == "finished"
+    assert train(right).status == "finished"
 
 
 def test_a_moved_run_goes_on(run_once, tmp_path, bert, words):
@@ -183,6 +185,6 @@ def test_predictions_of_a_resumed_run_are_the_undisturbed_ones(run_once, tmp_pat
     config = tiny_config(tmp_path / "run", model=bert, task=words, method="c3la")
     cut_off(config, step=29)
     train(config, resume=True)
-    mine, theirs = read_predictions(config.out), read_predictions(undisturbed)
+    mine, theirs = finished_run(config.out).predictions, finished_run(undisturbed).predictions
     for split in theirs:
         assert all((mine[split][column] == theirs[split][column]).all() for column in theirs[split])

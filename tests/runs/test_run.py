@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import TrainerCallback
 
 from lopsided import METHODS
-from lopsided.runs import read_predictions, read_run, train
+from lopsided.runs import read_run, train
 from lopsided.runs.reload import reload
 from lopsided.tasks import load_task
 from tests.tiny_runs import ANSWERS, BERT_HEAD, BERT_LAYERS, SIZES, tiny_config, word_tokenizer, write_task
@@ -39,6 +39,7 @@ FIELDS = {
     "schema",
     "status",
     "config",
+    "command",
     "method",
     "versions",
     "machine",
@@ -78,7 +79,7 @@ def answers(model, task, split: str) -> torch.Tensor:
 @every_kind
 def test_the_record_is_whole(run_once, bert, words, value):
     folder, record = run_once(model=bert, task=words, method=METHOD_OF[value])
-    assert json.loads((folder / "run.json").read_text()) == json.loads(json.dumps(record)) == read_run(folder)
+    assert json.loads((folder / "run.json").read_text()) == json.loads(json.dumps(record)) == read_run(folder).to_json()
     assert set(record) == FIELDS
     assert (record["schema"], record["status"], record["steps"], record["learning_rate"]) == (1, "finished", 30, 2e-2)
     assert record["config"] == tiny_config(folder, model=bert, task=words, method=METHOD_OF[value]).to_json()
@@ -118,7 +119,7 @@ def test_a_method_that_trains_less_keeps_less_for_backward(run_once, bert, words
 @every_kind
 def test_metrics_are_those_of_the_kept_rows(run_once, bert, words, value):
     folder, record = run_once(model=bert, task=words, method=METHOD_OF[value])
-    rows = read_predictions(folder)
+    rows = read_run(folder).predictions
     assert set(rows) == set(record["metrics"]) == set(SIZES)
     for split, columns in rows.items():
         right = columns["prediction"] == columns["label"]
@@ -163,7 +164,7 @@ class Ruin(TrainerCallback):
 
 def test_the_best_checkpoint_may_lie_links_back(tmp_path, bert, words):
     config = tiny_config(tmp_path / "run", model=bert, task=words, method="c3la", links=5)
-    record = train(config, callbacks=[Ruin()])
+    record = train(config, callbacks=[Ruin()]).to_json()
     assert record["best_step"] == 16
     assert record["chain"]["events"][-1] == {"step": 24, "link": 4}
     model = reload(config.out)
@@ -204,8 +205,8 @@ def test_a_step_is_an_optimizer_step_when_gradients_accumulate(run_once, bert, w
 def test_two_passes_of_half_a_batch_make_the_step_of_a_whole_one(tmp_path, llama, phrases):
     # Llama has no dropout, so that the two runs see the same function.
     shared = {"model": llama, "task": phrases, "method": "cla", "steps": 4, "evaluations": 1}
-    whole = train(tiny_config(tmp_path / "whole", batch_size=16, **shared))
-    halves = train(tiny_config(tmp_path / "halves", batch_size=8, accumulate=2, **shared))
+    whole = train(tiny_config(tmp_path / "whole", batch_size=16, **shared)).to_json()
+    halves = train(tiny_config(tmp_path / "halves", batch_size=8, accumulate=2, **shared)).to_json()
     assert evaluations(halves)[4] == pytest.approx(evaluations(whole)[4], rel=1e-4)
 
 
@@ -287,7 +288,7 @@ def test_a_chain_in_bfloat16(run_once, bert, words):
 
 def test_a_search_never_reads_test_rows(run_once, bert, words):
     folder, record = run_once(model=bert, task=words, method="cla", steps=4, test=False)
-    assert set(record["metrics"]) == set(read_predictions(folder)) == {"train", "validation"}
+    assert set(record["metrics"]) == set(read_run(folder).predictions) == {"train", "validation"}
     assert record["generalization_error"] is None
 
 
@@ -304,7 +305,7 @@ def test_a_batch_may_be_larger_than_the_training_split(run_once, bert, words):
 def test_rows_are_limited_by_lot(run_once, bert, words):
     options = {"steps": 4, "train_rows": 10, "eval_rows": 12}
     folders = [run_once(model=bert, task=words, method=method, **options)[0] for method in ("cla", "lora")]
-    first, second = (read_predictions(folder) for folder in folders)
+    first, second = (read_run(folder).predictions for folder in folders)
     assert {split: len(rows["label"]) for split, rows in first.items()} == {"train": 10, "validation": 12, "test": 40}
     for split in first:
         assert np.array_equal(first[split]["label"], second[split]["label"])
@@ -319,9 +320,9 @@ def test_classes_read_under_another_name_survive_reloading(tmp_path, bert):
     )
     renamed = {"indeed": "yes"}
     options = {"model": bert, "task": task, "method": "cla", "steps": 4, "rename_labels": renamed}
-    record = train(tiny_config(tmp_path / "run", **options))
+    record = train(tiny_config(tmp_path / "run", **options)).to_json()
     assert record["task"]["labels"] == ["no", "yes"]
-    assert read_run(tmp_path / "run")["config"]["rename_labels"] == renamed
+    assert read_run(tmp_path / "run").settings["rename_labels"] == renamed
     assert train(tiny_config(tmp_path / "run", **options), resume=True) == read_run(tmp_path / "run")
     logits = answers(reload(tmp_path / "run"), load_task(task, rename_labels=renamed), "test")
     assert logits.shape == (40, 2)

@@ -44,7 +44,7 @@ def test_every_method_and_seed_runs_once(compared):
     config, _, trained = compared
     assert trained == [(method, seed) for method in ("head", "lora", "c3la") for seed in (0, 1)]
     for method, seed in trained:
-        record = read_run(config.folder(method, seed))
+        record = read_run(config.folder(method, seed)).to_json()
         assert (record["status"], record["config"]["method"], record["config"]["seed"]) == ("finished", method, seed)
         assert record["config"]["links"] == (2 if method == "c3la" else None)
 
@@ -64,7 +64,7 @@ def test_results_are_written_as_returned(compared, words):
 def test_cells_are_means_over_the_runs(compared):
     config, results, _ = compared
     for row in results["rows"]:
-        records = [read_run(config.folder(row["method"], seed)) for seed in (0, 1)]
+        records = [read_run(config.folder(row["method"], seed)).to_json() for seed in (0, 1)]
         assert row["status"] == "ok"
         assert row["runs"] == [f"runs/{row['method']}-seed{seed}" for seed in (0, 1)]
         mean = sum(record["metrics"]["test"]["score"] for record in records) / 2
@@ -120,7 +120,7 @@ def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lopsided.runs.train.save_trained", fail)
+        patch.setattr("lopsided.runs.session.save_trained", fail)
         assert [row["status"] for row in compare(config)["rows"]] == ["failed", "failed"]
     results = compare(config, resume=True)
     assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
@@ -157,7 +157,7 @@ def test_a_method_that_fails_is_a_row_and_the_others_finish(tmp_path, bert, word
     results = compare(config, callbacks=lambda method, seed: [Crash(error)] if method == "cla" else [])
     assert [row["status"] for row in results["rows"]] == ["failed", "ok"]
     assert results["rows"][0]["error"] == row
-    record = read_run(config.folder("cla", 0))
+    record = read_run(config.folder("cla", 0)).to_json()
     assert (record["status"], record["error"]) == ("failed", row)
 
 

@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lopsided.errors import LopsidedError
 from lopsided.models.load import load_model
-from lopsided.runs import TrainConfig, load_data, read_run, train
+from lopsided.runs import TrainConfig, finished_run, load_data, read_run, train
+from lopsided.runs.directory import write_run
 from lopsided.runs.reload import check_reading, reload
 from lopsided.tasks import SPLITS, load_task
 from lopsided.tasks.reading import Reading
@@ -107,16 +108,16 @@ def test_a_run_learns_what_its_shape_says(tmp_path, llama, form):
     for row, words, before in zip(data.encoded.splits["train"], taught, given):
         assert decoded(tokenizer, [token for token in row["labels"] if token != -100]) == words
         assert decoded(tokenizer, [t for t, label in zip(row["input_ids"], row["labels"]) if label == -100]) == before
-    record = train(config, note=notes.append)
+    record = train(config, note=notes.append).to_json()
     assert (notes, record["task"]["shape"], record["task"]["kind"]) == ([shape], shape, "generation")
-    assert record == read_run(config.out)
+    assert record == read_run(config.out).to_json()
     assert record["task"]["columns"] == {key: list(parts) for key, parts in data.task.reading.columns.items()}
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
     assert losses[-1] < losses[0]
     # A run that is gone on with, and one that is loaded again, read the rows in the same way.
-    assert train(config, resume=True) == record
+    assert train(config, resume=True).to_json() == record
     assert reload(config.out).peft_config["default"].r == 2
-    assert summary(record)[-1].endswith(f"; rows read as {shape}")
+    assert summary(finished_run(config.out))[-1].endswith(f"; rows read as {shape}")
 
 
 def test_left_out_columns_go_from_the_configuration_to_the_record_and_back(tmp_path, llama):
@@ -124,10 +125,10 @@ def test_left_out_columns_go_from_the_configuration_to_the_record_and_back(tmp_p
     with pytest.raises(LopsidedError, match="received 'source' of train, validation, test"):
         train(config_of(tmp_path / "run", llama, rows))
     config = config_of(tmp_path / "run", llama, rows, ignore_columns=["source"])
-    record = train(config)
+    record = train(config).to_json()
     assert record["config"]["ignore_columns"] == ["source"]
     assert record["task"]["left_out"] == {"source": "as asked"}
-    assert train(config, resume=True) == record
+    assert train(config, resume=True).to_json() == record
     assert reload(config.out) is not None
     with pytest.raises(LopsidedError, match=r"ignore_columns=\['source'\], asked None"):
         train(config_of(tmp_path / "run", llama, rows), resume=True)
@@ -135,17 +136,20 @@ def test_left_out_columns_go_from_the_configuration_to_the_record_and_back(tmp_p
 
 def test_a_run_is_loaded_without_its_rows_and_looked_at_with_the_same_ones_alone(tmp_path, llama):
     config = config_of(tmp_path / "run", llama, FORMS["instruction"][0], ignore_columns=["input"])
-    record = train(config)
+    run = train(config)
     reading = load_data(config).task.reading
-    check_reading(config.out, record, reading)
+    check_reading(run, reading)
     whole = load_data(dataclasses.replace(config, ignore_columns=None)).task.reading
     with pytest.raises(LopsidedError, match=r"expected the columns.*'prompt': \['instruction'\].*instruction \+ input"):
-        check_reading(config.out, record, whole)
+        check_reading(run, whole)
     # A run of version 0.1.0 would have passed over an instruction.
+    record = run.to_json()
     del record["task"]["columns"]
+    write_run(config.out, record)
+    older = finished_run(config.out)
     with pytest.raises(LopsidedError, match="restore the data, or train again"):
-        check_reading(config.out, record, whole)
-    check_reading(config.out, record, Reading(columns={"prompt": ("input",), "completion": ("output",)}))
+        check_reading(older, whole)
+    check_reading(older, Reading(columns={"prompt": ("input",), "completion": ("output",)}))
     (tmp_path / "data" / "train.jsonl").unlink()
     assert reload(config.out).peft_config["default"].r == 2
 
@@ -159,9 +163,9 @@ def test_a_record_of_an_earlier_version_has_no_shape(tmp_path, llama):
     for key in ("shape", "columns", "left_out"):
         del record["task"][key]
     path.write_text(json.dumps(record))
-    assert train(config, resume=True) == record
+    assert train(config, resume=True).to_json() == record
     assert reload(config.out).peft_config["default"].r == 2
-    assert summary(record)[-1] == record["task"]["note"]
+    assert summary(finished_run(config.out))[-1] == record["task"]["note"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -187,5 +191,7 @@ def test_a_model_without_a_template_gets_the_plain_form(tmp_path):
     folder = save(tmp_path / "gpt2", GPT2LMHeadModel(config))
     character_tokenizer().save_pretrained(folder)
     (tmp_path / "gpt2" / "chat_template.jinja").unlink()
-    record = train(config_of(tmp_path / "run", folder, FORMS["messages"][0], method="cla", links=None, steps=2))
+    record = train(
+        config_of(tmp_path / "run", folder, FORMS["messages"][0], method="cla", links=None, steps=2)
+    ).to_json()
     assert "with 'role:' and content on lines of their own" in record["task"]["shape"]

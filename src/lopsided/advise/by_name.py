@@ -17,9 +17,9 @@ from lopsided.method import METHODS, Method
 from lopsided.models.heads import task_heads
 from lopsided.models.modes import gradients_of, model_mode
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.inputs import load_all
+from lopsided.runs.inputs import load_inputs
 from lopsided.runs.preflight import check_rows
-from lopsided.tasks import Task, collator
+from lopsided.tasks import Task
 from lopsided.theory.checks import check_not_negative, check_positive
 
 Batch = dict[str, Tensor]
@@ -93,10 +93,10 @@ def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
     Raises:
         LopsidedError: for rows that the model can't compute.
     """
-    data, model, tokenizer = load_all(config)
-    check_rows(config, data, model, tokenizer)
-    collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
-    return data.task, model, Rows(data.encoded.splits["train"], collate)
+    inputs = load_inputs(config)
+    check_rows(config, inputs)
+    data = inputs.data
+    return data.task, inputs.model, Rows(data.encoded.splits["train"], data.collator())
 
 
 def task_batches(rows: Rows, size: int, count: int, *, seed: int) -> tuple[list[Batch], list[Batch]]:

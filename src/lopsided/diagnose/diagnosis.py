@@ -21,10 +21,9 @@ from lopsided.errors import LopsidedError, unknown
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
-from lopsided.runs import read_predictions, read_run
-from lopsided.runs.directory import run_folders, run_id
+from lopsided.runs.directory import read_predictions, read_run, run_folders, run_id
 from lopsided.runs.measure import machine, versions
-from lopsided.runs.reload import finished_run
+from lopsided.runs.run import finished_run
 from lopsided.settings import check_settings, documented
 from lopsided_settings.diagnose import DiagnoseSettings
 
@@ -148,7 +147,7 @@ def diagnose_run(
     Raises:
         LopsidedError: if the folder holds no finished run.
     """
-    started, record, findings = time.perf_counter(), finished_run(folder), _Findings(config, note)
+    started, record, findings = time.perf_counter(), finished_run(folder).record, _Findings(config, note)
     subject, why = _subject(folder)
     if subject is None:
         findings.skipped |= {name: why for name in (*OF_AN_ADAPTER, "timeline") if name in config.only}

@@ -22,9 +22,9 @@ from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
 from lopsided.files.untrusted import weights_in
 from lopsided.finite import all_finite
-from lopsided.method import method_from_parts
 from lopsided.runs.directory import ID_DIGITS, run_id
-from lopsided.runs.reload import base_of, finished_run, reload
+from lopsided.runs.reload import base_of, reload
+from lopsided.runs.run import finished_run
 from lopsided.theory.dims import linear_maps
 from lopsided.tuner import LopsidedLinear
 
@@ -140,15 +140,15 @@ def subject_of_run(folder: str | Path) -> Subject:
         LopsidedError: if the folder holds no finished run, or the run trained a head alone.
     """
     folder = Path(folder)
-    record = finished_run(folder)
-    method = method_from_parts(record["method"])
+    run = finished_run(folder)
+    method = run.method
     if method.side.head_alone:
         raise LopsidedError(
             f"{folder}: method {method.name!r} trains a head alone; expected a run that changes linear layers; choose "
             "a run of another method"
         )
     tuned: Any = reload(folder)
-    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(record), tuned), NO_FACTORS)
+    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(run), tuned), NO_FACTORS)
     return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
 
 

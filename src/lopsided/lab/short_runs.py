@@ -22,7 +22,7 @@ from lopsided.lab.intervals import ONE_RUN
 from lopsided.lab.mean_lines import ends_of
 from lopsided.lab.protocol import Line, Measured
 from lopsided.method import METHODS, Method, register
-from lopsided.runs import Data, TrainConfig, load_data, read_predictions, train
+from lopsided.runs import Data, Predictions, TrainConfig, load_data, train
 from lopsided.stats import crossed_bootstrap_means, percentile_interval
 from lopsided.tuner.state import parse_key
 
@@ -46,11 +46,11 @@ DRAWS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: its folder, what `train` returned, and its answers by split and column."""
+    """A finished run: its folder, how many numbers it trained, and its answers by split and column."""
 
     folder: Path
-    record: dict[str, Any]
-    rows: dict[str, dict[str, np.ndarray]]
+    trained: int
+    rows: Mapping[str, Predictions]
 
     def right(self, split: str) -> np.ndarray:
         """1 for each row of a split that was answered right, 0 for the others: (rows,)"""
@@ -96,13 +96,14 @@ def few_rows(data: Data, most: Mapping[str, int]) -> Data:
         split: np.random.RandomState(0).permutation(len(rows))[: most.get(split)]
         for split, rows in data.task.splits.items()
     }
-    return Data(
-        dataclasses.replace(
+    return dataclasses.replace(
+        data,
+        task=dataclasses.replace(
             data.task,
             splits={split: rows.select(kept[split]) for split, rows in data.task.splits.items()},
             out_of_domain={},
         ),
-        dataclasses.replace(
+        encoded=dataclasses.replace(
             data.encoded,
             splits={split: rows.select(kept[split]) for split, rows in data.encoded.splits.items()},
             out_of_domain={},
@@ -115,9 +116,9 @@ def finish_all(asked: Sequence[tuple[TrainConfig, Data]], note: Callable[[str], 
     runs = []
     for number, (config, data) in enumerate(asked, start=1):
         note(f"run {number} of {len(asked)}: {config.out.name}")
-        record = train(config, data=data)
+        run = train(config, data=data)
         shutil.rmtree(config.out / "checkpoints")
-        runs.append(Run(folder=config.out, record=record, rows=read_predictions(config.out)))
+        runs.append(Run(folder=config.out, trained=run.trained_parameters, rows=run.predictions))
     return runs
 
 

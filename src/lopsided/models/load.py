@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -118,6 +119,50 @@ def load_weights(
     """
     with quiet():
         return kind.from_pretrained(source.path, dtype=dtype, **source.arguments, **arguments)
+
+
+def tokenizer_of(name: str) -> Any:
+    """Return the tokenizer of the model of that name, with a pad token; the model itself is not loaded.
+
+    Args:
+        name: as for `model_source`.
+
+    Raises:
+        LopsidedError: if the model is not there, or has no tokenizer.
+    """
+    source = model_source(name)
+    with quiet(), _one_kind_of_error(name):
+        return load_tokenizer(name, source)
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Return whether the model of that name is an encoder-decoder, from its configuration alone.
+
+    Args:
+        name: as for `model_source`.
+
+    Raises:
+        LopsidedError: if the model is not there.
+    """
+    source = model_source(name)
+    with quiet(), _one_kind_of_error(name):
+        return bool(AutoConfig.from_pretrained(source.path, **source.arguments).is_encoder_decoder)
+
+
+def load_saved(folder: Path, task: HasGoal) -> Any:
+    """Return a whole model that was saved for this task, without its tokenizer.
+
+    Args:
+        folder: with the model's configuration and weights.
+        task: decides the class, as for `load_model`.
+
+    Raises:
+        LopsidedError: if the model is of a type without such a class.
+    """
+    source = ModelSource(path=str(folder))
+    kind, _ = _class_and_head(str(folder), source, task)
+    with quiet():
+        return kind.from_pretrained(folder)
 
 
 def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto", **arguments: Any) -> PreTrainedModel:

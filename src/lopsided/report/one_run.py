@@ -16,8 +16,8 @@ from lopsided.files.manifest import HASH_LENGTH, KEY, unseal
 from lopsided.files.strict_json import NULLS, loads
 from lopsided.files.untrusted import open_tensors
 from lopsided.method import side_named
-from lopsided.runs import TrainConfig, read_run
-from lopsided.runs.directory import run_id
+from lopsided.runs import TrainConfig
+from lopsided.runs.directory import read_run, run_id
 from lopsided.runs.measured_bound import bound_of_run
 from lopsided.study.columns import Run
 from lopsided.study.leaderboard import read_finished

@@ -1,8 +1,25 @@
 """One run: model + task + method -> a run directory."""
 
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import read_predictions, read_run
-from lopsided.runs.inputs import Data, load_data
+from lopsided.runs.directory import RECORD
+from lopsided.runs.facts import Estimate, Predictions, SplitFigures
+from lopsided.runs.inputs import Data, Inputs, load_data, load_inputs
+from lopsided.runs.run import Run, finished_run, read_run, run_folders
 from lopsided.runs.train import train
 
-__all__ = ["Data", "TrainConfig", "load_data", "read_predictions", "read_run", "train"]
+__all__ = [
+    "RECORD",
+    "Data",
+    "Estimate",
+    "Inputs",
+    "Predictions",
+    "Run",
+    "SplitFigures",
+    "TrainConfig",
+    "finished_run",
+    "load_data",
+    "load_inputs",
+    "read_run",
+    "run_folders",
+    "train",
+]

@@ -26,6 +26,7 @@ from lopsided.files import strict_json
 from lopsided.files.atomic import file_hash, write_arrays, write_json
 from lopsided.files.checkpoints import discard_incomplete, step_of, whole_checkpoints
 
+RECORD = "run.json"
 SCHEMA = 1
 ID_DIGITS = 12
 LOCK = ".lock"

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.runs.directory import overwrite_run, write_run
 
-# Errors that say in their text what went wrong; of others the type is half of it.
-SPEAKING = (LopsidedError, OSError, RuntimeError, ValueError)
+# Errors whose text alone says what went wrong; of others the type is half of it.
+TELLING = (LopsidedError, OSError, RuntimeError, ValueError)
 
 
 class Terminated(SystemExit):
@@ -25,7 +25,7 @@ class Terminated(SystemExit):
 
 
 def reason(error: BaseException) -> str:
-    """What ended a run, as one line of its record.
+    """Return what ended a run, as one line of its record.
 
     Example:
         >>> reason(KeyError("label")), reason(KeyboardInterrupt()), reason(RuntimeError("out of memory"))
@@ -38,23 +38,37 @@ def reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the process was left with exit status {error.code}"
     text, kind = first_line(error), type(error).__name__
-    return text if isinstance(error, SPEAKING) or text == kind else f"{kind}: {text}"
+    return text if isinstance(error, TELLING) or text == kind else f"{kind}: {text}"
 
 
-@contextmanager
-def recorded(folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
-    """Write into `run.json` that the run failed, and why, if the block ends with an error of any kind."""
-    try:
-        yield
-    except BaseException as error:
-        failed = {**record, "status": "failed", "error": reason(error)}
+class FailureRecord:
+    """A context that writes into `run.json` that the run failed, and why, if the block ends with an error of any kind.
+
+    The error goes on; Ctrl-C and SIGTERM are recorded as well.
+
+    Args:
+        folder: the run directory.
+        record: what `run.json` holds while the run goes on.
+    """
+
+    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
+        self.folder, self.record = folder, record
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        failed = {**self.record, "status": "failed", "error": reason(error)}
         try:
-            write_run(folder, failed)
+            write_run(self.folder, failed)
         except OSError:
             # A full disk has no room for a new file, but for the bytes of the old one; a closed one has neither.
             with suppress(OSError):
-                overwrite_run(folder, failed)
-        raise
+                overwrite_run(self.folder, failed)
 
 
 @contextmanager
@@ -63,8 +77,8 @@ def terminable() -> Iterator[None]:
 
     A handler of the user's own is left alone; only the main thread can have one.
     """
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if not ours:
+    has_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if threading.current_thread() is not threading.main_thread() or not has_default:
         yield
         return
 

@@ -1,36 +1,78 @@
-"""What a run begins with: its rows as tokens, its model before any method is put on it, and the tokenizer."""
+"""What a run begins with: its rows as tokens, and its model before any method is put on it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lopsided.models.load import load_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lopsided.models.load import is_encoder_decoder, load_model, tokenizer_of
 from lopsided.runs.config import TrainConfig
-from lopsided.tasks import EncodedTask, Task, encode, load_task
+from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Data:
-    """A task and its rows as tokens, which runs on the same model can share."""
+    """A task and its rows as tokens, which runs on the same model can share.
+
+    Args:
+        task: what is learned, with its rows as text.
+        encoded: the rows as tokens.
+        tokenizer: the one that made them.
+        seq2seq: whether they are made for an encoder-decoder.
+    """
 
     task: Task
     encoded: EncodedTask
+    tokenizer: PreTrainedTokenizerBase
+    seq2seq: bool
 
     @property
     def described(self) -> str:
         """How the rows are read and learned, in one line; "" where there is nothing of a user's to tell."""
         return "; ".join(filter(None, [self.task.described, self.encoded.how]))
 
+    def collator(self) -> Callable[[list[Any]], Any]:
+        """Return what pads rows to a batch."""
+        return collator(self.task, self.tokenizer, seq2seq=self.seq2seq)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that a run begins with.
+
+    Args:
+        data: the rows.
+        model: before any method is put on it; training changes it, so each run needs one of its own.
+    """
+
+    data: Data
+    model: PreTrainedModel
+
 
 def load_data(config: TrainConfig) -> Data:
-    """The rows that a run reads, as tokens of its model."""
-    return load_all(config)[0]
+    """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
+    task = _load_task(config)
+    tokenizer, seq2seq = tokenizer_of(config.model), is_encoder_decoder(config.model)
+    return _encoded(config, task, tokenizer, seq2seq=seq2seq)
 
 
-def load_all(config: TrainConfig) -> tuple[Data, Any, Any]:
-    """The rows that a run reads, its model before any method is put on it, and the tokenizer."""
-    task = load_task(
+def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
+    """Load the rows that a run reads, unless they are given, and its model.
+
+    Equal configurations give equal bits: the seed decides the weights of a new head, whatever was drawn before.
+    """
+    task = _load_task(config) if data is None else data.task
+    model, tokenizer = load_model(config.model, task, seed=config.seed)
+    if data is None:
+        data = _encoded(config, task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
+    return Inputs(data=data, model=model)
+
+
+def _load_task(config: TrainConfig) -> Task:
+    return load_task(
         config.task,
         label=config.label,
         metric=config.metric,
@@ -38,6 +80,8 @@ def load_all(config: TrainConfig) -> tuple[Data, Any, Any]:
         rename_labels=config.rename_labels,
         ignore_columns=config.ignore_columns,
     )
-    model, tokenizer = load_model(config.model, task, seed=config.seed)
-    seq2seq = bool(model.config.is_encoder_decoder)
-    return Data(task, encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)), model, tokenizer
+
+
+def _encoded(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool) -> Data:
+    encoded = encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)
+    return Data(task=task, encoded=encoded, tokenizer=tokenizer, seq2seq=seq2seq)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from lopsided.files.strict_json import WHY
 from lopsided.models.modes import model_mode
+from lopsided.runs.facts import Estimate, StepTime
 
 PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
 def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass of one training step.
+    """Count the bytes that autograd keeps between the forward and the backward pass of one training step.
 
     Every storage that is saved for backward counts once; parameters and buffers, which are there anyway, do
     not count.
@@ -63,7 +63,7 @@ class StepTimer(TrainerCallback, ExportableState):
             self.seconds += states["StepTimer"]["attributes"]["seconds"]
 
     def state(self) -> dict[str, Any]:
-        """What `Trainer` writes into a checkpoint."""
+        """Return what `Trainer` writes into a checkpoint."""
         return {"args": {}, "attributes": {"seconds": list(self.seconds)}}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -72,30 +72,24 @@ class StepTimer(TrainerCallback, ExportableState):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds.append(time.perf_counter() - self._start)
 
-    def summary(self) -> dict[str, Any]:
-        """Median milliseconds per step and the median's standard error, the first steps left out as warm-up.
-
-        What can't be computed is None, and `why` says the reason.
-        """
+    def summary(self) -> StepTime:
+        """Return the median time of a step and the median's standard error, the first steps left out as warm-up."""
         steady = np.array(self.seconds[min(3, len(self.seconds) // 2) :]) * 1000.0
         if steady.size == 0:
-            why = "no step was timed"
-            return {"median_ms": None, "se_ms": None, "steps": 0, WHY: {"median_ms": why, "se_ms": why}}
+            reason = "no step was timed"
+            return StepTime(milliseconds=Estimate(value=None, why={"value": reason, "se": reason}), steps=0)
         if steady.size == 1:
-            why = "one step has no standard error"
-            return {"median_ms": float(steady[0]), "se_ms": None, "steps": 1, WHY: {"se_ms": why}}
+            reason = "one step has no standard error"
+            return StepTime(milliseconds=Estimate(value=float(steady[0]), why={"se": reason}), steps=1)
         # A median of n values has 1.2533 times the standard error of their mean, where they are near normal;
         # the spread is taken from the quartiles, since a shared machine has outliers.
         spread = float(np.subtract(*np.percentile(steady, [75, 25]))) / 1.349
-        return {
-            "median_ms": float(np.median(steady)),
-            "se_ms": 1.2533 * spread / steady.size**0.5,
-            "steps": int(steady.size),
-        }
+        median = Estimate(value=float(np.median(steady)), se=1.2533 * spread / steady.size**0.5)
+        return StepTime(milliseconds=median, steps=int(steady.size))
 
 
 def machine() -> dict[str, Any]:
-    """The machine, in words that mean something elsewhere."""
+    """Describe the machine in words that mean something elsewhere."""
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor_name(),
@@ -116,4 +110,5 @@ def _processor_name() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on."""
     return {name: version(name) for name in PACKAGES}

@@ -1,4 +1,4 @@
-"""The information bound beside the gap that a run measured."""
+"""The information bound, and the gap that a run measured."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lopsided.errors import LopsidedError
-from lopsided.files.strict_json import WHY
 from lopsided.models.skeleton import skeleton
-from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import read_predictions, read_run
+from lopsided.runs.run import read_run
 from lopsided.runs.scores import row_losses
 from lopsided.theory.information import InformationBound, generalization_bound, sigma_estimated
-
-# Fields of a run's bound, and where a run's record has them.
-GAP = {"measured": "value", "se": "se"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,28 +32,26 @@ class RunBound:
 
 
 def bound_of_run(folder: Path, bits: float = 32) -> RunBound:
-    """Read a run directory of `lopsided train` or `compare`.
+    """Compute the bound of a run of `lopsided train` or `compare`.
 
     Raises:
         LopsidedError: if there is no finished run with test figures in the folder, or its test losses allow no σ.
     """
-    record = read_run(folder)
-    if record is None or record["status"] != "finished" or record["generalization_error"] is None:
-        state = "no run" if record is None else f"a run that is {record['status']}, or without test figures"
+    run = read_run(folder)
+    if run is None or not run.is_finished or run.generalization_error is None:
+        state = "no run" if run is None else f"a run that is {run.status}, or without test figures"
         raise LopsidedError(f"expected a finished run with test figures in {folder}, got {state}; finish it first")
-    config = TrainConfig(**record["config"], out=folder)
-    chain, task = record["chain"], record["task"]
+    config, gap = run.config, run.generalization_error
     bound = generalization_bound(
-        skeleton(config.model, task["kind"], labels=max(1, len(task["labels"]))),
+        skeleton(config.model, run.task.kind, labels=max(1, len(run.task.labels))),
         config.resolve_method(),
         config.rank,
-        task["rows"]["train"],
-        sigma_estimated(row_losses(read_predictions(folder)["test"]).tolist()),
+        run.task.rows["train"],
+        sigma_estimated(row_losses(run.predictions["test"]).tolist()),
         bits,
-        None if chain is None else chain["links"],
+        None if run.chain is None else run.links,
         target_modules="all-linear" if config.targets is None else config.targets,
     )
-    gap = record["generalization_error"]
-    told = gap.get(WHY, {})
-    why = {ours: told.get(theirs, "not in its record") for ours, theirs in GAP.items() if gap[theirs] is None}
-    return RunBound(folder=folder, seed=config.seed, measured=gap["value"], se=gap["se"], bound=bound, why=why)
+    figures = {"measured": ("value", gap.value), "se": ("se", gap.se)}
+    why = {name: gap.why.get(part, "not in its record") for name, (part, figure) in figures.items() if figure is None}
+    return RunBound(folder=folder, seed=config.seed, measured=gap.value, se=gap.se, bound=bound, why=why)

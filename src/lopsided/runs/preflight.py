@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -13,7 +12,7 @@ from lopsided.errors import LopsidedError, first_line
 from lopsided.method import Method
 from lopsided.models.skeleton import without_weights
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.inputs import Data
+from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.prepare import prepare
 from lopsided.runs.probe import problems_of_rows
 from lopsided.runs.trainer import training_arguments
@@ -33,44 +32,43 @@ class Unfit(LopsidedError):
         super().__init__("\n".join(problems))
 
 
-def preflight(configs: Sequence[TrainConfig], data: Data, model: PreTrainedModel, tokenizer: Any) -> None:
+def preflight(configs: Sequence[TrainConfig], inputs: Inputs) -> None:
     """Raise for all that keeps these runs from being made: methods that don't fit the model, rows that don't.
 
     Methods are tried on a copy of the model without weights; rows are tried on the loaded model, a few of them.
 
     Args:
         configs: the runs, which differ in method alone.
-        data: their rows.
-        model, tokenizer: as `load_model` returns them; left as they were.
+        inputs: their rows, and their model, which is left as it was.
 
     Raises:
         Unfit: with a line for each problem; one that several methods have names all of them.
     """
     methods: dict[str, list[str]] = {}
     for config in configs:
-        for problem in _problems_of_method(config, data, model):
+        for problem in _problems_of_method(config, inputs.data, inputs.model):
             methods.setdefault(problem, []).append(config.method)
     several = len(configs) > 1
     problems = [f"{', '.join(names)}: {text}" if several else text for text, names in methods.items()]
     if configs:
-        problems += problems_of_rows(data, model, tokenizer, max_length=configs[0].max_length)
+        problems += problems_of_rows(inputs, max_length=configs[0].max_length)
     if problems:
         raise Unfit(problems)
 
 
-def check_rows(config: TrainConfig, data: Data, model: PreTrainedModel, tokenizer: Any) -> None:
-    """`preflight` without a method: for what reads a task's rows and puts its own adapters on the model.
+def check_rows(config: TrainConfig, inputs: Inputs) -> None:
+    """Raise for rows that the model can't compute: a `preflight` without a method, for what puts on its own adapters.
 
     Raises:
         Unfit: with a line for each problem.
     """
-    problems = problems_of_rows(data, model, tokenizer, max_length=config.max_length)
+    problems = problems_of_rows(inputs, max_length=config.max_length)
     if problems:
         raise Unfit(problems)
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
-    """The optimizer steps of a run over that many training rows."""
+    """Return how many optimizer steps a run over that many training rows has."""
     if config.steps is not None:
         return config.steps
     per_epoch = math.ceil(rows / (config.batch_size * config.accumulate))

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from lopsided.errors import first_line
 from lopsided.models.modes import model_mode
-from lopsided.runs.inputs import Data
-from lopsided.tasks import collator
+from lopsided.runs.inputs import Inputs
 
 Row = dict[str, Any]
 # Of torch and of models' own checks: a position or an id beyond a table, shapes that do not meet.
@@ -24,21 +23,21 @@ SHORT = 8
 CAUSAL = 1e-5
 
 
-def problems_of_rows(data: Data, model: PreTrainedModel, tokenizer: Any, *, max_length: int) -> list[str]:
-    """What keeps the model from computing the task's rows, one line each.
+def problems_of_rows(inputs: Inputs, *, max_length: int) -> list[str]:
+    """Find what keeps the model from computing the task's rows, one line each.
 
     All splits are looked at: a test row that is too long would end a run after its training.
 
     Args:
-        data: the rows, as tokens.
-        model, tokenizer: as `load_model` returns them; left as they were.
+        inputs: the rows, and the model, which is left as it was.
         max_length: the most tokens that a row was allowed.
     """
-    splits = {**data.encoded.splits, **data.encoded.out_of_domain}
+    encoded = inputs.data.encoded
+    splits = {**encoded.splits, **encoded.out_of_domain}
     problems = list(_empty_rows(splits))
-    problems += _ids_beyond_table(splits, model, tokenizer)
+    problems += _ids_beyond_table(splits, inputs)
     if not problems:
-        problems += _forward(splits, data, model, tokenizer, max_length)
+        problems += _forward(splits, inputs, max_length)
     return problems
 
 
@@ -57,7 +56,8 @@ def _empty_rows(splits: Mapping[str, Dataset]) -> Iterator[str]:
             )
 
 
-def _ids_beyond_table(splits: Mapping[str, Dataset], model: PreTrainedModel, tokenizer: Any) -> Iterator[str]:
+def _ids_beyond_table(splits: Mapping[str, Dataset], inputs: Inputs) -> Iterator[str]:
+    model, tokenizer = inputs.model, inputs.data.tokenizer
     size = model.get_input_embeddings().weight.shape[0]
     largest = {f"a row of {split}": _largest_id(rows) for split, rows in splits.items()}
     # Every batch of rows of several lengths has it.
@@ -78,20 +78,18 @@ def _largest_id(rows: Dataset) -> int:
     return max(int(pc.max(pc.list_flatten(column)).as_py() or 0) for column in columns)
 
 
-def _forward(
-    splits: Mapping[str, Dataset], data: Data, model: PreTrainedModel, tokenizer: Any, max_length: int
-) -> Iterator[str]:
-    seq2seq = bool(model.config.is_encoder_decoder)
+def _forward(splits: Mapping[str, Dataset], inputs: Inputs, max_length: int) -> Iterator[str]:
+    data, model = inputs.data, inputs.model
     split, row = max(((split, _longest(rows)) for split, rows in splits.items()), key=lambda pair: _length(pair[1]))
     named = inspect.signature(model.forward).parameters
     # `Trainer` leaves out what the model does not name.
     row = {key: value for key, value in row.items() if key in named or key == "labels"}
-    collate = collator(data.task, tokenizer, seq2seq=seq2seq)
+    collate = data.collator()
     with model_mode(model, training=False), torch.no_grad(), torch.random.fork_rng():
         error = _failure(model, collate, row)
         if error is not None:
-            yield _told(model, collate, row, error, split, max_length)
-        elif data.task.kind == "generation" and not seq2seq and not _is_causal(model, collate, row):
+            yield _explanation(model, collate, row, error, split, max_length)
+        elif data.task.kind == "generation" and not data.seq2seq and not _is_causal(model, collate, row):
             yield (
                 f"{type(model).__name__} sees the tokens that it is to predict; expected a decoder, whose positions "
                 "see those before them alone; choose a causal or an encoder-decoder model for a task of generation"
@@ -125,14 +123,14 @@ def _failure(model: PreTrainedModel, collate: Any, row: Row) -> Exception | None
     return None
 
 
-def _told(model: PreTrainedModel, collate: Any, row: Row, error: Exception, split: str, max_length: int) -> str:
-    """What the failure is: too long a row if a shorter one can be computed, and else the model's own word."""
+def _explanation(model: PreTrainedModel, collate: Any, row: Row, error: Exception, split: str, max_length: int) -> str:
+    """Say what the failure is: too long a row if a shorter one can be computed, or else the model's own message."""
     low, high = min(SHORT, _length(row)), _length(row)
     if low == high or _failure(model, collate, _cut(row, low)) is not None:
-        said = f"{type(error).__name__}: {first_line(error):.160}"
+        message = f"{type(error).__name__}: {first_line(error):.160}"
         return (
-            f"{type(model).__name__} can't compute a row of {split} ({said}); expected a model of text that fits the "
-            "task; choose another model or correct the rows"
+            f"{type(model).__name__} can't compute a row of {split} ({message}); expected a model of text that fits "
+            "the task; choose another model or correct the rows"
         )
     # The longest row that can be computed: exact for any way of counting positions, and a few passes.
     while high - low > 1:
@@ -145,7 +143,7 @@ def _told(model: PreTrainedModel, collate: Any, row: Row, error: Exception, spli
 
 
 def _is_causal(model: PreTrainedModel, collate: Any, row: Row) -> bool:
-    """Whether another last token leaves the outputs before it as they were."""
+    """Return whether another last token leaves the outputs before it as they were."""
     other = {**row, "input_ids": [*row["input_ids"][:-1], row["input_ids"][-1] ^ 1]}
     size = model.get_input_embeddings().weight.shape[0]
     if len(row["input_ids"]) < 2 or other["input_ids"][-1] >= size:

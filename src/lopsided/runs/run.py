@@ -7,95 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any, Literal, cast
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
-from lopsided.files.strict_json import NULLS, WHY, loads
+from lopsided.files.strict_json import NULLS, loads, reasons
 from lopsided.method import Method, method_from_parts
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import folders_with, is_held
+from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
+from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
+from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
+from lopsided.tuner.config import check_parts
 
-SCHEMA = 1
-RECORD = "run.json"
 ID_DIGITS = 12
 Status = Literal["running", "cut off", "failed", "finished"]
-# One split's arrays by column, one entry per row.
-Predictions = Mapping[str, np.ndarray]
 
 _KILLED = "its process ended without a word, as by kill -9 or a power cut"
 _STATES = {"running": "a run that is not over", "cut off": "a run that is cut off", "failed": "a run that failed"}
-# What every record has, and what that of a finished run has besides.
+# The sections that every record has, and those of a finished run besides.
 _BEGUN = ("config", "method", "versions", "machine")
 _FINISHED = (
     *("model", "task", "learning_rate", "trained_parameters", "metrics", "generalization_error", "history"),
     *("timings", "kept_bytes", "adapter_bytes", "chain", "steps"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure with its standard error; each is None where it could not be computed, and `why` says the reason.
-
-    Args:
-        why: the reason by "value" or "se"; empty in records of version 0.1.0, which gave none.
-    """
-
-    value: float | None
-    se: float | None
-    why: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitFigures:
-    """What a run came to on one split: its score and its mean loss, in nats or in squared units."""
-
-    score: Estimate
-    loss: Estimate
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseModel:
-    """The model that a run began with."""
-
-    name: str
-    type: str
-    parameters: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskFacts:
-    """What a run learned: the task without its rows.
-
-    Args:
-        metric: name, and whether greater is better.
-        rows: how many, by split.
-        columns: which of a user's columns became which of the task's; None where none were read, or in version 0.1.0.
-        shape: the same in words.
-    """
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    metric: str
-    greater_is_better: bool
-    rows: Mapping[str, int]
-    out_of_domain: tuple[str, ...]
-    note: str
-    shape: str
-    columns: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChainFacts:
-    """The links of a run: how many, the steps after which a new one began, and when that happened."""
-
-    links: int
-    boundaries: tuple[int, ...]
-    events: tuple[Mapping[str, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,24 +58,35 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         return self.folder.resolve().name
 
     @property
     def is_finished(self) -> bool:
+        """Whether it came to its end, and has all that a finished run has."""
         return self.status == "finished"
 
     @property
     def seed(self) -> int:
+        """The seed of the head, the order of rows, dropout and the sketches."""
         return int(self.settings["seed"])
+
+    @property
+    def command(self) -> str | None:
+        """The command line that made it; None for a run that was made from Python, or by version 0.1.0."""
+        return self.record.get("command")
 
     @cached_property
     def method(self) -> Method:
         """What was trained, whether or not a method of that name is registered here.
 
         Raises:
-            LopsidedError: if its parts contradict each other, or are of a later version.
+            LopsidedError: if its parts contradict each other, are of a later version, or are not plain data.
         """
-        return method_from_parts(self.record["method"])
+        parts = dict(self.record["method"])
+        # A run directory may come from anywhere: its parts are checked before anything is made of them.
+        check_parts(parts)
+        return method_from_parts(parts)
 
     @cached_property
     def id(self) -> str:
@@ -150,6 +95,7 @@ class Run:
 
     @cached_property
     def sha256(self) -> str:
+        """The SHA-256 of its record's bytes."""
         return file_hash(self.folder / RECORD)
 
     @cached_property
@@ -168,53 +114,68 @@ class Run:
 
     @property
     def wall_seconds(self) -> float | None:
+        """How long the session took that finished it; None for a run that did not finish."""
         return self.record.get("wall_seconds")
+
+    @property
+    def diagnosis(self) -> dict[str, Any] | None:
+        """What `lopsided diagnose` found, as plain data; None where there is nothing of this state of the run.
+
+        Raises:
+            LopsidedError: if the file is not JSON.
+        """
+        return self._diagnosis.content
+
+    @property
+    def diagnosis_note(self) -> str | None:
+        """Why there is a diagnosis that is not shown; None where it is shown, or was never made."""
+        return self._diagnosis.note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain data, to be printed; everything that is read from it has a property here."""
+        return dict(self.record)
 
     # Of finished runs.
 
     @property
     def model(self) -> BaseModel:
+        """The model that it began with."""
         return BaseModel(**self._of_finished("model"))
 
     @cached_property
     def task(self) -> TaskFacts:
-        task = self._of_finished("task")
-        metric = task["metric"]
-        return TaskFacts(
-            name=task["name"],
-            kind=task["kind"],
-            labels=tuple(task["labels"]),
-            metric=metric["name"],
-            greater_is_better=metric["greater_is_better"],
-            rows=task["rows"],
-            out_of_domain=tuple(task["out_of_domain"]),
-            note=task["note"],
-            shape=task.get("shape", ""),
-            columns=task.get("columns"),
-        )
+        """What it learned."""
+        return TaskFacts.from_json(self._of_finished("task"))
 
     @cached_property
     def metrics(self) -> Mapping[str, SplitFigures]:
         """Score and loss of each evaluated split."""
-        return {name: _split_figures(figures) for name, figures in self._of_finished("metrics").items()}
+        return {split: SplitFigures.from_json(figures) for split, figures in self._of_finished("metrics").items()}
 
     @property
     def generalization_error(self) -> Estimate | None:
         """G(W) = |test loss − training loss|; None for a run that was made without test figures."""
         gap = self._of_finished("generalization_error")
-        return None if gap is None else _estimate(gap, "value")
+        return None if gap is None else Estimate.from_json(gap, "value")
 
     @property
     def step_ms(self) -> Estimate:
         """The median time of a step, in milliseconds."""
-        return _estimate(self._of_finished("timings"), "median_ms", "se_ms")
+        return StepTime.from_json(self._of_finished("timings")).milliseconds
+
+    @property
+    def timed_steps(self) -> int:
+        """How many steps `step_ms` is the median of."""
+        return StepTime.from_json(self._of_finished("timings")).steps
 
     @property
     def learning_rate(self) -> float:
+        """The learning rate at its highest."""
         return float(self._of_finished("learning_rate"))
 
     @property
     def trained_parameters(self) -> int:
+        """How many numbers were trained, the head included."""
         return int(self._of_finished("trained_parameters"))
 
     @property
@@ -224,10 +185,12 @@ class Run:
 
     @property
     def adapter_bytes(self) -> int:
+        """Bytes of the weights that were saved."""
         return int(self._of_finished("adapter_bytes"))
 
     @property
     def steps(self) -> int:
+        """How many optimizer steps it has."""
         return int(self._of_finished("steps"))
 
     @property
@@ -238,15 +201,13 @@ class Run:
 
     @property
     def chain(self) -> ChainFacts | None:
+        """The links of its chain; None for a method without one."""
         chain = self._of_finished("chain")
-        if chain is None:
-            return None
-        return ChainFacts(
-            links=chain["links"], boundaries=tuple(chain["boundaries"]), events=tuple(chain.get("events", ()))
-        )
+        return None if chain is None else ChainFacts.from_json(chain)
 
     @property
     def links(self) -> int:
+        """How many links its chain has; 1 without a chain."""
         return 1 if self.chain is None else self.chain.links
 
     @property
@@ -255,7 +216,7 @@ class Run:
         return tuple(self._of_finished("history"))
 
     def losses(self, split: Literal["train", "validation"]) -> tuple[tuple[int, float], ...]:
-        """(step, loss) at each entry of the log."""
+        """Return (step, loss) at each entry of the log."""
         key = {"train": "loss", "validation": "eval_loss"}[split]
         return tuple((int(entry["step"]), entry[key]) for entry in self.history if key in entry)
 
@@ -263,12 +224,15 @@ class Run:
     def predictions(self) -> Mapping[str, Predictions]:
         """Every row of the evaluated splits, by split and column."""
         self._of_finished("steps")
-        rows: dict[str, dict[str, np.ndarray]] = {}
-        with np.load(self.folder / "predictions.npz") as arrays:
-            for key in arrays.files:
-                split, name = key.split("|")
-                rows.setdefault(split, {})[name] = arrays[key]
-        return rows
+        return read_predictions(self.folder)
+
+    def reasons(self, *sections: str) -> dict[str, str]:
+        """Return why figures of these sections of the record are missing, by their places in it."""
+        return reasons({section: self._of_finished(section) for section in sections})
+
+    @cached_property
+    def _diagnosis(self) -> SavedDiagnosis:
+        return read_diagnosis(self.folder, self.id)
 
     def _of_finished(self, key: str) -> Any:
         if not self.is_finished:
@@ -277,7 +241,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in a folder, or None if there is none yet.
+    """Read the run in a folder; None if there is none yet.
 
     A record says "running" until its process writes another word. Where that process is gone, the status is "cut off".
 
@@ -287,27 +251,25 @@ def read_run(folder: Path) -> Run | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    try:
-        record = loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
-    status, error_line = record.get("status"), record.get("error")
+    record = _record_in(path)
+    status, error = record.get("status"), record.get("error")
     if status == "running" and not is_held(folder):
-        status, error_line = "cut off", _KILLED
+        status, error = "cut off", _KILLED
+        record |= {"status": status, "error": error}
     if status != "finished" and status not in _STATES:
-        raise LopsidedError(f"{path}: expected a status of a run, received {status!r}; train it again")
+        raise LopsidedError(f"{path}: expected a status of a run, received {status!r:.40}; train it again")
     needed = (*_BEGUN, *(_FINISHED if status == "finished" else ()))
     if missing := [key for key in needed if key not in record]:
         raise LopsidedError(
             f"{path} is not a whole run: expected {', '.join(needed)}, received none of {', '.join(missing)}; train it "
             "again"
         )
+    if wrong := [key for key in _BEGUN if not isinstance(record[key], dict)]:
+        raise LopsidedError(f"{path}: expected an object as {', '.join(wrong)}, received another value; train it again")
     return Run(
         folder=folder,
-        status=status,
-        error=error_line,
+        status=cast(Status, status),
+        error=error,
         settings=record["config"],
         versions=record["versions"],
         machine=record["machine"],
@@ -315,8 +277,18 @@ def read_run(folder: Path) -> Run | None:
     )
 
 
+def _record_in(path: Path) -> dict[str, Any]:
+    try:
+        record = loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
+    return record
+
+
 def finished_run(folder: Path) -> Run:
-    """The finished run in a folder.
+    """Read the finished run in a folder.
 
     Raises:
         LopsidedError: if there is none.
@@ -329,7 +301,7 @@ def finished_run(folder: Path) -> Run:
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The run directory at a path, or those below it: a comparison keeps its own in `runs`.
+    """Return the run directory at a path, or those below it: a comparison keeps its own in `runs`.
 
     Raises:
         LopsidedError: if there is none.
@@ -341,15 +313,3 @@ def run_folders(path: Path) -> list[Path]:
             "`lopsided train` or `lopsided compare`"
         )
     return folders
-
-
-def _estimate(section: Mapping[str, Any], value: str, se: str = "se") -> Estimate:
-    why = section.get(WHY, {})
-    named = {ours: why[theirs] for ours, theirs in (("value", value), ("se", se)) if theirs in why}
-    return Estimate(value=section[value], se=section.get(se), why=named)
-
-
-def _split_figures(figures: Mapping[str, Any]) -> SplitFigures:
-    return SplitFigures(
-        score=_estimate(figures, "score"), loss=_estimate(figures, "loss", "loss_se"), rows=figures["rows"]
-    )

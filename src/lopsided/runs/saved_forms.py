@@ -19,6 +19,7 @@ from lopsided.adapt import adapt
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import Method, SavedForm
 from lopsided.models.heads import is_inside
+from lopsided.models.load import HasGoal, load_saved
 from lopsided.runs.config import TrainConfig
 
 HEAD_FILE = "head.safetensors"
@@ -32,13 +33,14 @@ class Form:
         select: (model, method, configuration, names of the head's modules) -> the model in which what the method trains
             has gradients, and nothing else does.
         save: (model, folder): writes what was trained.
-        load: (base, folder, trainable) -> the model as it was saved. `trainable` says whether the parameters that the
-            run trained have gradients, and no others.
+        load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
+            with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
+            the run trained have gradients, and no others.
     """
 
     select: Callable[[nn.Module, Method, TrainConfig, Sequence[str]], nn.Module]
     save: Callable[[PreTrainedModel | PeftModel, Path], None]
-    load: Callable[[nn.Module, Path, bool], nn.Module]
+    load: Callable[[Path, Callable[[], nn.Module], HasGoal, bool], nn.Module]
 
 
 def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str]) -> nn.Module:
@@ -73,17 +75,21 @@ def _save_head(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     save_file(trained, folder / HEAD_FILE, metadata={"format": "pt"})
 
 
-def _load_adapter(model: nn.Module, folder: Path, trainable: bool) -> nn.Module:
+def _load_adapter(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
+    model = base()
     read_json(folder / ADAPTER_CONFIG)
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    adapted: nn.Module = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    return adapted
 
 
-def _load_model(model: nn.Module, folder: Path, trainable: bool) -> nn.Module:
+def _load_whole(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
     check_shards(folder)
-    return type(model).from_pretrained(folder)  # type: ignore[attr-defined]
+    whole: nn.Module = load_saved(folder, goal)
+    return whole
 
 
-def _load_head(model: nn.Module, folder: Path, trainable: bool) -> nn.Module:
+def _load_head(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
+    model = base()
     with open_tensors(weights_in(folder, HEAD_FILE)) as file:
         head = file.get_tensors()
     model.load_state_dict(head, strict=False)
@@ -95,6 +101,6 @@ def _load_head(model: nn.Module, folder: Path, trainable: bool) -> nn.Module:
 
 FORMS: Mapping[SavedForm, Form] = {
     "adapter": Form(select=_adapted, save=_save_pretrained, load=_load_adapter),
-    "model": Form(select=_all_trained, save=_save_pretrained, load=_load_model),
+    "model": Form(select=_all_trained, save=_save_pretrained, load=_load_whole),
     "head": Form(select=_head_trained, save=_save_head, load=_load_head),
 }

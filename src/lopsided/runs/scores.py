@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from lopsided.files.strict_json import WHY
 from lopsided.finite import rows_not_finite
+from lopsided.runs.facts import Estimate, Predictions, SplitFigures
 from lopsided.stats import difference_of_means_error
 from lopsided.tasks import Metric
 
-Rows = Mapping[str, np.ndarray]
 
-
-def split_figures(metric: Metric, rows: Rows) -> dict[str, Any]:
-    """`score`, `se`, `loss` and `rows` of one split; what can't be computed is None, and `why` says the reason.
+def split_figures(metric: Metric, rows: Predictions) -> SplitFigures:
+    """Compute the score and the mean loss of one split; what can't be computed is None, with the reason.
 
     Where some rows have no token to predict, `rows_with_loss` counts those that the loss is the mean of.
 
     Example:
         >>> from lopsided.tasks import get_metric
         >>> one = {"prediction": np.array([1]), "label": np.array([1]), "loss": np.array([0.5])}
-        >>> split_figures(get_metric("accuracy"), one)
+        >>> split_figures(get_metric("accuracy"), one).to_json()
         {'score': 1.0, 'se': None, 'loss': 0.5, 'rows': 1, 'why': {'se': 'one row has no standard error'}}
     """
     scored = metric.measure(rows)
-    losses = row_losses(rows)
-    loss, reason = mean_loss(losses)
-    why = {**scored.why, **({"loss": reason} if reason else {})}
-    found: dict[str, Any] = {"score": scored.score, "se": scored.se, "loss": loss, "rows": int(rows["loss"].size)}
-    if losses.size < rows["loss"].size:
-        found["rows_with_loss"] = int(losses.size)
-    return {**found, WHY: why} if why else found
+    why = {{"score": "value", "se": "se"}[name]: reason for name, reason in scored.why.items()}
+    losses, count = row_losses(rows), int(rows["loss"].size)
+    return SplitFigures(
+        score=Estimate(value=scored.score, se=scored.se, why=why),
+        loss=mean_loss(losses),
+        rows=count,
+        rows_with_loss=int(losses.size) if losses.size < count else None,
+    )
 
 
-def row_losses(rows: Rows) -> np.ndarray:
-    """The losses of the rows that have one: a row without a token to predict has no mean over its tokens.
+def row_losses(rows: Predictions) -> np.ndarray:
+    """Return the losses of the rows that have one: a row without a token to predict has no mean over its tokens.
 
     Example:
         >>> row_losses({"loss": np.array([0.5, 0.0]), "tokens": np.array([3, 0])})
@@ -47,34 +45,34 @@ def row_losses(rows: Rows) -> np.ndarray:
     return losses[np.asarray(rows["tokens"]) > 0] if "tokens" in rows else losses
 
 
-def mean_loss(losses: np.ndarray) -> tuple[float | None, str]:
-    """The mean of the rows' losses, or None and the reason."""
+def mean_loss(losses: np.ndarray) -> Estimate:
+    """Compute the mean of the rows' losses, without a standard error."""
     if reason := rows_not_finite("loss", losses):
-        return None, reason
+        return Estimate(value=None, why={"value": reason})
     if losses.size == 0:
-        return None, "there are no rows to predict"
-    return float(losses.mean()), ""
+        return Estimate(value=None, why={"value": "there are no rows to predict"})
+    return Estimate(value=float(losses.mean()))
 
 
-def generalization_error(rows: Mapping[str, Rows]) -> dict[str, Any]:
-    """G(W) = |test loss − training loss| at the checkpoint with the lowest validation loss.
+def generalization_error(rows: Mapping[str, Predictions]) -> Estimate:
+    """Compute G(W) = |test loss − training loss| at the checkpoint with the lowest validation loss.
 
     Returns:
-        `value` in nats (squared units for regression), and `se`, the standard error of the difference of two means of
-        independent rows. Each is None where it can't be computed, and `why` says the reason.
+        The value in nats (squared units for regression), and the standard error of the difference of two means of
+        independent rows. Each is None where it can't be computed, with the reason.
 
     Source:
         Cadenhead et al. 2026, arXiv:2606.13767; the checkpoint is inferred from the text.
     """
     losses = {split: row_losses(rows[split]) for split in ("train", "test")}
-    means = {split: mean_loss(found) for split, found in losses.items()}
-    for split, (_, reason) in means.items():
-        if reason:
-            told = f"{split}: {reason}"
-            return {"value": None, "se": None, WHY: {"value": told, "se": told}}
+    means = {split: mean_loss(values) for split, values in losses.items()}
+    for split, mean in means.items():
+        if mean.value is None:
+            reason = f"{split}: {mean.why['value']}"
+            return Estimate(value=None, why={"value": reason, "se": reason})
     train, test = (float(losses[split].mean()) for split in ("train", "test"))
-    found: dict[str, Any] = {"value": abs(test - train), "se": None}
     single = [split for split, values in losses.items() if values.size < 2]
     if single:
-        return {**found, WHY: {"se": f"one row has no standard error ({' and '.join(single)})"}}
-    return {**found, "se": difference_of_means_error(*losses.values())}
+        reason = f"one row has no standard error ({' and '.join(single)})"
+        return Estimate(value=abs(test - train), why={"se": reason})
+    return Estimate(value=abs(test - train), se=difference_of_means_error(*losses.values()))

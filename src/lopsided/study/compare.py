@@ -18,7 +18,7 @@ from lopsided.method import METHODS, method_named
 from lopsided.runs import Data, TrainConfig, train
 from lopsided.runs.directory import check_place, in_use, is_begun, is_finished
 from lopsided.runs.ending import reason, terminable
-from lopsided.runs.inputs import load_all
+from lopsided.runs.inputs import Inputs, load_data, load_inputs
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
 from lopsided.study.leaderboard import sentences, table
@@ -101,9 +101,7 @@ def compare(
         begun = is_begun(out)
         if begun:
             held.enter_context(in_use(out))
-        data, model, tokenizer = load_all(config.run)
-        preflight(_unfinished(config), data, model, tokenizer)
-        del model
+        data, loaded = _load(config)
         if data.described:
             note(data.described)
         if not begun:
@@ -112,13 +110,16 @@ def compare(
         errors = {}
         for name in config.names:
             for seed in config.seeds:
+                run = config.config_of(name, seed)
                 try:
                     train(
-                        config.config_of(name, seed),
+                        run,
                         resume=resume,
                         data=data,
+                        inputs=loaded.pop(run.out, None),
                         callbacks=callbacks(name, seed),
                         checked=True,
+                        command=config.command,
                     )
                 # Of any kind: hours of the other methods' training are not lost to a defect in one of them. Its row
                 # says what it was, and so does its `run.json`.
@@ -128,6 +129,19 @@ def compare(
         results |= {"created": created, "wall_seconds": time.perf_counter() - started}
         write_json(out / "results.json", results)
     return results
+
+
+def _load(config: CompareConfig) -> tuple[Data, dict[Path, Inputs]]:
+    """The rows of all runs, and what the first unfinished run begins with, after the preflight of all.
+
+    A run changes its model, so that every other run loads its own.
+    """
+    unfinished = _unfinished(config)
+    if not unfinished:
+        return load_data(config.run), {}
+    inputs = load_inputs(unfinished[0])
+    preflight(unfinished, inputs)
+    return inputs.data, {unfinished[0].out: inputs}
 
 
 def _unfinished(config: CompareConfig) -> list[TrainConfig]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.method import Method, method_from_parts
-from lopsided.runs import read_predictions, read_run
+from lopsided.runs.directory import read_predictions, read_run
 from lopsided.study.columns import Column, Run, columns
 
 NO_FIGURE = {"mean": None, "se": None, "mark": None, WHY: {"mean": "this run does not have it"}}

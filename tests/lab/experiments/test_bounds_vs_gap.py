@@ -44,7 +44,7 @@ def test_methods_of_the_comparison():
 @pytest.mark.parametrize(("sign", "scale", "expected"), [(1, 1e-3, "reproduced"), (-1, 1e3, "not reproduced")])
 def test_the_verdict_follows_from_gaps_and_bounds(monkeypatch, sign, scale, expected):
     def finish_all(asked, note):
-        return [Run(folder=config.out, record={}, rows={}) for config, _ in asked]
+        return [Run(folder=config.out, trained=1, rows={}) for config, _ in asked]
 
     def bound_of_run(folder):
         name, seed = folder.name.split("-seed")

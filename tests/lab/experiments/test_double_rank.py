@@ -65,8 +65,7 @@ def pretend(monkeypatch):
                 # In the search, B-only likes the high rate, and LoRA the low one.
                 loss = config.lr if config.method == "lora" else 1 - config.lr
                 rows = {"label": np.ones(1000, dtype=int), "prediction": prediction, "loss": np.full(1000, loss)}
-                record = {"trained_parameters": 1, "learning_rate": config.lr}
-                runs.append(Run(folder=config.out, record=record, rows={"validation": rows, "test": rows}))
+                runs.append(Run(folder=config.out, trained=1, rows={"validation": rows, "test": rows}))
             return runs
 
         monkeypatch.setattr(double_rank, "finish_all", finish_all)

@@ -95,7 +95,7 @@ def test_the_verdict_follows_from_the_answers(monkeypatch, shares, expected):
             share = shares.get(config.method, shares.get(config.method.removeprefix("lab_"), 0.7))
             prediction = (draw.permutation(400) < 400 * (share + 0.01 * config.seed)).astype(int)
             rows = {"label": np.ones(400, dtype=int), "prediction": prediction, "loss": np.ones(400)}
-            runs.append(Run(folder=config.out, record={}, rows={"test": rows}))
+            runs.append(Run(folder=config.out, trained=1, rows={"test": rows}))
         return runs
 
     monkeypatch.setattr(init_choices, "finish_all", finish_all)

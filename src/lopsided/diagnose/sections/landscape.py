@@ -21,13 +21,11 @@ from lopsided.diagnose.directions import (
 from lopsided.diagnose.loss_grid import landscape
 from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness_json
 from lopsided.errors import LopsidedError
-from lopsided.runs.config import TrainConfig
-from lopsided.runs.inputs import load_all
-from lopsided.runs.reload import check_reading, reload, reload_merged
-from lopsided.runs.train import sample_rows
+from lopsided.runs.reload import data_of, reload, reload_merged
+from lopsided.runs.run import finished_run
+from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
 from lopsided.settings import check_settings, documented
-from lopsided.tasks import collator
 from lopsided_settings.diagnose import LandscapeSettings
 
 Found = TypeVar("Found")
@@ -68,7 +66,7 @@ def landscape_of_run(
         LopsidedError: for a trajectory that the run did not keep.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches, few = _batches(folder, record, (asked.rows, asked.hessian_rows), device)
+    batches, few = _batches(folder, (asked.rows, asked.hessian_rows), device)
     model = reload_merged(folder).to(device)
     # The checkpoint that was kept is the centre, and later snapshots are not on the way to it.
     before = [step for step in snapshots(folder) if step < record["best_step"]]
@@ -118,16 +116,11 @@ def _directions(model: nn.Module, folder: Path, before: list[int], kind: str, se
     return trajectory_directions(centre, passed, transposed=transposed_names(model))
 
 
-def _batches(
-    folder: Path, record: Mapping[str, Any], counts: Sequence[int], device: torch.device
-) -> Iterator[list[Batch]]:
+def _batches(folder: Path, counts: Sequence[int], device: torch.device) -> Iterator[list[Batch]]:
     """So many of the run's validation rows as its own batches, shortest first; fewer rows are some of more."""
-    # The figure that the run was judged by says whether labels are classes or scores, where they could be both.
-    config = TrainConfig(**{**record["config"], "metric": record["task"]["metric"]["name"]}, out=folder)
-    data, model, tokenizer = load_all(config)
-    check_reading(folder, record, data.task.reading)
-    collate = collator(data.task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
-    size = config.batch_size
+    run = finished_run(folder)
+    data, size = data_of(run), run.config.batch_size
+    collate = data.collator()
     for count in counts:
         rows = sample_rows(data.encoded.splits[SPLIT], count)
         places = [range(first, min(first + size, len(rows))) for first in range(0, len(rows), size)]

@@ -137,8 +137,7 @@ def run(request: Request) -> Outcome:
             "difference, points": each,
             "test accuracy": {name: _accuracies(of) for name, of in runs.items()},
             "trained numbers, with the head": {
-                name: {method: made[0].record["trained_parameters"] for method, made in of.items()}
-                for name, of in runs.items()
+                name: {method: made[0].trained for method, made in of.items()} for name, of in runs.items()
             },
         },
         plots=[

@@ -1,0 +1,224 @@
+"""The steps of one run: assemble its trainer, fit, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+
+from lopsided.files.checkpoints import step_of
+from lopsided.method import Method
+from lopsided.optim.advance import ChainCallback, ChainEvent
+from lopsided.optim.groups import param_groups
+from lopsided.runs.config import TrainConfig
+from lopsided.runs.directory import write_predictions
+from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.inputs import Data, Inputs
+from lopsided.runs.measure import StepTimer, kept_bytes
+from lopsided.runs.preflight import total_steps
+from lopsided.runs.prepare import prepare, save_trained
+from lopsided.runs.record import RunResult
+from lopsided.runs.scores import generalization_error, split_figures
+from lopsided.runs.trainer import (
+    CarefulTrainer,
+    causal_reader,
+    finish_rotation,
+    restore,
+    row_reader,
+    rows_of,
+    score_of,
+    training_arguments,
+)
+from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tuner import trained_numbers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Session:
+    """One training session of a run: its trainer, and what has to be known about it afterwards.
+
+    Args:
+        base: the model that the run began with, before its method was put on it. model: with it.
+        checkpoint: what the session goes on from; None begins the run.
+        steps: of the whole run.
+        timer, chain: callbacks of the trainer.
+        kept_bytes: what autograd keeps for the backward pass of one step.
+    """
+
+    config: TrainConfig
+    data: Data
+    base: BaseModel
+    model: Any
+    trainer: CarefulTrainer
+    timer: StepTimer
+    chain: ChainCallback
+    checkpoint: Path | None
+    steps: int
+    kept_bytes: int
+
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        return self.config.resolve_method()
+
+    @property
+    def resumed_at(self) -> int:
+        """The step that the session goes on from; 0 begins the run."""
+        return 0 if self.checkpoint is None else step_of(self.checkpoint)
+
+
+def assemble(
+    config: TrainConfig, inputs: Inputs, *, callbacks: Sequence[TrainerCallback], checkpoint: Path | None
+) -> Session:
+    """Put the method on the model, and build the trainer.
+
+    Args:
+        inputs: its model is changed.
+        callbacks: for the trainer.
+        checkpoint: what the session goes on from.
+    """
+    data, base = inputs.data, _base_model(config, inputs)
+    model = prepare(inputs.model, config.resolve_method(), data.task, config)
+    steps = total_steps(config, len(data.encoded.splits["train"]))
+    timer, chain = StepTimer(checkpoint), ChainCallback()
+    # The timer first: an advance of the chain is not part of a step.
+    own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
+    trainer = _trainer(config, data, model, steps, [*own, *callbacks])
+    return Session(
+        config=config,
+        data=data,
+        base=base,
+        model=model,
+        trainer=trainer,
+        timer=timer,
+        chain=chain,
+        checkpoint=checkpoint,
+        steps=steps,
+        kept_bytes=_kept_bytes(trainer, model, data, config.batch_size),
+    )
+
+
+def fit(session: Session) -> None:
+    """Train to the last step, and load the checkpoint with the lowest validation loss."""
+    checkpoint, trainer = session.checkpoint, session.trainer
+    if checkpoint is not None:
+        finish_rotation(checkpoint)
+    discard_after(session.config.out, session.resumed_at)
+    if checkpoint is not None and session.resumed_at == session.steps:
+        restore(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def measure(session: Session) -> RunResult:
+    """Save what the run learned and its answers to each split's rows, and compute its figures from these."""
+    config, task, trainer = session.config, session.data.task, session.trainer
+    adapter_bytes = save_trained(session.model, session.method, config.out / "adapter")
+    predictions = _predictions(session)
+    write_predictions(config.out, predictions)
+    return RunResult(
+        base=session.base,
+        task=_task_facts(session.data),
+        steps=session.steps,
+        learning_rate=config.learning_rate,
+        trained_parameters=trained_numbers(session.model),
+        metrics={split: split_figures(task.metric, rows) for split, rows in predictions.items()},
+        generalization_error=generalization_error(predictions) if config.test else None,
+        best_step=trainer.state.best_global_step,
+        # The closing entry is about this session, which may have begun at a checkpoint.
+        history=[entry for entry in trainer.state.log_history if "train_runtime" not in entry],
+        step_time=session.timer.summary(),
+        kept_bytes=session.kept_bytes,
+        adapter_bytes=adapter_bytes,
+        chain=_chain_facts(session),
+    )
+
+
+def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
+    """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
+
+    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
+    first rows: data sets come sorted by label.
+    """
+    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
+    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+
+
+def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
+    parameters = sum(parameter.numel() for parameter in inputs.model.parameters())
+    return BaseModel(name=config.model, type=inputs.model.config.model_type, parameters=parameters)
+
+
+def _trainer(
+    config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
+) -> CarefulTrainer:
+    task, splits = data.task, data.encoded.splits
+    is_causal = task.kind == "generation" and not data.seq2seq
+    optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    trainer = CarefulTrainer(
+        model=model,
+        args=training_arguments(config, steps),
+        train_dataset=splits["train"],
+        eval_dataset=sample_rows(splits["validation"], config.eval_rows),
+        data_collator=data.collator(),
+        compute_metrics=score_of(task),
+        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
+        optimizers=(optimizer, None),
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int) -> int:
+    rows = data.encoded.splits["train"]
+    batch = data.collator()([rows[i] for i in range(min(batch_size, len(rows)))])
+    with trainer.accelerator.autocast():
+        return kept_bytes(model, trainer._prepare_inputs(batch))
+
+
+def _predictions(session: Session) -> dict[str, Predictions]:
+    config, encoded = session.config, session.data.encoded
+    most = {"train": config.train_rows, "validation": config.eval_rows}
+    splits = {**encoded.splits, **encoded.out_of_domain}
+    if not config.test:
+        splits = {name: splits[name] for name in ("train", "validation")}
+    predictions: dict[str, Predictions] = {}
+    for split, rows in splits.items():
+        output = session.trainer.predict(sample_rows(rows, most.get(split)))
+        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+    return predictions
+
+
+def _task_facts(data: Data) -> TaskFacts:
+    task, reading = data.task, data.task.reading
+    return TaskFacts(
+        name=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        metric=task.metric.name,
+        greater_is_better=task.metric.greater_is_better,
+        rows={split: len(rows) for split, rows in task.splits.items()},
+        out_of_domain=tuple(sorted(task.out_of_domain)),
+        note=task.note,
+        shape=data.described,
+        columns=None if reading is None else reading.columns,
+        left_out=None if reading is None else reading.left_out,
+    )
+
+
+def _chain_facts(session: Session) -> ChainFacts | None:
+    chain = session.method.chain
+    if chain is None:
+        return None
+    boundaries = tuple(chain.boundaries(session.steps))
+    # The callback has checked that the checkpoint stands at the link that its step asks for.
+    before = [ChainEvent(step, link) for link, step in enumerate(boundaries, 1) if step <= session.resumed_at]
+    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=(*before, *session.chain.events))
