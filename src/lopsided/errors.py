@@ -1,4 +1,4 @@
-"""The error and the warning that users of this library meet."""
+"""The errors and the warning of this library, and their words."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class LopsidedError(ValueError):
 
 
 class UnknownArgument(LopsidedError, TypeError):
-    """An argument that nothing here takes: a TypeError as well, by which callers tell what a configuration knows."""
+    """An argument that a configuration does not have: a TypeError as well, as for any unknown keyword."""
 
 
 class LopsidedWarning(UserWarning):
-    """Something that works, and that the user would want to know."""
+    """Something that works, but may not be what the user expects."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question to append to an error about an unknown name.
+    """Return a question to append to an error about an unknown name.
 
     Args:
         name: what was received.
-        known: the names that would have done.
+        known: the names that are valid.
 
     Returns:
-        `" did you mean 'x'?"`, or `""` when nothing known is close.
+        `" did you mean 'x'?"`, or `""` when no known name is close.
 
     Example:
         >>> nearest("acuracy", ["accuracy", "f1"])
