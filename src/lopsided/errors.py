@@ -1,4 +1,4 @@
-"""The error and the warning that users of this library meet."""
+"""The errors and the warning of this library, and their words."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class LopsidedError(ValueError):
 
 
 class UnknownArgument(LopsidedError, TypeError):
-    """An argument that nothing here takes: a TypeError as well, by which callers tell what a configuration knows."""
+    """An argument that a configuration does not have: a TypeError as well, as for any unknown keyword."""
 
 
 class LopsidedWarning(UserWarning):
-    """Something that works, and that the user would want to know."""
+    """Something that works, but may not be what the user expects."""
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
