@@ -1,4 +1,4 @@
-"""What can be said of a saved adapter, run or model without trusting it: `lopsided verify`."""
+"""Checks of a saved adapter, run or model that do not trust it: `lopsided verify`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AUTO_CLASSES = {
     TaskType.SEQ_2_SEQ_LM: "AutoModelForSeq2SeqLM",
     TaskType.FEATURE_EXTRACTION: "AutoModel",
 }
-# What was checked, and what was found.
+# What was checked, and the result.
 Checks = dict[str, str]
 
 
@@ -101,8 +101,12 @@ def _verify_run(run: Run, base: str | None, allow_base_mismatch: bool) -> Checks
 def _verify_model(folder: Path) -> Checks:
     read_json(folder / "config.json")
     files = check_shards(folder)
-    found = "; ".join(f"{path.name}: {_finite(path)}" for path in files)
-    return {"files": f"{len(files)}, safetensors", "tensors": found, "hashes": "none: a whole model's files hold none"}
+    tensors = "; ".join(f"{path.name}: {_finite(path)}" for path in files)
+    return {
+        "files": f"{len(files)}, safetensors",
+        "tensors": tensors,
+        "hashes": "none: a whole model's files hold none",
+    }
 
 
 def _finite(path: Path) -> str:
@@ -164,19 +168,19 @@ def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mis
     )
     layers = layers_of(adapted)
     dtypes = Counter(layer.base_weight.fingerprint().split(" ")[1] for layer in layers.values())
-    found = ", ".join(f"{count} layers in {dtype}" for dtype, count in dtypes.items())
-    return f"{base}: {found}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
+    layers_by_dtype = ", ".join(f"{count} layers in {dtype}" for dtype, count in dtypes.items())
+    return f"{base}: {layers_by_dtype}, {'not compared' if allow_base_mismatch else 'compared'}; the adapter loads"
 
 
 def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto", **arguments: Any) -> Any:
-    """The model that a saved adapter's configuration asks for, from a name.
+    """Load the model that a saved adapter's configuration asks for, from a name.
 
     Args:
         name: `embedded`, `smollm2`, a folder or a Hugging Face name.
         arguments: for `from_pretrained`.
 
     Raises:
-        LopsidedError: if the configuration names no class of models, or the model can't be had.
+        LopsidedError: if the configuration names no class of models, or the model cannot be loaded.
     """
     source = model_source(name)
     kind = AUTO_CLASSES[config.task_type] if config.task_type else (config.auto_mapping or {}).get("base_model_class")

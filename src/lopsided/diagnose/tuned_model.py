@@ -21,9 +21,8 @@ from lopsided.diagnose.saved_adapter import load_adapter
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
 from lopsided.files.untrusted import weights_in
-from lopsided.runs.directory import ID_DIGITS, run_id
 from lopsided.runs.reload import base_of, reload
-from lopsided.runs.run import finished_run
+from lopsided.runs.run import ID_DIGITS, finished_run
 from lopsided.theory.dims import linear_maps
 from lopsided.tuner import LopsidedLinear
 
@@ -151,7 +150,7 @@ def subject_of_run(folder: str | Path) -> Subject:
     tuned: Any = reload(folder)
     whole = method.train == "all"
     layers, factors = (_moved(base_of(run), tuned), NO_FACTORS) if whole else _adapted(tuned)
-    return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
+    return Subject(run.name, run.id, layers, factors, lambda: reload(folder))
 
 
 def subject_of_adapter(folder: str | Path, base: str, *, allow_base_mismatch: bool = False) -> Subject:

@@ -15,7 +15,7 @@ from lopsided.runs.run import read_run
 from lopsided.runs.scores import row_losses
 from lopsided.theory.information import InformationBound, generalization_bound, sigma_estimated
 
-# The class that a task trains, as `tasks.load_model` chooses it.
+# The class that a task trains, as `models.load.load_model` chooses it.
 CLASSES = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
@@ -26,7 +26,7 @@ GENERATES = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Module:
-    """A model's architecture without its weights, of the class that a task trains, from its configuration alone.
+    """Build a model's architecture without its weights, of the class that a task trains, from its configuration alone.
 
     Not of the bare backbone: RoBERTa's has a pooler that its classifier lacks.
 
@@ -36,7 +36,7 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Modul
         labels: of a classification.
 
     Raises:
-        LopsidedError: if it can't be had, or the architecture has no class for such a task.
+        LopsidedError: if it cannot be loaded, or the architecture has no class for such a task.
     """
     if kind is not None and kind not in CLASSES:
         raise LopsidedError(
@@ -53,7 +53,8 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Modul
             config.num_labels = 1 if kind == "regression" else labels
         encoder_decoder = kind == "generation" and config.is_encoder_decoder
         with torch.device("meta"):
-            return (AutoModelForSeq2SeqLM if encoder_decoder else CLASSES[kind]).from_config(config)
+            model: nn.Module = (AutoModelForSeq2SeqLM if encoder_decoder else CLASSES[kind]).from_config(config)
+            return model
     except (OSError, ValueError) as error:
         if isinstance(error, LopsidedError):
             raise
@@ -66,7 +67,7 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> nn.Modul
 
 @dataclass(frozen=True, kw_only=True)
 class RunBound:
-    """A finished run's measured gap and its bound, both in nats a sample (squared units for regression).
+    """A finished run's measured gap and its bound, both in nats per sample (squared units for regression).
 
     Args:
         folder: the run.

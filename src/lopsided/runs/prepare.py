@@ -19,7 +19,7 @@ from lopsided.tasks import Task
 
 
 def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -> nn.Module:
-    """What the method trains has gradients, and nothing else does.
+    """Put the method on the model: what it trains has gradients, and nothing else does.
 
     The task's head, every module that the pretrained backbone lacks, is trained by all methods alike.
 
@@ -28,7 +28,7 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
     """
     heads = [] if task.kind == "generation" else head_modules(model)
     if method.is_adapter:
-        return adapt(
+        adapted: nn.Module = adapt(
             model,
             method,
             r=config.rank,
@@ -38,6 +38,7 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
             modules_to_save=heads or None,
             seed=config.seed,
         )
+        return adapted
     if method.train == "head" and not heads:
         raise LopsidedError(
             f"method {method.name!r} trains the task's head, and {task.kind} has none; choose another method"

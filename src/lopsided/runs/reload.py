@@ -56,7 +56,9 @@ def check_reading(run: Run, reading: Reading | None) -> None:
         )
 
 
-def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:
+def reload(
+    folder: Path, *, snapshot: int | None = None, trainable: bool = False, base: nn.Module | None = None
+) -> nn.Module:
     """Load the model as the run left it, or as it was at one of its evaluations.
 
     Args:
@@ -64,6 +66,7 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
         snapshot: the step of that evaluation; None takes the checkpoint that the run ended with.
         trainable: whether the parameters that the run trained have gradients, and no others; without it, an adapter's
             have none.
+        base: the model that the run began with, which is changed; None loads it.
 
     Raises:
         LopsidedError: if the folder holds no finished run, or no snapshot of that step.
@@ -74,7 +77,7 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
         check_shards(learned)
         whole: nn.Module = load_saved(learned, _goal(run))
         return whole
-    model = base_of(run)
+    model = base_of(run) if base is None else base
     if run.method.train == "head":
         return _with_head(model, learned, trainable)
     read_json(learned / ADAPTER_CONFIG)
@@ -99,7 +102,7 @@ def _goal(run: Run) -> Goal:
     return Goal(name=run.task.name, kind=run.task.kind, labels=run.task.labels)
 
 
-def _with_head(model: PreTrainedModel, learned: Path, trainable: bool) -> nn.Module:
+def _with_head(model: nn.Module, learned: Path, trainable: bool) -> nn.Module:
     with open_tensors(weights_in(learned, "head.safetensors")) as file:
         head = file.get_tensors()
     model.load_state_dict(head, strict=False)

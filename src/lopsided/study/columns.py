@@ -20,7 +20,7 @@ from lopsided.files.strict_json import WHY
 from lopsided.tasks import difference_standard_error, get_metric
 
 Record = dict[str, Any]
-Rows = dict[str, dict[str, np.ndarray]]
+Rows = dict[str, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
