@@ -1,4 +1,4 @@
-"""What can be said of a saved adapter, run or model without trusting it: `lopsided verify`."""
+"""Checks of a saved adapter, run or model that do not trust it: `lopsided verify`."""
 
 from __future__ import annotations
 
@@ -94,8 +94,12 @@ def _verify_run(run: Run, base: str | None, allow_base_mismatch: bool) -> Checks
 def _verify_model(folder: Path) -> Checks:
     read_json(folder / "config.json")
     files = check_shards(folder)
-    found = "; ".join(f"{path.name}: {_finite(path)}" for path in files)
-    return {"files": f"{len(files)}, safetensors", "tensors": found, "hashes": "none: a whole model's files hold none"}
+    tensors = "; ".join(f"{path.name}: {_finite(path)}" for path in files)
+    return {
+        "files": f"{len(files)}, safetensors",
+        "tensors": tensors,
+        "hashes": "none: a whole model's files hold none",
+    }
 
 
 def _finite(path: Path) -> str:

@@ -21,9 +21,8 @@ from lopsided.errors import LopsidedError, unknown
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
-from lopsided.runs.directory import read_predictions, read_run, run_folders, run_id
+from lopsided.runs import finished_run, read_run, run_folders
 from lopsided.runs.measure import machine, versions
-from lopsided.runs.run import finished_run
 from lopsided.settings import check_settings, documented
 from lopsided_settings.diagnose import DiagnoseSettings
 
@@ -111,7 +110,7 @@ def diagnose_runs(
         LopsidedError: if there is no run, or none that finished.
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
-    states = {folder: (read_run(folder) or {}).get("status") for folder in folders}
+    states = {folder: run.status for folder in folders if (run := read_run(folder))}
     finished = [folder for folder, state in states.items() if state == "finished"]
     if not finished:
         raise LopsidedError(
@@ -147,15 +146,15 @@ def diagnose_run(
     Raises:
         LopsidedError: if the folder holds no finished run.
     """
-    started, record, findings = time.perf_counter(), finished_run(folder).record, _Findings(config, note)
+    started, run, findings = time.perf_counter(), finished_run(folder), _Findings(config, note)
     subject, why = _subject(folder)
     if subject is None:
         findings.skipped |= {name: why for name in (*OF_AN_ADAPTER, "timeline") if name in config.only}
-    findings.section("generalization", lambda: generalization(read_predictions(folder), seed=config.seed))
-    _look_at_weights(findings, subject, record["config"]["model"])
-    findings.section("timeline", lambda: timeline(record, [layer.links for layer in _there(subject).layers]))
-    findings.section("landscape", lambda: landscape_of_run(folder, record, config.around, note=note))
-    identity = {"id": run_id(folder), "name": folder.resolve().name}
+    findings.section("generalization", lambda: generalization(run.predictions, seed=config.seed))
+    _look_at_weights(findings, subject, run.settings["model"])
+    findings.section("timeline", lambda: timeline(run.to_json(), [layer.links for layer in _there(subject).layers]))
+    findings.section("landscape", lambda: landscape_of_run(folder, run.to_json(), config.around, note=note))
+    identity = {"id": run.id, "name": run.name}
     write_json(folder / FILE, _whole(findings, identity, command, started))
     return subject
 
@@ -216,7 +215,7 @@ def _is_diagnosed(folder: Path, config: DiagnoseConfig) -> bool:
         return False
     there = read_json(path)
     asked = {"schema": SCHEMA, "settings": config.to_json()}
-    return {key: there.get(key) for key in asked} == asked and there["run"]["id"] == run_id(folder)
+    return {key: there.get(key) for key in asked} == asked and there["run"]["id"] == finished_run(folder).id
 
 
 def _whole(findings: _Findings, identity: Mapping[str, str], command: str, started: float) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
 from lopsided.files.untrusted import weights_in
 from lopsided.finite import all_finite
-from lopsided.runs.directory import ID_DIGITS, run_id
 from lopsided.runs.reload import base_of, reload
-from lopsided.runs.run import finished_run
+from lopsided.runs.run import ID_DIGITS, finished_run
 from lopsided.theory.dims import linear_maps
 from lopsided.tuner import LopsidedLinear
 
@@ -149,7 +148,7 @@ def subject_of_run(folder: str | Path) -> Subject:
         )
     tuned: Any = reload(folder)
     layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(run), tuned), NO_FACTORS)
-    return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
+    return Subject(run.name, run.id, layers, factors, lambda: reload(folder))
 
 
 def subject_of_adapter(folder: str | Path, base: str, *, allow_base_mismatch: bool = False) -> Subject:

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lopsided.diagnose import diagnosis as diagnose
 from lopsided.errors import LopsidedError
-from lopsided.files.atomic import file_hash
 from lopsided.files.manifest import HASH_LENGTH, KEY, unseal
-from lopsided.files.strict_json import NULLS, loads
+from lopsided.files.strict_json import NULLS
 from lopsided.files.untrusted import open_tensors
 from lopsided.method import side_named
-from lopsided.runs import TrainConfig
-from lopsided.runs.directory import read_run, run_id
+from lopsided.runs import RECORD, TrainConfig, read_run
 from lopsided.runs.measured_bound import bound_of_run
 from lopsided.study.columns import Run
 from lopsided.study.leaderboard import read_finished
@@ -45,17 +42,17 @@ def load_run(folder: Path, *, bounds: bool) -> Loaded:
     Raises:
         LopsidedError: if its run.json is not ours, or lacks what a finished run has.
     """
-    record = read_run(folder)
-    if record is None:
+    run = read_run(folder)
+    if run is None:
         raise LopsidedError(f"{folder} is not a run: expected run.json in it, received none; train it first")
-    finished = record["status"] == "finished"
+    record, finished = run.to_json(), run.is_finished
     _check(folder, record, finished)
-    diagnosis, note = _diagnosis(folder)
+    diagnosis, note = run.diagnosis, run.diagnosis_note
     lost = (diagnosis or {}).get(NULLS, {})
     nulls = {**record.get(NULLS, {}), **{f"diagnosis.{at}": was for at, was in lost.items()}}
     shown = {
-        "id": run_id(folder),
-        "sha256": file_hash(folder / "run.json"),
+        "id": run.id,
+        "sha256": run.sha256,
         "folder": str(folder),
         "name": folder.resolve().name,
         "status": {"running": "unfinished"}.get(record["status"], record["status"]),
@@ -77,7 +74,7 @@ def _check(folder: Path, record: dict[str, Any], finished: bool) -> None:
     needed = ("config", "method", "versions", "machine", *(FINISHED if finished else ()))
     if missing := [key for key in needed if key not in record]:
         raise LopsidedError(
-            f"{folder / 'run.json'} is not a whole run: expected {', '.join(needed)}, received none of "
+            f"{folder / RECORD} is not a whole run: expected {', '.join(needed)}, received none of "
             f"{', '.join(missing)}; train it again"
         )
     if finished and not (folder / "predictions.npz").is_file():
@@ -120,22 +117,6 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
         "boundaries": [] if chain is None else chain["boundaries"],
         "wall_seconds": record.get("wall_seconds"),
     }
-
-
-def _diagnosis(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """What `lopsided diagnose` found, or why it is not shown."""
-    path = folder / diagnose.FILE
-    if not path.is_file():
-        return None, None
-    try:
-        found = loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); diagnose the run again") from error
-    if not isinstance(found, dict) or found.get("schema") != diagnose.SCHEMA:
-        return None, f"its diagnosis.json is not of schema {diagnose.SCHEMA}: run `lopsided diagnose {folder}` again"
-    if found["run"]["id"] != run_id(folder):
-        return None, f"its diagnosis.json is of an earlier state: run `lopsided diagnose {folder}` again"
-    return found, None
 
 
 def _lost_in_landscape(diagnosis: dict[str, Any] | None) -> int:

@@ -1,16 +1,17 @@
-"""A run directory: taken by one process at a time, `run.json` always whole.
+"""A run directory: held by one process at a time, `run.json` always whole.
 
 run.json           configuration, versions, metrics by split, history, timings, sizes, chain events
-predictions.npz    one entry a row of each evaluated split, for paired comparisons
+predictions.npz    one entry per row of each evaluated split, for paired comparisons
 adapter/           what was learned
 trajectory/        what had been learned at each evaluation, where it is kept
 checkpoints/       the best and the last, as `transformers.Trainer` writes them
+
+This module holds and writes it; `lopsided.runs.run` reads it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -23,14 +24,14 @@ import numpy as np
 
 from lopsided.errors import LopsidedError
 from lopsided.files import strict_json
-from lopsided.files.atomic import file_hash, write_arrays, write_json
+from lopsided.files.atomic import write_arrays, write_json
 from lopsided.files.checkpoints import discard_incomplete, step_of, whole_checkpoints
+from lopsided.runs.facts import Predictions
 
 RECORD = "run.json"
 SCHEMA = 1
-ID_DIGITS = 12
 LOCK = ".lock"
-CUT_OFF = "cut off"
+PREDICTIONS = "predictions.npz"
 ATTEMPTS = 5
 # Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
 DEPTH = 4
@@ -41,7 +42,7 @@ def in_use(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
     Raises:
-        LopsidedError: if another process holds it, or it can't be made.
+        LopsidedError: if another process holds it, or it cannot be made.
     """
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> bool:
-    """Hold the lock, unless another process does; a reader that asks who holds it has it for a moment."""
+    """Take the lock, unless another process has it; a reader that asks who holds it has it for a moment."""
     for attempt in range(ATTEMPTS):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,19 +74,19 @@ def check_place(folder: Path) -> None:
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
-        what = "is a file" if place == folder else f"can't be made: {place} is a file"
-        raise LopsidedError(f"{folder} {what}; expected a folder; choose another --out")
+        problem = "is a file" if place == folder else f"can't be made: {place} is a file"
+        raise LopsidedError(f"{folder} {problem}; expected a folder; choose another --out")
     if not os.access(place, os.W_OK | os.X_OK):
         raise LopsidedError(f"{folder} can't be written: no permission in {place}; choose another --out")
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a run or a comparison has been there, so that its folder has to be held before anything is looked at."""
-    return (folder / LOCK).exists() or (folder / "run.json").exists()
+    """Return whether a run or a comparison has begun there, so that the folder has to be held before it is read."""
+    return (folder / LOCK).exists() or (folder / RECORD).exists()
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder. A process that ends in any way, `kill -9` included, holds it no longer."""
+    """Return whether a process holds the folder. One that ends in any way, `kill -9` included, holds it no longer."""
     if not (folder / LOCK).is_file():
         return False
     with open(folder / LOCK) as lock:
@@ -96,45 +97,8 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """The run's record, or None if there is none yet.
-
-    A record says "running" until its process writes another word. Where that process is gone, the status that is
-    returned is "cut off".
-
-    Raises:
-        LopsidedError: if `run.json` is not a record of ours.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        return None
-    try:
-        record = strict_json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
-    if record.get("status") == "running" and not is_held(folder):
-        record |= {"status": CUT_OFF, "error": "its process ended without a word, as by kill -9 or a power cut"}
-    return record
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a finished run is there. One whose record can't be read is none."""
-    try:
-        record = read_run(folder)
-    except LopsidedError:
-        return False
-    return record is not None and record.get("status") == "finished"
-
-
-def run_id(folder: Path) -> str:
-    """What a run is known by: the first digits of its record's SHA-256, which another state of the run changes."""
-    return file_hash(folder / "run.json")[:ID_DIGITS]
-
-
 def folders_with(names: Collection[str], path: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The folders at or below a path that hold a file of one of these names; not looked for inside of one another."""
+    """Yield the folders at or below a path that hold a file of one of these names; none inside of another."""
     if any((path / name).is_file() for name in names):
         yield path
     elif depth and path.is_dir():
@@ -143,59 +107,45 @@ def folders_with(names: Collection[str], path: Path, depth: int = DEPTH) -> Iter
                 yield from folders_with(names, inner, depth - 1)
 
 
-def run_folders(path: Path) -> list[Path]:
-    """The run directory at a path, or those below it: a comparison keeps its own in `runs`.
-
-    Raises:
-        LopsidedError: if there is none.
-    """
-    found = list(folders_with(["run.json"], path))
-    if not found:
-        raise LopsidedError(
-            f"expected a run directory or a folder of them, got {path} without a run.json; make one with "
-            "`lopsided train` or `lopsided compare`"
-        )
-    return found
-
-
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
-    write_json(folder / "run.json", record)
+    """Write the run's record: a reader sees the old one, or the whole new one."""
+    write_json(folder / RECORD, record)
 
 
 def overwrite_run(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record over the bytes of the old one: for a disk without room for a new file."""
     text = strict_json.dumps(record) + "\n"
-    with open(folder / "run.json", "r+", encoding="utf-8") as file:
+    with open(folder / RECORD, "r+", encoding="utf-8") as file:
         # The old file may be longer: JSON may end in spaces.
         length = len(file.read())
         file.seek(0)
         file.write(text + " " * max(0, length - len(text)))
 
 
-def write_predictions(folder: Path, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def write_predictions(folder: Path, rows: Mapping[str, Predictions]) -> None:
     """Keep every row of the evaluated splits: `<split>|<column>` -> (n,)."""
     arrays = {f"{split}|{name}": array for split, columns in rows.items() for name, array in columns.items()}
-    write_arrays(folder / "predictions.npz", arrays)
+    write_arrays(folder / PREDICTIONS, arrays)
 
 
-def read_predictions(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What `write_predictions` wrote, by split."""
+def read_predictions(folder: Path) -> dict[str, Predictions]:
+    """Read what `write_predictions` wrote, by split; `Run.predictions` is this, once."""
     rows: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(folder / "predictions.npz") as arrays:
+    with np.load(folder / PREDICTIONS) as arrays:
         for key in arrays.files:
             split, name = key.split("|")
             rows.setdefault(split, {})[name] = arrays[key]
-    return rows
+    return dict(rows)
 
 
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed process had begun to write: nothing goes on from it."""
     discard_incomplete(folder / "checkpoints")
-    for pattern in (".adapter-*", "trajectory/.step-*", ".run.json-*", ".predictions.npz*"):
+    for pattern in (".adapter-*", "trajectory/.step-*", f".{RECORD}-*", f".{PREDICTIONS}*"):
         for begun in folder.glob(pattern):
             shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that the run can go on from."""
+    """Return the checkpoint that the run can go on from; None if there is none."""
     return max(whole_checkpoints(folder / "checkpoints"), key=step_of, default=None)

@@ -36,7 +36,8 @@ class Data:
 
     def collator(self) -> Callable[[list[Any]], Any]:
         """Return what pads rows to a batch."""
-        return collator(self.task, self.tokenizer, seq2seq=self.seq2seq)
+        collate: Callable[[list[Any]], Any] = collator(self.task, self.tokenizer, seq2seq=self.seq2seq)
+        return collate
 
 
 @dataclass(frozen=True, kw_only=True)

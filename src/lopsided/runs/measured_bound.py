@@ -14,7 +14,7 @@ from lopsided.theory.information import InformationBound, generalization_bound, 
 
 @dataclass(frozen=True, kw_only=True)
 class RunBound:
-    """A finished run's measured gap and its bound, both in nats a sample (squared units for regression).
+    """A finished run's measured gap and its bound, both in nats per sample (squared units for regression).
 
     Args:
         folder: the run.

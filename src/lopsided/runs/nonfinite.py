@@ -20,7 +20,7 @@ class NonFinite(LopsidedError):
 
 
 def check_loss(loss: Tensor, step: int, model: nn.Module, forward: Callable[[], Any]) -> None:
-    """Raise if the training loss of a step is not finite, naming the module that its trouble starts in.
+    """Raise if the training loss of a step is not finite, naming the first module whose output is not.
 
     Args:
         forward: computes the loss once more, on the same batch.
@@ -39,13 +39,13 @@ def check_gradients(model: nn.Module, step: int) -> None:
 
 @torch.no_grad()
 def _origin(model: nn.Module, forward: Callable[[], Any]) -> str:
-    """The module whose output is the first that is not finite."""
-    seen: list[str] = []
+    """Say which module's output is the first that is not finite."""
+    broken: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
             if not all_finite(*_tensors(output)):
-                seen.append(name)
+                broken.append(name)
 
         return look
 
@@ -53,11 +53,13 @@ def _origin(model: nn.Module, forward: Callable[[], Any]) -> str:
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(watch(name)).remove)
         forward()
-    return f"which first shows in the output of {seen[0].removesuffix('.base_layer')}" if seen else "in itself alone"
+    return (
+        f"which first shows in the output of {broken[0].removesuffix('.base_layer')}" if broken else "in itself alone"
+    )
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor of a module's output."""
+    """Yield every floating-point tensor of a module's output."""
     if isinstance(output, Tensor) and output.is_floating_point():
         yield output
     elif isinstance(output, dict):

@@ -18,7 +18,7 @@ from lopsided.tasks import Task
 
 
 def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -> nn.Module:
-    """What the method trains has gradients, and nothing else does.
+    """Put the method on the model: what it trains has gradients, and nothing else does.
 
     The task's head, every module that the pretrained backbone lacks, is trained by all methods alike.
 

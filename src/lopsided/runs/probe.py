@@ -16,7 +16,7 @@ from lopsided.models.modes import model_mode
 from lopsided.runs.inputs import Inputs
 
 Row = dict[str, Any]
-# Of torch and of models' own checks: a position or an id beyond a table, shapes that do not meet.
+# Errors of torch and of models' own checks: a position or an id beyond a table, shapes that do not fit.
 FAILURES = (IndexError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError)
 SHORT = 8
 # Above the rounding of float32, below what a token that is seen contributes.

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 
 class ProgressBar(TrainerCallback):
-    """Moves one task of a `rich.progress.Progress`, and shows the newest loss beside it."""
+    """Moves one task of a `rich.progress.Progress`, and shows the newest loss next to it."""
 
     def __init__(self, progress: Progress, label: str) -> None:
         self.progress, self.label = progress, label

@@ -56,7 +56,9 @@ def check_reading(run: Run, reading: Reading | None) -> None:
         )
 
 
-def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:
+def reload(
+    folder: Path, *, snapshot: int | None = None, trainable: bool = False, base: nn.Module | None = None
+) -> nn.Module:
     """Load the model as the run left it, or as it was at one of its evaluations.
 
     Args:
@@ -64,13 +66,16 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
         snapshot: the step of that evaluation; None takes the checkpoint that the run ended with.
         trainable: whether the parameters that the run trained have gradients, and no others; without it, an adapter's
             have none.
+        base: the model that the run began with, which is changed; None loads it.
 
     Raises:
         LopsidedError: if the folder holds no finished run, or no snapshot of that step.
     """
     run = finished_run(folder)
     learned = folder / "adapter" if snapshot is None else _snapshot(folder, snapshot)
-    return FORMS[run.method.side.saved_as].load(learned, lambda: base_of(run), _goal(run), trainable)
+    return FORMS[run.method.side.saved_as].load(
+        learned, lambda: base_of(run) if base is None else base, _goal(run), trainable
+    )
 
 
 def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:

@@ -131,6 +131,10 @@ class Run:
         """Why there is a diagnosis that is not shown; None where it is shown, or was never made."""
         return self._diagnosis.note
 
+    def section(self, name: str) -> Any:
+        """Return a section of the record as plain data, to be passed on as JSON."""
+        return self._of_finished(name) if name in _FINISHED else self.record[name]
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data, to be printed; everything that is read from it has a property here."""
         return dict(self.record)

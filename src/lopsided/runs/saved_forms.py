@@ -44,7 +44,7 @@ class Form:
 
 
 def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str]) -> nn.Module:
-    return adapt(
+    adapted: nn.Module = adapt(
         model,
         method,
         r=config.rank,
@@ -54,6 +54,7 @@ def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Seque
         modules_to_save=list(heads) or None,
         seed=config.seed,
     )
+    return adapted
 
 
 def _all_trained(model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str]) -> nn.Module:

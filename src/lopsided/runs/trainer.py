@@ -1,4 +1,4 @@
-"""`transformers.Trainer` as a run of ours uses it: its arguments, rows for metrics, no step on a broken gradient."""
+"""`transformers.Trainer` as a run uses it: its arguments, rows for metrics, no step on a broken gradient."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers import EvalPrediction, Trainer, TrainerState, TrainingArgument
 from transformers.trainer_utils import rotate_checkpoints
 
 from lopsided.runs.config import TrainConfig
+from lopsided.runs.facts import Predictions
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
 from lopsided.tasks import Metric, Task
 from lopsided.tasks.encode import IGNORED
@@ -27,7 +28,7 @@ class CarefulTrainer(Trainer):
     """Stops before a number that is not finite can reach a weight or a checkpoint."""
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         step = self.state.global_step + 1
         check_loss(loss, step, self.model, lambda: self._loss_again(model, inputs))
         if self.accelerator.sync_gradients:
@@ -39,14 +40,14 @@ class CarefulTrainer(Trainer):
             self.compute_loss(model, self._prepare_inputs(inputs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, **kwargs)
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if not math.isfinite(metrics["eval_loss"]):
             raise NonFinite(f"the validation loss is {metrics['eval_loss']} at step {self.state.global_step}; {ADVICE}")
         return metrics
 
 
 def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
-    """The run's configuration as `transformers.Trainer` takes it: evaluated and saved at even distances."""
+    """Return the run's configuration as `transformers.Trainer` takes it: evaluated and saved at even distances."""
     evaluations = min(config.evaluations, steps)
     every = math.ceil(steps / evaluations)
     return TrainingArguments(
@@ -69,7 +70,7 @@ def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         greater_is_better=False,
         # A checkpoint holds no losses that wait to be logged, so the steps between two are a whole number of logs.
         logging_steps=next(n for n in range(max(1, every // 2), 0, -1) if every % n == 0),
-        # A loss that is not finite shall be seen, not averaged away.
+        # A loss that is not finite must be seen, not averaged away.
         logging_nan_inf_filter=False,
         # Without it bf16 asks for a GPU.
         use_cpu=not torch.accelerator.is_available(),
@@ -93,13 +94,13 @@ def restore(trainer: Trainer, checkpoint: Path) -> None:
     `Trainer.train` would take one more step there, unless the last one ends an epoch.
     """
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    # Beside the last one, wherever the run has been moved to.
+    # Next to the last one, wherever the run has been moved to.
     trainer.state.best_model_checkpoint = str(checkpoint.with_name(f"checkpoint-{trainer.state.best_global_step}"))
     trainer._load_best_model()
 
 
 def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:
-    """What `Trainer` shall keep of a batch's outputs: two numbers a row, instead of all logits.
+    """Return what `Trainer` keeps of a batch's outputs: two numbers per row, instead of all logits.
 
     Shapes:
         classification: logits (n, classes), labels (n,) -> (n, 2): prediction, cross entropy.
@@ -120,7 +121,7 @@ def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:
 
 
 def shift_for_causal(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Position t of a causal model predicts token t + 1: (n, T, V), (n, T) -> (n, T-1, V), (n, T-1)."""
+    """Pair each position with the token that it predicts, t with t + 1: (n, T, V), (n, T) -> (n, T-1, V), (n, T-1)."""
     return logits[:, :-1], labels[:, 1:]
 
 
@@ -131,13 +132,13 @@ def _token_rows(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def causal_reader(outputs: Any, labels: Tensor) -> Tensor:
-    """`row_reader("generation")` for a decoder-only model."""
+    """Read rows as `row_reader("generation")` does, for a decoder-only model."""
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     return _token_rows(*shift_for_causal(logits.float(), labels))
 
 
-def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows that metrics read, from what `row_reader` kept.
+def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> Predictions:
+    """Return the rows that metrics read, from what `row_reader` kept.
 
     Shapes:
         numbers: (n, 2) -> arrays of (n,) by name.
@@ -153,12 +154,13 @@ def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> dict[str, np.
 
 
 def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what computes the task's score in an evaluation during training."""
     metric: Metric = task.metric
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         rows = rows_of(task.kind, prediction.predictions, prediction.label_ids)
         score = metric.value(rows)
-        # What is undefined is left out of the history, where trackers and JSON have no word for it.
+        # An undefined score is left out of the history: trackers and JSON cannot hold NaN.
         return {"score": score} if math.isfinite(score) else {}
 
     return compute

@@ -1,4 +1,4 @@
-"""What a run had learned at each evaluation: the path of its weights.
+"""What a run had learned at each evaluation, in its trajectory.
 
 RUN/trajectory/step-N/    as `adapter/` is written, at step N
 """
@@ -41,14 +41,14 @@ class TrajectoryCallback(TrainerCallback):
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
-    """The snapshots of a run directory, by step.
+    """Return the snapshots of a run directory, by step.
 
     Example:
         >>> snapshots(Path("no-such-run"))
         {}
     """
-    found = {path.name.removeprefix(PREFIX): path for path in (folder / FOLDER).glob(f"{PREFIX}*") if path.is_dir()}
-    return {int(step): found[step] for step in sorted((s for s in found if s.isdecimal()), key=int)}
+    paths = {path.name.removeprefix(PREFIX): path for path in (folder / FOLDER).glob(f"{PREFIX}*") if path.is_dir()}
+    return {int(step): paths[step] for step in sorted((name for name in paths if name.isdecimal()), key=int)}
 
 
 def discard_after(folder: Path, step: int) -> None:

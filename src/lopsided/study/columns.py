@@ -21,7 +21,7 @@ from lopsided.stats import standard_error, student_quantile
 from lopsided.tasks import difference_standard_error, get_metric
 
 Record = dict[str, Any]
-Rows = dict[str, dict[str, np.ndarray]]
+Rows = dict[str, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)

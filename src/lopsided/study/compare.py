@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.method import METHODS, method_named
-from lopsided.runs import Data, TrainConfig, train
-from lopsided.runs.directory import check_place, in_use, is_begun, is_finished
+from lopsided.runs import Data, TrainConfig, read_run, train
+from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
 from lopsided.runs.inputs import Inputs, load_data, load_inputs
 from lopsided.runs.measure import machine, versions
@@ -150,9 +150,18 @@ def _unfinished(config: CompareConfig) -> list[TrainConfig]:
     for name in config.names:
         for seed in config.seeds:
             run = config.config_of(name, seed)
-            if name not in chosen and not is_finished(run.out):
+            if name not in chosen and not _is_finished(run.out):
                 chosen[name] = run
     return list(chosen.values())
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a finished run is there. One whose record can't be read is none."""
+    try:
+        run = read_run(folder)
+    except LopsidedError:
+        return False
+    return run is not None and run.is_finished
 
 
 def _results(config: CompareConfig, data: Data, errors: dict[str, str]) -> dict[str, Any]:

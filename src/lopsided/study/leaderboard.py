@@ -8,7 +8,7 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.method import Method, method_from_parts
-from lopsided.runs.directory import read_predictions, read_run
+from lopsided.runs import read_run
 from lopsided.study.columns import Column, Run, columns
 
 NO_FIGURE = {"mean": None, "se": None, "mark": None, WHY: {"mean": "this run does not have it"}}
@@ -16,10 +16,8 @@ NO_FIGURE = {"mean": None, "se": None, "mark": None, WHY: {"mean": "this run doe
 
 def read_finished(folder: Path) -> Run | None:
     """The run in that directory, or None if it did not finish."""
-    record = read_run(folder)
-    if record is None or record["status"] != "finished":
-        return None
-    return Run(record, read_predictions(folder))
+    run = read_run(folder)
+    return None if run is None or not run.is_finished else Run(run.to_json(), dict(run.predictions))
 
 
 def table(
