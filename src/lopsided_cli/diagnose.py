@@ -10,8 +10,6 @@ import typer
 
 from lopsided_cli import options
 
-HEADINGS = ("run", "G(W)", "intruders", "‖ΔW‖", "stable rank", "rise in radius", "top eigenvalue", "base's own score")
-
 
 def diagnose(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run directories, or folders of them.")] = None,
@@ -45,13 +43,13 @@ def diagnose(
     from lopsided_cli.shared import BadInput, print_json, verb
 
     with verb():
-        from lopsided.diagnose import SECTIONS, DiagnoseConfig, Surroundings, diagnose_adapter, diagnose_runs
+        from lopsided.diagnose import DiagnoseConfig, LandscapeConfig, diagnose_adapter, diagnose_runs, section_names
 
         config = DiagnoseConfig(
-            only=SECTIONS if only is None else tuple(name.strip() for name in only.split(",")),
+            only=section_names() if only is None else tuple(name.strip() for name in only.split(",")),
             top=top,
             all_vectors=all_vectors,
-            around=Surroundings(
+            landscape=LandscapeConfig(
                 points=points,
                 rows=rows,
                 hessian_rows=hessian_rows,
@@ -63,7 +61,7 @@ def diagnose(
             reference=reference,
             seed=seed,
         )
-        asked: dict[str, Any] = {"command": " ".join(["lopsided", *sys.argv[1:]]), "note": _note}
+        command = " ".join(["lopsided", *sys.argv[1:]])
         if bool(runs) == (adapter is not None):
             raise BadInput("expected run directories, or --adapter with --base, and not both; name one of them")
         if (adapter is None) != (base is None):
@@ -71,108 +69,39 @@ def diagnose(
         if adapter is None:
             if out is not None:
                 raise BadInput("--out is for --adapter: a run's diagnosis is written into its folder; leave it out")
-            found = diagnose_runs(runs or [], config, resume=resume, **asked)
+            diagnoses = diagnose_runs(runs or [], config, resume=resume, command=command, note=_note)
         else:
             assert base is not None
             folder = out or options.free_folder("lopsided-diagnosis")
-            found = {folder: diagnose_adapter(adapter, base, folder, config, **asked)}
+            diagnoses = {folder: diagnose_adapter(adapter, base, folder, config, command=command, note=_note)}
         if json:
-            listed = list(found.values())
+            listed = list(diagnoses.values())
             print_json(listed[0] if len(listed) == 1 else listed)
             return
-        _tell(found)
+        _print_table(diagnoses)
 
 
 def _note(text: str) -> None:
     typer.echo(f"diagnose: {text}", err=True)
 
 
-def _tell(found: dict[Path, dict[str, Any]]) -> None:
+def _print_table(diagnoses: dict[Path, dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lopsided.diagnose.tables import cells, headings
     from lopsided.files.strict_json import reasons
 
     table = Table(title="What the runs became", title_justify="left")
-    for heading in HEADINGS:
+    for heading in headings():
         table.add_column(heading, overflow="fold")
-    for diagnosis in found.values():
-        table.add_row(*summary(diagnosis))
+    for diagnosis in diagnoses.values():
+        table.add_row(*cells(diagnosis))
     # A pipe has no width: give the table room there, and the terminal's width elsewhere.
     Console(width=None if Console().is_terminal else 150).print(table)
-    for folder, diagnosis in found.items():
+    for folder, diagnosis in diagnoses.items():
         for section, why in diagnosis["skipped"].items():
             print(f"{diagnosis['run']['name']}: no {section}: {why}")
         for place, why in reasons(diagnosis).items():
             print(f"{diagnosis['run']['name']}: – {place}: {why}")
         print(f"wrote {folder / 'diagnosis.json'}")
-
-
-def summary(diagnosis: dict[str, Any]) -> list[str]:
-    """A diagnosis as one row; a dash for what it does not have, or could not compute."""
-    from lopsided_cli.shared import MISSING, figure
-
-    gap = (diagnosis.get("generalization") or {}).get("G")
-    intruders, layers = diagnosis.get("intruders"), diagnosis.get("layers")
-    sharpness = (diagnosis.get("landscape") or {}).get("sharpness", {})
-    forgetting = diagnosis.get("forgetting")
-    return [
-        diagnosis["run"]["name"],
-        MISSING
-        if gap is None
-        else "{} [{}, {}]".format(*(figure(gap[end], ".3f") for end in ("value", "low", "high"))),
-        _at_half(intruders) if intruders else MISSING,
-        _norm(layers) if layers else MISSING,
-        _mean_of(layers, "stable_rank") if layers else MISSING,
-        figure(sharpness.get("largest")),
-        _eigenvalue(sharpness),
-        _forgotten(forgetting) if forgetting else MISSING,
-    ]
-
-
-def _at_half(intruders: dict[str, Any]) -> str:
-    """The mean count at the ε nearest to a half, of all vectors where they were looked at."""
-    from lopsided_cli.shared import figure
-
-    place = min(range(len(intruders["epsilons"])), key=lambda i: abs(intruders["epsilons"][i] - 0.5))
-    counted = intruders["all"] or intruders["top_k"]
-    of = "" if intruders["all"] else f" of the first {intruders['top']}"
-    # Absent in files of version 0.1.0, which counted all layers or none.
-    layers = intruders.get("layers", {"counted": 0, "of": 0})
-    part = "" if layers["counted"] == layers["of"] else f", {layers['counted']} of {layers['of']} layers"
-    return f"{figure(counted['mean'][place], '.2f')}{of} (ε = {intruders['epsilons'][place]:g}{part})"
-
-
-def _norm(layers: list[dict[str, Any]]) -> str:
-    """‖ΔW‖ over all layers; without one of them there is none."""
-    from lopsided_cli.shared import MISSING, figure
-
-    norms = [layer["delta"]["frobenius"] for layer in layers]
-    return MISSING if None in norms else figure(sum(norm**2 for norm in norms) ** 0.5)
-
-
-def _mean_of(layers: list[dict[str, Any]], name: str) -> str:
-    """The mean over the layers that have the figure, and how many these are if not all do."""
-    from lopsided_cli.shared import MISSING
-
-    known = [layer["delta"][name] for layer in layers if layer["delta"][name] is not None]
-    part = "" if len(known) == len(layers) else f" ({len(known)} of {len(layers)} layers)"
-    return f"{sum(known) / len(known):.2f}{part}" if known else MISSING
-
-
-def _eigenvalue(sharpness: dict[str, Any]) -> str:
-    """With its residual where Lanczos had not converged."""
-    from lopsided_cli.shared import figure
-
-    text = figure(sharpness.get("hessian_top"))
-    # Absent in files of version 0.1.0.
-    if sharpness.get("hessian_converged", True) is False:
-        text += f" (± {figure(sharpness['hessian_residual'])}, not converged)"
-    return text
-
-
-def _forgotten(forgetting: dict[str, Any]) -> str:
-    from lopsided_cli.shared import figure
-
-    ends = (figure(forgetting[name], ".3f") for name in ("base", "tuned"))
-    return "{} to {}".format(*ends) + f" ({forgetting['metric']})"

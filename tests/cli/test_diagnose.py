@@ -118,5 +118,6 @@ def test_bad_input_is_one_line(cli, tmp_path):
     assert_one_line(cli("diagnose", "--adapter", tmp_path / "empty", "--base", "embedded"), "adapter_config.json")
     run = tmp_path / "run"
     run.mkdir()
-    (run / "run.json").write_text(json.dumps({"schema": 1, "status": "failed", "error": "x"}))
+    record = {"schema": 1, "status": "failed", "error": "x", "config": {}, "method": {}, "versions": {}, "machine": {}}
+    (run / "run.json").write_text(json.dumps(record))
     assert_one_line(cli("diagnose", run), "that did not finish")

@@ -171,6 +171,36 @@ def load_model(name: str, task: HasGoal, *, seed: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of the model of that name, with a pad token; the model itself is not loaded.
+
+    Args:
+        name: as for `model_source`.
+
+    Raises:
+        LopsidedError: if the model is not there, or has no tokenizer.
+    """
+    source = model_source(name)
+    with quiet(), _told(name):
+        tokenizer = _load_tokenizer(name, source)
+        ensure_pad_token(tokenizer)
+    return tokenizer
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Return whether the model of that name is an encoder-decoder, from its configuration alone.
+
+    Args:
+        name: as for `model_source`.
+
+    Raises:
+        LopsidedError: if the model is not there.
+    """
+    source = model_source(name)
+    with quiet(), _told(name):
+        return bool(AutoConfig.from_pretrained(source.path, **source.arguments).is_encoder_decoder)
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """Errors of transformers and the hub as one of ours."""

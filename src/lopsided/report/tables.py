@@ -7,7 +7,7 @@ from typing import Any
 
 from lopsided.formatting import MISSING, duration, is_finite
 from lopsided.lab.result_file import counted
-from lopsided.report.notes import joined
+from lopsided.plotting.words import joined
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors,
 from lopsided.method import method_from_parts
 from lopsided.models.load import Goal, load_model
 from lopsided.runs.directory import read_run
+from lopsided.runs.inputs import Data, load_rows
+from lopsided.runs.run import Run
 from lopsided.runs.trajectory import snapshots
 from lopsided.tasks.column_names import FIRST_INPUTS
 from lopsided.tasks.reading import Reading
@@ -60,13 +63,28 @@ def check_reading(folder: Path, record: Mapping[str, Any], reading: Reading | No
         )
 
 
-def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False) -> nn.Module:
+def data_of(run: Run) -> Data:
+    """Load the rows that a run learned from, as tokens, read as it read them; no model's weights are loaded.
+
+    Raises:
+        LopsidedError: if the rows are not there, or would be read from other columns.
+    """
+    # The figure that the run was judged by says whether labels are classes or scores, where they could be both.
+    data = load_rows(dataclasses.replace(run.config, metric=run.task.metric))
+    check_reading(run.folder, run.record, data.task.reading)
+    return data
+
+
+def reload(
+    folder: Path, *, snapshot: int | None = None, trainable: bool = False, base: nn.Module | None = None
+) -> nn.Module:
     """The model as the run left it, or as it was at one of its evaluations.
 
     Args:
         snapshot: the step of that evaluation; None takes the checkpoint that the run ended with.
         trainable: whether the parameters that the run trained have gradients, and no others; without it, an adapter's
             have none.
+        base: a model with the weights that the run began with, its head aside, which becomes the result; None loads it.
 
     Raises:
         LopsidedError: if the folder holds no finished run, or no snapshot of that step.
@@ -74,7 +92,7 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
     record = finished_run(folder)
     method = method_from_parts(record["method"])
     learned = folder / "adapter" if snapshot is None else _snapshot(folder, snapshot)
-    model = base_of(record)
+    model: Any = base_of(record) if base is None else base
     if method.train == "all":
         check_shards(learned)
         return type(model).from_pretrained(learned)
