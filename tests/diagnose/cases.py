@@ -10,7 +10,7 @@ from torch import Tensor
 from lopsided.diagnose import DiagnoseConfig
 from lopsided.diagnose.section_inputs import AdapterInputs, RunInputs
 from lopsided.diagnose.tuned_model import Layer, TunedModel, Update
-from lopsided.runs.run import finished_run
+from lopsided.runs.run import Run, finished_run
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -43,6 +43,19 @@ def of_adapter(folder: Path, base: object, *, allow_base_mismatch: bool = False,
     """What sections are computed from, of a saved adapter."""
     config = DiagnoseConfig(**settings)
     return AdapterInputs(Path(folder), str(base), config, allow_base_mismatch=allow_base_mismatch)
+
+
+HISTORY = [
+    *({"step": step, "loss": 1 - 0.1 * step, "learning_rate": 0.01 * step} for step in (1, 2, 3, 4, 5, 6)),
+    {"step": 4, "eval_loss": 0.5},
+]
+
+
+def logged_run(boundaries: list[int] | None, history: list = HISTORY, steps: int = 6) -> Run:
+    """A run that finished, as the timeline reads it."""
+    chain = None if boundaries is None else {"links": len(boundaries) + 1, "boundaries": boundaries}
+    record = {"steps": steps, "history": history, "chain": chain}
+    return Run(folder=Path("run"), status="finished", error=None, settings={}, versions={}, machine={}, record=record)
 
 
 def random_layer(d_out: int, d_in: int, *ranks: int, share: float, seed: int = 0, spread: float | None = None) -> Layer:

@@ -22,8 +22,7 @@ from lopsided.diagnose.tables import cells, headings
 from lopsided.diagnose.tuned_model import Layer, Update
 from lopsided.tasks import get_metric
 from lopsided.theory.subspaces import basis
-from tests.diagnose.cases import random_layer, tuned_model
-from tests.diagnose.sections.test_timeline import run
+from tests.diagnose.cases import logged_run, random_layer, tuned_model
 
 BAD = (math.nan, math.inf, -math.inf)
 
@@ -88,7 +87,7 @@ def test_the_energy_of_a_broken_update_is_no_zero(bad):
     left[0, 0] = bad
     assert not math.isfinite(Update(left, right).energy())
     assert not math.isfinite(Update(left).energy())
-    [link] = timeline(run(None, history=[], steps=4), [[Update(left, right)]])["links"]
+    [link] = timeline(logged_run(None, history=[], steps=4), [[Update(left, right)]])["links"]
     assert link["norm"] is None
     assert link["why"] == {"norm": "the update holds NaN or Inf"}
 

@@ -51,7 +51,7 @@ def diagnose_runs(
     Args:
         paths: run directories, or folders of them.
         resume: keep a diagnosis that was made of the same run with the same settings.
-        command: how it was asked for, for the record.
+        command: the command line, for the record.
         note: tells a person how far the work is.
 
     Returns:
@@ -153,8 +153,8 @@ def _in_turn() -> list[Section]:
 
 
 def _compute(inputs: SectionInputs, skipped: Mapping[str, str]) -> Findings:
-    """Compute the sections that are asked for, but those that are skipped; our own errors are reasons to skip one."""
-    config, found, reasons = inputs.config, {}, dict(skipped)
+    """Compute the sections that were asked for and are not skipped; an error of ours is the reason to skip one."""
+    config, contents, reasons = inputs.config, {}, dict(skipped)
     for section in _in_turn():
         if section.compute is None or section.name not in config.only or section.name in reasons:
             continue
@@ -162,10 +162,10 @@ def _compute(inputs: SectionInputs, skipped: Mapping[str, str]) -> Findings:
             continue
         inputs.note(section.name)
         try:
-            found[section.name] = section.compute(inputs)
+            contents[section.name] = section.compute(inputs)
         except LopsidedError as error:
             reasons[section.name] = str(error)
-    return Findings(sections=found, skipped=reasons)
+    return Findings(sections=contents, skipped=reasons)
 
 
 def _compare(models: Mapping[Path, TunedModel]) -> None:

@@ -67,11 +67,10 @@ class LandscapeConfig:
     def __post_init__(self) -> None:
         if self.directions not in DIRECTIONS:
             raise LopsidedError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}")
-        for name, least in (("points", 2), ("rows", 2), ("hessian_rows", 2)):
-            if getattr(self, name) < least:
-                raise LopsidedError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("radius", "extent"):
-            value = getattr(self, name)
+        for name, count in {"points": self.points, "rows": self.rows, "hessian_rows": self.hessian_rows}.items():
+            if count < 2:
+                raise LopsidedError(f"{name} must be at least 2, got {count}")
+        for name, value in {"radius": self.radius, "extent": self.extent}.items():
             if value is not None and not 0 < value < math.inf:
                 raise LopsidedError(f"{name} must be positive, got {value}")
 
