@@ -5,11 +5,11 @@ import pytest
 
 from lopsided import formatting as format
 from lopsided.formatting import UNITS, cell_text, duration
-from lopsided.plotting import figure
+from lopsided.plotting import figure, words
 from lopsided.report import notes
 
 
-@pytest.mark.parametrize("module", [figure, format, notes])
+@pytest.mark.parametrize("module", [figure, format, notes, words])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 

@@ -124,6 +124,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def number_text(value: float | None, form: str = ".3g") -> str:
+    """Return a number as text, or a dash for one that is missing or not finite.
+
+    Example:
+        >>> number_text(0.51234, ".2f"), number_text(None), number_text(float("nan"))
+        ('0.51', '–', '–')
+    """
+    return f"{value:{form}}" if is_finite(value) else MISSING
+
+
 def cell_figure(cell: dict[str, Any], unit: str) -> Figure:
     """The cell's parts as text; see `cell_text`."""
     if unit not in UNITS:

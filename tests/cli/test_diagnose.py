@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
 import lopsided
+from lopsided.diagnose import SECTIONS, Headline, Need, Section, register_section
+from lopsided.diagnose.tables import documentation
+from lopsided.plotting.figure import Axis, Figure, FigureEntry, diagnosed, series, view
 from tests.cli.commands import assert_one_line
 
 SMALL = ("--points", 3, "--rows", 16, "--hessian-rows", 8)
@@ -107,6 +111,65 @@ def test_an_adapter_without_its_run(cli, bert, tmp_path):
     assert f"{found['forgetting']['base']:.3f}" in "".join(cli(*asked).out.split())
 
 
+@pytest.fixture
+def rain():
+    """A section of a test's own: all that has to be written for one."""
+
+    def draw(group):
+        drops = {run.label: run.diagnosis["rain"]["drops"] for run in diagnosed(group.runs, "rain")}
+        if not drops:
+            return None
+        bars = [series(label, [count], [label]) for label, count in drops.items()]
+        return Figure(
+            key=f"{group.key}-rain",
+            kind="intervals",
+            title="Rain on the rows",
+            shows="Each mark counts the drops on the test rows.",
+            means=f"Take an umbrella along with {max(drops, key=lambda label: drops[label])}.",
+            views=[view("", Axis(title="drops"), Axis(title="method"), bars)],
+        )
+
+    section = Section(
+        name="rain",
+        about="how many drops fell on the test rows",
+        needs=frozenset({Need.PREDICTIONS}),
+        compute=lambda inputs: {"drops": len(inputs.run.predictions["test"]["loss"])},
+        headlines=(Headline(heading="rain", cell=lambda content: f"{content['drops']} drops"),),
+        figures=(FigureEntry(draw=draw),),
+    )
+    yield register_section(section)
+    del SECTIONS[section.name]
+
+
+def test_a_section_is_one_entry(cli, tiny, rain, tmp_path, diagnosis_of):
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    assert cli("train", *tiny, "--method", "cla", "--evaluations", 1, "--out", run).status == 0
+    assert_one_line(cli("diagnose", run, "--only", "rian"), "timeline, forgetting, rain; did you mean 'rain'?")
+    assert diagnosis_of(run, "--only", "rain")["rain"] == {"drops": 40}
+    [_, *lines] = cli("diagnose", run, "--only", "generalization,rain", *SMALL).out.splitlines()
+    assert re.search(r"base's own score\W+rain\W*$", lines[1])
+    assert lines[3].rstrip(" │").endswith("40 drops")
+    assert cli("report", run, "--out", page).status == 0
+    text = page.read_text()
+    for said in ("Rain on the rows", "counts the drops on the test rows.", "Take an umbrella along with cla."):
+        assert said in text
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    drawn = {figure["key"]: figure for figure in data["groups"][0]["figures"]}
+    assert list(drawn)[-1] == "g0-rain"
+    assert drawn["g0-rain"]["views"][0]["series"][0]["x"] == [40]
+    assert documentation().splitlines()[-1] == (
+        "| `rain` | how many drops fell on the test rows | the predictions of a finished run |  |"
+    )
+
+
+def test_an_adapter_without_its_run_has_no_section_of_a_run(cli, bert, rain, tmp_path):
+    model = lopsided.adapt(AutoModelForSequenceClassification.from_pretrained(bert), "asym_b", r=4, seed=1)
+    lopsided.to_lora(model, tmp_path / "lora")
+    printed = cli("diagnose", "--adapter", tmp_path / "lora", "--base", bert, "--only", "rain", "--out", tmp_path / "o")
+    assert printed.status == 0, printed.err
+    assert "no rain: an adapter does not say how it was trained; diagnose its run" in printed.out
+
+
 def test_bad_input_is_one_line(cli, tmp_path):
     (tmp_path / "empty").mkdir()
     assert_one_line(cli("diagnose"), "expected run directories, or --adapter")
@@ -118,5 +181,6 @@ def test_bad_input_is_one_line(cli, tmp_path):
     assert_one_line(cli("diagnose", "--adapter", tmp_path / "empty", "--base", "embedded"), "adapter_config.json")
     run = tmp_path / "run"
     run.mkdir()
-    (run / "run.json").write_text(json.dumps({"schema": 1, "status": "failed", "error": "x"}))
+    record = {"schema": 1, "status": "failed", "error": "x", "config": {}, "method": {}, "versions": {}, "machine": {}}
+    (run / "run.json").write_text(json.dumps(record))
     assert_one_line(cli("diagnose", run), "that did not finish")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from lopsided.diagnose.tuned_model import Layer, Subject, Update
+from lopsided.diagnose import DiagnoseConfig
+from lopsided.diagnose.section_inputs import AdapterInputs, RunInputs
+from lopsided.diagnose.tuned_model import Layer, TunedModel, Update
+from lopsided.runs.run import Run, finished_run
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -25,8 +30,32 @@ def dense_layer(W0: Tensor, delta: Tensor, module: str = "encoder.0.query") -> L
     return Layer(module, W0.float(), (Update(delta.float()),))
 
 
-def subject_of(*layers: Layer, factors=None, id: str = "0" * 12) -> Subject:
-    return Subject("case", id, layers, factors or {}, torch.nn.Identity)
+def tuned_model(*layers: Layer, factors=None, id: str = "0" * 12) -> TunedModel:
+    return TunedModel(name="case", id=id, layers=layers, factors=factors or {})
+
+
+def of_run(folder: Path, **settings) -> RunInputs:
+    """What sections are computed from, of a finished run."""
+    return RunInputs(finished_run(folder), DiagnoseConfig(**settings))
+
+
+def of_adapter(folder: Path, base: object, *, allow_base_mismatch: bool = False, **settings) -> AdapterInputs:
+    """What sections are computed from, of a saved adapter."""
+    config = DiagnoseConfig(**settings)
+    return AdapterInputs(Path(folder), str(base), config, allow_base_mismatch=allow_base_mismatch)
+
+
+HISTORY = [
+    *({"step": step, "loss": 1 - 0.1 * step, "learning_rate": 0.01 * step} for step in (1, 2, 3, 4, 5, 6)),
+    {"step": 4, "eval_loss": 0.5},
+]
+
+
+def logged_run(boundaries: list[int] | None, history: list = HISTORY, steps: int = 6) -> Run:
+    """A run that finished, as the timeline reads it."""
+    chain = None if boundaries is None else {"links": len(boundaries) + 1, "boundaries": boundaries}
+    record = {"steps": steps, "history": history, "chain": chain}
+    return Run(folder=Path("run"), status="finished", error=None, settings={}, versions={}, machine={}, record=record)
 
 
 def random_layer(d_out: int, d_in: int, *ranks: int, share: float, seed: int = 0, spread: float | None = None) -> Layer:

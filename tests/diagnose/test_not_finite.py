@@ -18,12 +18,12 @@ from lopsided.diagnose.sections.intruders import intruders
 from lopsided.diagnose.sections.layers import spectra
 from lopsided.diagnose.sections.similarity import similarities
 from lopsided.diagnose.sections.timeline import timeline
+from lopsided.diagnose.tables import cells, headings
 from lopsided.diagnose.tuned_model import Layer, Update
 from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
 from lopsided.theory.subspaces import basis
-from lopsided_cli.diagnose import summary
-from tests.diagnose.cases import random_layer, subject_of
+from tests.diagnose.cases import logged_run, random_layer, tuned_model
 
 BAD = (math.nan, math.inf, -math.inf)
 
@@ -49,18 +49,18 @@ def layers_with(bad: Layer, position: int) -> list[Layer]:
 @pytest.mark.parametrize("position", [0, 1, 3])
 def test_a_layer_that_can_t_be_computed_is_left_out_by_name(part, bad, position, tmp_path):
     module = "encoder.9.key"
-    subject = subject_of(*layers_with(broken(part, bad, module), position))
-    rows = spectra(subject, cache=tmp_path)
+    tuned = tuned_model(*layers_with(broken(part, bad, module), position))
+    rows = spectra(tuned, cache=tmp_path)
     [lost] = [row for row in rows if row["module"] == module]
     assert lost["delta"]["frobenius"] is lost["delta"]["stable_rank"] is lost["delta"]["rank"] is None
     assert lost["why"]["delta"].startswith(
         f"{module}: the {'weight' if part == 'weight' else 'update'} holds NaN or Inf"
     )
-    others = spectra(subject_of(*[layer for layer in subject.layers if layer.module != module]), cache=tmp_path)
+    others = spectra(tuned_model(*[layer for layer in tuned.layers if layer.module != module]), cache=tmp_path)
     assert [row for row in rows if row["module"] != module] == others
 
-    found = intruders(subject, cache=tmp_path, top=3)
-    alone = intruders(subject_of(*[layer for layer in subject.layers if layer.module != module]), cache=tmp_path, top=3)
+    found = intruders(tuned, cache=tmp_path, top=3)
+    alone = intruders(tuned_model(*[layer for layer in tuned.layers if layer.module != module]), cache=tmp_path, top=3)
     assert found["layers"] == {"counted": 3, "of": 4}
     assert found["why"] == {f"by_layer.{module}": lost["why"]["delta"]}
     for which in ("all", "top_k"):
@@ -68,17 +68,18 @@ def test_a_layer_that_can_t_be_computed_is_left_out_by_name(part, bad, position,
         assert found[which]["mean"] == alone[which]["mean"]
         assert "key" not in found[which]["by_kind"]
     json.dumps([rows, found], allow_nan=False)
-    told = summary({"run": {"name": "x"}, "layers": rows, "intruders": found})
+    told = cells({"run": {"name": "x"}, "layers": rows, "intruders": found})
+    assert headings()[2:5] == ["intruders", "‖ΔW‖", "stable rank"]
     assert told[2].endswith("3 of 4 layers)")
     assert told[3] == "–"
     assert told[4].endswith("(3 of 4 layers)")
 
 
 def test_nothing_but_broken_layers_is_refused(tmp_path):
-    subject = subject_of(broken("left", math.nan, "a"), broken("right", math.inf, "b"))
+    tuned = tuned_model(broken("left", math.nan, "a"), broken("right", math.inf, "b"))
     for compute in (spectra, intruders):
         with pytest.raises(LopsidedError, match="a: the update holds NaN or Inf, and so do all 2 layers"):
-            compute(subject, cache=tmp_path)
+            compute(tuned, cache=tmp_path)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -87,8 +88,7 @@ def test_the_energy_of_a_broken_update_is_no_zero(bad):
     left[0, 0] = bad
     assert not math.isfinite(Update(left, right).energy())
     assert not math.isfinite(Update(left).energy())
-    record = {"steps": 4, "chain": None, "history": []}
-    [link] = timeline(record, [[Update(left, right)]])["links"]
+    [link] = timeline(logged_run(None, history=[], steps=4), [[Update(left, right)]])["links"]
     assert link["norm"] is None
     assert link["why"] == {"norm": "the update holds NaN or Inf"}
 
@@ -96,13 +96,13 @@ def test_the_energy_of_a_broken_update_is_no_zero(bad):
 def test_a_broken_factor_is_compared_with_nothing():
     draw = np.random.RandomState(0)
 
-    def subject(id: str, bad: bool):
+    def model(id: str, bad: bool):
         factors = {m: torch.tensor(draw.standard_normal((8, 2)), dtype=torch.float32) for m in ("a", "b")}
         if bad:
             factors["a"][0, 0] = math.nan
-        return subject_of(id=id, factors={"B": factors, "A": {m: X.T for m, X in factors.items()}})
+        return tuned_model(id=id, factors={"B": factors, "A": {m: X.T for m, X in factors.items()}})
 
-    whole, other, lacking = subject("0", False), subject("1", False), subject("2", True)
+    whole, other, lacking = model("0", False), model("1", False), model("2", True)
     found = similarities([whole, other, lacking])
     assert found["0"]["layers"]["B"] == {"1": 2, "2": 1}
     assert found["0"]["layers"]["of"] == {"B": 2, "A": 2}
@@ -168,7 +168,7 @@ def test_what_a_table_shows_of_a_search_that_did_not_converge():
         "hessian_residual": 0.5,
         "hessian_converged": False,
     }
-    told = summary({"run": {"name": "x"}, "landscape": {"sharpness": sharpness}})
+    told = cells({"run": {"name": "x"}, "landscape": {"sharpness": sharpness}})
     assert told[5:7] == ["–", "3.25 (± 0.5, not converged)"]
     of_0_1_0 = {"radius": 0.1, "largest": 1.0, "hessian_top": 3.25, "hessian_residual": 0.5}
-    assert summary({"run": {"name": "x"}, "landscape": {"sharpness": of_0_1_0}})[6] == "3.25"
+    assert cells({"run": {"name": "x"}, "landscape": {"sharpness": of_0_1_0}})[6] == "3.25"

@@ -15,24 +15,25 @@ from transformers.pytorch_utils import Conv1D
 import lopsided
 from lopsided import METHODS, LopsidedError
 from lopsided.diagnose.sections.intruders import intruders
-from lopsided.diagnose.tuned_model import Layer, _adapted, subject_of_adapter, subject_of_run
+from lopsided.diagnose.tuned_model import Layer, adapted_layers
 from lopsided.runs import finished_run
 from lopsided.runs.reload import base_of, reload
 from tests import tiny
+from tests.diagnose.cases import of_adapter, of_run
 
 
-def assert_adds_up(subject, base: nn.Module) -> None:
+def assert_adds_up(inputs, base: nn.Module) -> None:
     """W0 is the base's weight, and W0 + ΔW the merged model's, in every layer."""
-    merged = subject.merged()
+    merged, tuned = inputs.merged, inputs.tuned
     assert not isinstance(merged, PeftModel)
     assert not merged.training
-    assert subject.layers
-    for layer in subject.layers:
+    assert tuned.layers
+    for layer in tuned.layers:
         before, after = (model.get_submodule(layer.module) for model in (base, merged))
         turn = (lambda W: W.T) if isinstance(before, Conv1D) else (lambda W: W)
         torch.testing.assert_close(layer.weight, turn(before.weight.detach()), atol=0, rtol=0)
-        tuned = layer.weight.double() + layer.delta()
-        torch.testing.assert_close(tuned.float(), turn(after.weight.detach()), atol=1e-6, rtol=1e-5)
+        sum_of_both = layer.weight.double() + layer.delta()
+        torch.testing.assert_close(sum_of_both.float(), turn(after.weight.detach()), atol=1e-6, rtol=1e-5)
         assert layer.delta().abs().max() > 0
 
 
@@ -53,22 +54,23 @@ def test_layers_of_one_role_share_a_kind():
 @pytest.mark.parametrize("method", ["c3la", "lora", "asym_a", "bernoulli", "full"])
 def test_a_run_adds_up(method, run_once, bert, words):
     folder, _ = run_once(method=method, model=bert, task=words, steps=8, target_modules="all-linear")
-    subject = subject_of_run(folder)
-    assert_adds_up(subject, base_of(finished_run(folder)))
-    assert subject.id == hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()[:12]
-    assert subject.name == folder.name
-    assert not [layer.module for layer in subject.layers if "classifier" in layer.module]
-    assert len(subject.layers) == 13
+    inputs = of_run(folder)
+    tuned = inputs.tuned
+    assert_adds_up(inputs, base_of(finished_run(folder).record))
+    assert tuned.id == hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()[:12]
+    assert tuned.name == folder.name
+    assert not [layer.module for layer in tuned.layers if "classifier" in layer.module]
+    assert len(tuned.layers) == 13
     ids = {"input_ids": torch.arange(12).reshape(2, 6)}
     with torch.no_grad():
-        torch.testing.assert_close(subject.merged()(**ids).logits, reload(folder).eval()(**ids).logits)
+        torch.testing.assert_close(inputs.merged(**ids).logits, reload(folder).eval()(**ids).logits)
 
 
 def test_a_chains_links_are_told_apart(run_once, bert, words):
     folder, record = run_once(method="c3la", model=bert, task=words, steps=8, target_modules="all-linear")
-    subject, model = subject_of_run(folder), reload(folder)
+    tuned, model = of_run(folder).tuned, reload(folder)
     assert record["chain"]["links"] > 1
-    for layer in subject.layers:
+    for layer in tuned.layers:
         live = model.get_base_model().get_submodule(layer.module)
         terms = live.terms("default", torch.device("cpu"))
         assert len(layer.links) == len(terms) == record["chain"]["links"]
@@ -76,27 +78,27 @@ def test_a_chains_links_are_told_apart(run_once, bert, words):
             A, B = term.dense()
             torch.testing.assert_close(link.dense(), live.scaling["default"] * B.double() @ A.double())
         A, B = terms[-1].dense()
-        assert torch.equal(subject.factors["A"][layer.module], A)
-        assert torch.equal(subject.factors["B"][layer.module], B)
+        assert torch.equal(tuned.factors["A"][layer.module], A)
+        assert torch.equal(tuned.factors["B"][layer.module], B)
 
 
 def test_full_fine_tuning_has_one_dense_link_and_no_factors(run_once, bert, words):
     folder, _ = run_once(method="full", model=bert, task=words, steps=8, target_modules="all-linear")
-    subject = subject_of_run(folder)
-    assert subject.factors == {}
-    assert all(len(layer.links) == 1 and layer.is_dense for layer in subject.layers)
+    tuned = of_run(folder).tuned
+    assert tuned.factors == {}
+    assert all(len(layer.links) == 1 and layer.is_dense for layer in tuned.layers)
 
 
 def test_a_head_alone_is_refused(run_once, bert, words):
     folder, _ = run_once(method="head", model=bert, task=words, steps=8)
     with pytest.raises(LopsidedError, match="trains a head alone") as caught:
-        subject_of_run(folder)
+        _ = of_run(folder).tuned
     assert "\n" not in str(caught.value)
 
 
-def test_no_run_no_subject(tmp_path):
+def test_no_run_no_inputs(tmp_path):
     with pytest.raises(LopsidedError, match="expected a finished run"):
-        subject_of_run(tmp_path)
+        of_run(tmp_path)
 
 
 # -- adapters ------------------------------------------------------------------------------------------------
@@ -149,16 +151,17 @@ STOCK = {
 def test_a_stock_lora_adapter_adds_up(name, bases, tmp_path):
     build, options = STOCK[name]
     model = stock(build, LoraConfig(**options), tmp_path / "lora")
-    subject = subject_of_adapter(tmp_path / "lora", str(bases / build.__name__))
-    assert_adds_up(subject, build())
-    assert subject.id == hashlib.sha256((tmp_path / "lora/adapter_model.safetensors").read_bytes()).hexdigest()[:12]
-    torch.testing.assert_close(tiny.logits(subject.merged()), tiny.logits(model), atol=1e-4, rtol=1e-4)
-    for layer in subject.layers:
+    inputs = of_adapter(tmp_path / "lora", bases / build.__name__)
+    tuned = inputs.tuned
+    assert_adds_up(inputs, build())
+    assert tuned.id == hashlib.sha256((tmp_path / "lora/adapter_model.safetensors").read_bytes()).hexdigest()[:12]
+    torch.testing.assert_close(tiny.logits(inputs.merged), tiny.logits(model), atol=1e-4, rtol=1e-4)
+    for layer in tuned.layers:
         live = model.get_base_model().get_submodule(layer.module)
         delta = live.get_delta_weight("default")
         turned = delta.T if build is tiny.gpt2 else delta
         torch.testing.assert_close(layer.delta().float(), turned, atol=1e-5, rtol=1e-5)
-        assert torch.equal(subject.factors["B"][layer.module], live.lora_B["default"].weight)
+        assert torch.equal(tuned.factors["B"][layer.module], live.lora_B["default"].weight)
 
 
 @pytest.mark.parametrize("method", ["c3la", "asym_a", "lora"])
@@ -171,15 +174,15 @@ def test_our_adapter_and_its_export_have_the_same_layers(method, bases, tmp_path
         tiny.run_steps(model, optimizer, 2)
     model.eval().save_pretrained(str(tmp_path / "ours"))
     lopsided.to_lora(model, tmp_path / "lora")
-    ours, lora = (subject_of_adapter(tmp_path / name, str(bases / "bert")) for name in ("ours", "lora"))
+    ours, lora = (of_adapter(tmp_path / name, bases / "bert") for name in ("ours", "lora"))
     assert_adds_up(ours, tiny.bert())
-    assert [layer.module for layer in ours.layers] == [layer.module for layer in lora.layers]
-    for mine, theirs in zip(ours.layers, lora.layers):
+    assert [layer.module for layer in ours.tuned.layers] == [layer.module for layer in lora.tuned.layers]
+    for mine, theirs in zip(ours.tuned.layers, lora.tuned.layers):
         assert torch.equal(mine.weight, theirs.weight)
         torch.testing.assert_close(mine.delta(), theirs.delta(), atol=1e-7, rtol=1e-5)
-    torch.testing.assert_close(tiny.logits(ours.merged()), tiny.logits(model), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tiny.logits(lora.merged()), tiny.logits(model), atol=1e-5, rtol=1e-5)
-    assert intruders(ours) == intruders(lora)
+    torch.testing.assert_close(tiny.logits(ours.merged), tiny.logits(model), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tiny.logits(lora.merged), tiny.logits(model), atol=1e-5, rtol=1e-5)
+    assert intruders(ours.tuned) == intruders(lora.tuned)
 
 
 def test_a_head_of_another_number_of_labels_is_kept(tmp_path):
@@ -190,7 +193,7 @@ def test_a_head_of_another_number_of_labels_is_kept(tmp_path):
     base = type(two).from_pretrained(tmp_path / "base", num_labels=3, ignore_mismatched_sizes=True)
     model = get_peft_model(base, LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
     model.save_pretrained(tmp_path / "lora")
-    found = subject_of_adapter(tmp_path / "lora", str(tmp_path / "base")).merged()
+    found = of_adapter(tmp_path / "lora", tmp_path / "base").merged
     torch.testing.assert_close(tiny.logits(found), tiny.logits(model.eval()))
 
 
@@ -205,7 +208,7 @@ def lora(tmp_path):
 
 def refused(folder, base, said: str) -> None:
     with pytest.raises(LopsidedError, match=said) as caught:
-        subject_of_adapter(folder, str(base))
+        _ = of_adapter(folder, base).tuned
     assert "\n" not in str(caught.value)
 
 
@@ -272,7 +275,7 @@ def test_our_adapter_on_another_base_is_refused_and_can_be_allowed(bases, tmp_pa
     model.save_pretrained(str(tmp_path / "ours"))
     tiny.bert(seed=1).save_pretrained(tmp_path / "other")
     refused(tmp_path / "ours", tmp_path / "other", "base model is another one")
-    found = subject_of_adapter(tmp_path / "ours", str(tmp_path / "other"), allow_base_mismatch=True)
+    found = of_adapter(tmp_path / "ours", tmp_path / "other", allow_base_mismatch=True)
     assert_adds_up(found, tiny.bert(seed=1))
     shutil.rmtree(tmp_path / "other")
     refused(tmp_path / "ours", tmp_path / "other", "there is none")
@@ -284,7 +287,7 @@ def test_a_link_that_has_only_begun_is_not_compared(bert):
         if "lopsided_B" in name:
             parameter.data.fill_(0.5)
     lopsided.advance_chain(model)
-    layers, factors = _adapted(model)
+    layers, factors = adapted_layers(model)
     for layer in layers:
         assert len(layer.links) == 2
         assert float(layer.links[1].energy()) == 0

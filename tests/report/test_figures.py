@@ -7,11 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from lopsided.diagnose.sections.similarity import similarity_meaning
+from lopsided.diagnose.sections.timeline import timeline_meaning
 from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, PATHS, SYMBOLS
-from lopsided.report import reading
+from lopsided.report.bounds_next_to_gaps import bounds_meaning
 from lopsided.report.figures import figures, looks, missing
 from lopsided.report.gather import gather
-from lopsided.report.outcomes import front
+from lopsided.report.loss_curves import losses_meaning
+from lopsided.report.scores_against_costs import front, pareto_meaning
 from tests.report.fabricated import fabricate_run
 
 
@@ -105,19 +108,19 @@ def test_the_front_is_what_nothing_beats():
         for k, (cost, score) in places.items()
     ]
     assert front(points, x, y) == ["a", "b", "e"]
-    assert "choose among a, b and e" in reading.pareto_means(["a", "b", "e"], {"title": "cost"}, {"title": "score"})
+    assert "choose among a, b and e" in pareto_meaning(["a", "b", "e"], {"title": "cost"}, {"title": "score"})
 
 
 def test_sentences_follow_the_data():
-    assert "order the methods much as the gaps do" in reading.bounds_means(
+    assert "order the methods much as the gaps do" in bounds_meaning(
         {"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 1.0, "b": 2.0, "c": 3.0}
     )
-    assert "don't choose by it" in reading.bounds_means({"a": 0.3, "b": 0.2, "c": 0.1}, {"a": 1.0, "b": 2.0, "c": 3.0})
-    assert "more steps may still help b" in reading.losses_means({"a": (0.1, 30, False), "b": (0.2, 60, True)})
-    assert "more steps won't help" in reading.losses_means({"a": (0.1, 30, False), "b": (0.2, 30, False)})
+    assert "don't choose by it" in bounds_meaning({"a": 0.3, "b": 0.2, "c": 0.1}, {"a": 1.0, "b": 2.0, "c": 3.0})
+    assert "more steps may still help b" in losses_meaning({"a": (0.1, 30, False), "b": (0.2, 60, True)})
+    assert "more steps won't help" in losses_meaning({"a": (0.1, 30, False), "b": (0.2, 30, False)})
     links = [{"loss_first": 1.0, "loss_last": 0.5}, {"loss_first": 0.5, "loss_last": 0.49}]
-    assert "fewer links would have done" in reading.timeline_means({"c3la": links})
-    assert "unrelated spaces" in reading.similarity_means({"B": (0.05, 0.04)})
+    assert "fewer links would have done" in timeline_meaning({"c3la": links})
+    assert "unrelated spaces" in similarity_meaning({"B": (0.05, 0.04)})
 
 
 def test_one_look_a_method_and_no_two_alike(gathered):

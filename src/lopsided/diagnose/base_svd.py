@@ -41,16 +41,16 @@ class BaseSVD:
 
 
 def base_svd(weight: Tensor, cache: Path | None = None) -> BaseSVD:
-    """The singular vectors of W0, from the cache if they are there, and into it if they are not.
+    """Return the singular vectors of W0, from the cache if they are there, and into it if they are not.
 
-    A file that can't be read, or does not give the weight's products, is computed and written anew.
+    A file that can't be read, or does not give the weight's products, is computed and written again.
 
     Args:
         weight: W0 of (d_out, d_in), float32.
         cache: the folder; None takes `svd` in the folder that `LOPSIDED_CACHE` names, or in `~/.cache/lopsided`.
 
     Raises:
-        LopsidedError: if the weight is no finite matrix. A LopsidedWarning says where the result can't be kept.
+        LopsidedError: if the weight is not a finite matrix. A LopsidedWarning says where the result can't be kept.
     """
     if weight.dim() != 2 or weight.numel() == 0 or not all_finite(weight):
         raise LopsidedError(
@@ -59,15 +59,15 @@ def base_svd(weight: Tensor, cache: Path | None = None) -> BaseSVD:
         )
     weight = weight.detach().to("cpu", torch.float32).contiguous()
     path = (cache or cache_folder() / "svd") / f"{_key(weight)}.safetensors"
-    found = _read(path, weight)
-    if found is None:
-        found = decompose(weight)
-        _write(path, found)
-    return found
+    svd = _read(path, weight)
+    if svd is None:
+        svd = decompose(weight)
+        _write(path, svd)
+    return svd
 
 
 def decompose(weight: Tensor) -> BaseSVD:
-    """The singular vectors of W0, computed in float64 and rounded once.
+    """Compute the singular vectors of W0 in float64, rounded once.
 
     Example:
         >>> decompose(torch.diag(torch.tensor([1.0, 3.0]))).values
@@ -106,6 +106,7 @@ def _fits(kept: BaseSVD, weight: Tensor) -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     x, z = torch.randn(d_in, generator=generator), torch.randn(m, generator=generator)
+    # W0·x by the vectors, and that they are orthonormal on either side: a full check would cost a decomposition.
     images = kept.right.T @ x * kept.values
     checks = [
         (kept.left @ images, weight @ x, float(kept.values[0]) * float(x.norm())),

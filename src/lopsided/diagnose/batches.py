@@ -20,12 +20,12 @@ Loss = Callable[[Any, Batch], Tensor]
 
 
 def model_loss(model: Any, batch: Batch) -> Tensor:
-    """The loss that a transformers model computes from a batch with labels."""
+    """Return the loss that a transformers model computes from a batch with labels."""
     return model(**batch).loss
 
 
 def predictions_in(batch: Batch) -> int:
-    """n_i: rows, or tokens that count where every token has a label.
+    """Return n_i: rows, or tokens that count where every token has a label.
 
     Example:
         >>> predictions_in({"labels": torch.tensor([0, 1, 1])})
@@ -48,7 +48,7 @@ def check_batches(batches: Sequence[Batch]) -> None:
 
 @torch.no_grad()
 def mean_loss(model: Any, batches: Sequence[Batch], loss: Loss = model_loss) -> float:
-    """Σ n_i·ℓ_i / Σ n_i, without gradients; the model is used in the mode that it is in."""
+    """Compute Σ n_i·ℓ_i / Σ n_i, without gradients; the model is used in the mode that it is in."""
     counts = [predictions_in(batch) for batch in batches]
     total = sum(count * loss(model, batch).item() for count, batch in zip(counts, batches) if count)
     return total / sum(counts)
@@ -57,10 +57,10 @@ def mean_loss(model: Any, batches: Sequence[Batch], loss: Loss = model_loss) -> 
 def loss_and_gradient(
     model: Any, parameters: Sequence[Tensor], batches: Sequence[Batch], loss: Loss = model_loss
 ) -> tuple[float, list[Tensor]]:
-    """The mean loss and its gradient; a parameter that the loss does not read has gradient zero.
+    """Compute the mean loss and its gradient; a parameter that the loss does not read has gradient zero.
 
     Shapes:
-        one gradient a parameter, of its shape.
+        one gradient per parameter, of its shape.
     """
     counts = [predictions_in(batch) for batch in batches]
     total, value = [torch.zeros_like(parameter) for parameter in parameters], 0.0

@@ -4,87 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lopsided.diagnose.sections.forgetting import forgotten
-from lopsided.diagnose.sections.generalization import generalization
-from lopsided.diagnose.sections.intruders import intruders
-from lopsided.diagnose.sections.landscape import Surroundings, landscape_of_run
-from lopsided.diagnose.sections.layers import spectra
-from lopsided.diagnose.sections.similarity import similarities
-from lopsided.diagnose.sections.timeline import timeline
-from lopsided.diagnose.tuned_model import Subject, subject_of_adapter, subject_of_run
-from lopsided.errors import LopsidedError, unknown
+from lopsided.diagnose.config import DiagnoseConfig
+from lopsided.diagnose.section import Need, Section
+from lopsided.diagnose.section_inputs import WITHOUT_RUN, AdapterInputs, Note, RunInputs, SectionInputs, silent
+from lopsided.diagnose.sections import SECTIONS
+from lopsided.diagnose.tuned_model import TunedModel
+from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
-from lopsided.runs import finished_run, read_run, run_folders
 from lopsided.runs.measure import machine, versions
-from lopsided.settings import check_settings, documented
-from lopsided_settings.diagnose import DiagnoseSettings
+from lopsided.runs.run import Run, finished_run, read_run, run_folders
 
 SCHEMA = 1
 FILE = "diagnosis.json"
-SECTIONS = ("generalization", "layers", "intruders", "landscape", "timeline", "forgetting")
-# What an adapter has without the run that it comes from.
-OF_AN_ADAPTER = ("layers", "intruders", "forgetting")
-Note = Callable[[str], None]
 
 
-@documented
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig(DiagnoseSettings):
-    """What is looked at, and how closely.
+class Findings:
+    """What a diagnosis came to.
 
-    `only` names some of `SECTIONS`; `around` is of landscapes and sharpness. Intruders among all singular vectors
-    decompose every tuned weight. Without a reference, nothing looks at what was forgotten.
-
-    Raises:
-        LopsidedError: for an unknown section, or numbers that make no sense.
+    Args:
+        sections: what each section computed, by its name, in the order in which they were computed.
+        skipped: why a section that was asked for is not among them, by its name.
     """
 
-    only: tuple[str, ...] = SECTIONS
-    around: Surroundings = field(default_factory=Surroundings)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        for name in self.only:
-            if name not in SECTIONS:
-                raise LopsidedError(unknown("section", name, SECTIONS, "some of"))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the `settings` of diagnosis.json."""
-        return {
-            "only": list(self.only),
-            "top": self.top,
-            "all_vectors": self.all_vectors,
-            "around": dataclasses.asdict(self.around),
-            "reference": None if self.reference is None else str(self.reference),
-            "seed": self.seed,
-        }
-
-
-@dataclass
-class _Findings:
-    """Sections as they are made; what a run can't have is told in one line instead."""
-
-    config: DiagnoseConfig
-    note: Note
-    found: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def section(self, name: str, make: Callable[[], Any]) -> None:
-        """Make one section, if it is asked for; our own errors are kept as the reason why it is missing."""
-        if name not in self.config.only or name in self.skipped:
-            return
-        self.note(name)
-        try:
-            self.found[name] = make()
-        except LopsidedError as error:
-            self.skipped[name] = str(error)
+    sections: Mapping[str, Any]
+    skipped: Mapping[str, str]
 
 
 def diagnose_runs(
@@ -93,14 +44,14 @@ def diagnose_runs(
     *,
     resume: bool = False,
     command: str = "lopsided diagnose",
-    note: Note = lambda text: None,
+    note: Note = silent,
 ) -> dict[Path, dict[str, Any]]:
-    """Look at every finished run in these folders, and compare the factors of those that have some.
+    """Look at every finished run in these folders, and compare those that have tuned layers.
 
     Args:
         paths: run directories, or folders of them.
         resume: keep a diagnosis that was made of the same run with the same settings.
-        command: how it was asked for, for the record.
+        command: the command line, for the record.
         note: tells a person how far the work is.
 
     Returns:
@@ -109,35 +60,26 @@ def diagnose_runs(
     Raises:
         LopsidedError: if there is no run, or none that finished.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
-    states = {folder: run.status for folder in folders if (run := read_run(folder))}
-    finished = [folder for folder, state in states.items() if state == "finished"]
-    if not finished:
-        raise LopsidedError(
-            f"expected a finished run, got {len(folders)} that did not finish, {folders[0].name} among them, which is "
-            f"{states[folders[0]]}; resume them first"
-        )
-    for folder in folders:
-        if folder not in finished:
-            note(f"{folder.name} is {states[folder]}, and is left out")
-    subjects = {}
-    for number, folder in enumerate(finished, start=1):
-        kept = resume and _is_diagnosed(folder, config)
-        note(f"run {number} of {len(finished)}: {folder.name}{' is diagnosed' if kept else ''}")
-        subject = _subject(folder)[0] if kept else diagnose_run(folder, config, command=command, note=note)
-        if subject is not None and subject.factors:
+    finished = _finished_runs(paths, note)
+    models: dict[Path, TunedModel] = {}
+    for number, run in enumerate(finished, start=1):
+        kept = resume and _is_diagnosed(run, config)
+        note(f"run {number} of {len(finished)}: {run.folder.name}{' is diagnosed' if kept else ''}")
+        if kept:
+            tuned, _ = _tuned_or_reason(RunInputs(run, config, note))
+        else:
+            tuned = diagnose_run(run.folder, config, command=command, note=note)
+        if tuned is not None:
             # The weights of many runs would not fit.
-            subjects[folder] = dataclasses.replace(subject, layers=())
-    if len(subjects) > 1:
-        rows = similarities(list(subjects.values()))
-        for folder, subject in subjects.items():
-            write_json(folder / FILE, {**read_json(folder / FILE), "similarity": rows[subject.id]})
-    return {folder: strict(read_json(folder / FILE)) for folder in finished}
+            models[run.folder] = dataclasses.replace(tuned, layers=())
+    if len(models) > 1:
+        _compare(models)
+    return {run.folder: strict(read_json(run.folder / FILE)) for run in finished}
 
 
 def diagnose_run(
-    folder: Path, config: DiagnoseConfig, *, command: str = "lopsided diagnose", note: Note = lambda text: None
-) -> Subject | None:
+    folder: Path, config: DiagnoseConfig, *, command: str = "lopsided diagnose", note: Note = silent
+) -> TunedModel | None:
     """Look at a finished run, and write its diagnosis.json.
 
     Returns:
@@ -146,17 +88,17 @@ def diagnose_run(
     Raises:
         LopsidedError: if the folder holds no finished run.
     """
-    started, run, findings = time.perf_counter(), finished_run(folder), _Findings(config, note)
-    subject, why = _subject(folder)
-    if subject is None:
-        findings.skipped |= {name: why for name in (*OF_AN_ADAPTER, "timeline") if name in config.only}
-    findings.section("generalization", lambda: generalization(run.predictions, seed=config.seed))
-    _look_at_weights(findings, subject, run.settings["model"])
-    findings.section("timeline", lambda: timeline(run.to_json(), [layer.links for layer in _there(subject).layers]))
-    findings.section("landscape", lambda: landscape_of_run(folder, run.to_json(), config.around, note=note))
-    identity = {"id": run.id, "name": run.name}
-    write_json(folder / FILE, _whole(findings, identity, command, started))
-    return subject
+    started, run = time.perf_counter(), finished_run(folder)
+    inputs = RunInputs(run, config, note)
+    tuned, reason = _tuned_or_reason(inputs)
+    skipped = {
+        section.name: reason
+        for section in _in_turn()
+        if tuned is None and Need.LAYERS in section.needs and section.name in config.only
+    }
+    findings = _compute(inputs, skipped)
+    write_json(folder / FILE, _whole(findings, config, {"id": run.id, "name": run.name}, command, started))
+    return tuned
 
 
 def diagnose_adapter(
@@ -166,67 +108,98 @@ def diagnose_adapter(
     config: DiagnoseConfig,
     *,
     command: str = "lopsided diagnose",
-    note: Note = lambda text: None,
+    note: Note = silent,
 ) -> dict[str, Any]:
     """Look at a LoRA adapter without its run, and write `out`/diagnosis.json.
 
     Raises:
         LopsidedError: for an adapter or base that can't be read, or that do not fit.
     """
-    started, findings, subject = time.perf_counter(), _Findings(config, note), subject_of_adapter(adapter, base)
-    of_a_run = [name for name in config.only if name not in OF_AN_ADAPTER]
-    findings.skipped |= dict.fromkeys(of_a_run, "an adapter does not say how it was trained; diagnose its run")
-    _look_at_weights(findings, subject, base)
-    diagnosis = strict(_whole(findings, {"id": subject.id, "name": subject.name}, command, started))
+    started, inputs = time.perf_counter(), AdapterInputs(adapter, base, config, note)
+    tuned = inputs.tuned
+    findings = _compute(inputs, {name: WITHOUT_RUN for name in config.only if not SECTIONS[name].is_of_an_adapter})
+    diagnosis = strict(_whole(findings, config, {"id": tuned.id, "name": tuned.name}, command, started))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, diagnosis)
     return diagnosis
 
 
-def _subject(folder: Path) -> tuple[Subject | None, str]:
-    """A run as the diagnostics see it, or why it has no linear layers to look at."""
+def _finished_runs(paths: Sequence[Path], note: Note) -> list[Run]:
+    """The finished runs at these paths, each folder once; the others are named in notes."""
+    folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
+    runs = [run for folder in folders if (run := read_run(folder)) is not None]
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise LopsidedError(
+            f"expected a finished run, got {len(runs)} that did not finish, {runs[0].folder.name} among them, which is "
+            f"{runs[0].status}; resume them first"
+        )
+    for run in runs:
+        if not run.is_finished:
+            note(f"{run.folder.name} is {run.status}, and is left out")
+    return finished
+
+
+def _tuned_or_reason(inputs: SectionInputs) -> tuple[TunedModel | None, str]:
+    """A run as the sections see it, or why it has no linear layers to look at."""
     try:
-        return subject_of_run(folder), ""
+        return inputs.tuned, ""
     except LopsidedError as error:
         return None, str(error)
 
 
-def _there(subject: Subject | None) -> Subject:
-    assert subject is not None, "a section of a subject that is not there was skipped before"
-    return subject
+def _in_turn() -> list[Section]:
+    return sorted(SECTIONS.values(), key=lambda section: section.turn)
 
 
-def _look_at_weights(findings: _Findings, subject: Subject | None, base: str) -> None:
-    config, note = findings.config, findings.note
-    findings.section("layers", lambda: spectra(_there(subject), top=config.top, note=note))
-    findings.section(
-        "intruders",
-        lambda: intruders(_there(subject), top=config.top, all_vectors=config.all_vectors, note=note),
-    )
-    reference = config.reference
-    if reference is not None:
-        findings.section("forgetting", lambda: forgotten(base, _there(subject), reference, seed=config.seed))
+def _compute(inputs: SectionInputs, skipped: Mapping[str, str]) -> Findings:
+    """Compute the sections that were asked for and are not skipped; an error of ours is the reason to skip one."""
+    config, contents, reasons = inputs.config, {}, dict(skipped)
+    for section in _in_turn():
+        if section.compute is None or section.name not in config.only or section.name in reasons:
+            continue
+        if Need.REFERENCE in section.needs and config.reference is None:
+            continue
+        inputs.note(section.name)
+        try:
+            contents[section.name] = section.compute(inputs)
+        except LopsidedError as error:
+            reasons[section.name] = str(error)
+    return Findings(sections=contents, skipped=reasons)
 
 
-def _is_diagnosed(folder: Path, config: DiagnoseConfig) -> bool:
+def _compare(models: Mapping[Path, TunedModel]) -> None:
+    """Add the sections that need several models to the diagnosis of each one that they have something to say of."""
+    for section in _in_turn():
+        if section.compare is None:
+            continue
+        by_id = section.compare(list(models.values()))
+        for folder, model in models.items():
+            if model.id in by_id:
+                write_json(folder / FILE, {**read_json(folder / FILE), section.name: by_id[model.id]})
+
+
+def _is_diagnosed(run: Run, config: DiagnoseConfig) -> bool:
     """Whether the folder holds the diagnosis of this very run, made with these settings."""
-    path = folder / FILE
+    path = run.folder / FILE
     if not path.is_file():
         return False
     there = read_json(path)
-    asked = {"schema": SCHEMA, "settings": config.to_json()}
-    return {key: there.get(key) for key in asked} == asked and there["run"]["id"] == finished_run(folder).id
+    expected = {"schema": SCHEMA, "settings": config.to_json()}
+    return {key: there.get(key) for key in expected} == expected and there["run"]["id"] == run.id
 
 
-def _whole(findings: _Findings, identity: Mapping[str, str], command: str, started: float) -> dict[str, Any]:
+def _whole(
+    findings: Findings, config: DiagnoseConfig, identity: Mapping[str, str], command: str, started: float
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run": dict(identity),
         "command": command,
-        "settings": findings.config.to_json(),
+        "settings": config.to_json(),
         "versions": versions(),
         "machine": machine(),
-        **findings.found,
-        "skipped": findings.skipped,
+        **findings.sections,
+        "skipped": dict(findings.skipped),
         "seconds": round(time.perf_counter() - started, 1),
     }

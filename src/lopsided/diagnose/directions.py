@@ -49,9 +49,9 @@ class Directions:
 
 
 def plane_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a landscape moves: floating-point, two dimensions or more.
+    """Return the parameters that a landscape moves: floating-point, two dimensions or more.
 
-    Biases and norms' gains, of one dimension, are left out: few numbers of them would change everything.
+    Biases and the gains of norms, of one dimension, are left out: they are few, and would change everything.
 
     Raises:
         LopsidedError: if there are none, or an adapter is not merged.
@@ -63,22 +63,22 @@ def plane_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         >>> list(plane_parameters(torch.nn.Linear(3, 2)))
         ['weight']
     """
-    found = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
-    unmerged = next((name for name in found if ".base_layer." in name), None)
+    matrices = {name: p for name, p in model.named_parameters() if p.dim() >= 2 and p.is_floating_point()}
+    unmerged = next((name for name in matrices if ".base_layer." in name), None)
     if unmerged is not None:
         raise LopsidedError(f"expected a plain model, got {unmerged} under an adapter; pass model.merge_and_unload()")
-    if not found:
+    if not matrices:
         raise LopsidedError(f"expected weights of two dimensions, got none in {type(model).__name__}; pass a model")
-    return found
+    return matrices
 
 
 def transposed_names(model: nn.Module) -> frozenset[str]:
-    """The weights whose filters are columns: those of `Conv1D`."""
+    """Return the names of the weights whose filters are columns: those of `Conv1D`."""
     return frozenset(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D))
 
 
 def random_directions(centre: Weights, *, seed: int = 0, transposed: frozenset[str] = frozenset()) -> Directions:
-    """N(0, 1) in every entry, normalised; a function of the seed and the parameters' names and shapes.
+    """Draw N(0, 1) in every entry, and normalize; a function of the seed and the parameters' names and shapes.
 
     Args:
         centre: w*, from `plane_parameters`.
@@ -88,8 +88,8 @@ def random_directions(centre: Weights, *, seed: int = 0, transposed: frozenset[s
         Li et al. 2018, arXiv:1712.09913.
 
     Example:
-        >>> made = random_directions({"w": torch.tensor([[3.0, 4.0]])})
-        >>> round(made.first["w"].norm().item(), 4)
+        >>> directions = random_directions({"w": torch.tensor([[3.0, 4.0]])})
+        >>> round(directions.first["w"].norm().item(), 4)
         5.0
     """
     drawn: list[dict[str, Tensor]] = [{}, {}]
@@ -105,21 +105,21 @@ def random_directions(centre: Weights, *, seed: int = 0, transposed: frozenset[s
 def trajectory_directions(
     centre: Weights, snapshots: Iterable[Weights], *, transposed: frozenset[str] = frozenset()
 ) -> Directions:
-    """The two principal directions of a run's way to its centre, normalised, and the way's coordinates.
+    """Compute the two principal directions of a run's way to its centre, normalized, and the way's coordinates.
 
     With D = [Δ_1 … Δ_E] and DᵀD = V·Λ·Vᵀ, an (E, E) matrix, the left singular vectors of D are u_k = D·v_k/√λ_k; their
-    explained shares are λ_k/Σλ. No mean is taken off: the centre is w*. The first snapshot lies on the positive side of
-    both. Scaling the filters turns u_k into d_k, which need not be orthogonal, and span another plane; the coordinates
-    are those of the nearest point of it: argmin_{a,b} ‖Δ_e − a·d_1 − b·d_2‖₂.
+    explained shares are λ_k/Σλ. No mean is subtracted: the centre is w*. The first snapshot lies on the positive side
+    of both. Scaling the filters turns u_k into d_k, which need not be orthogonal, and span another plane; the
+    coordinates are those of the nearest point of it: argmin_{a,b} ‖Δ_e − a·d_1 − b·d_2‖₂.
 
     Args:
         centre: w*, from `plane_parameters`.
         snapshots: w_e of the evaluations before the centre, with the same names; two or more. They are read one by one,
-            and of each only what differs from the centre is kept.
+            and of each, only what differs from the centre is kept.
         transposed: from `transposed_names`.
 
     Shapes:
-        explained: two shares of 1; path: one pair a snapshot.
+        explained: two shares of 1; path: one pair per snapshot.
 
     Raises:
         LopsidedError: with fewer than two snapshots, snapshots of other parameters, or such as lie on one line.
@@ -134,37 +134,39 @@ def trajectory_directions(
                 f"a plane through the trajectory needs at least 2 snapshots before the centre, got {count}; raise "
                 "--evaluations in training, or take random directions"
             )
-        gram = _gram(deltas, count)
-        values, vectors = np.linalg.eigh(gram)
+        # DᵀD is as small as the number of snapshots, and has D's right singular vectors; D itself would not fit.
+        values, vectors = np.linalg.eigh(_gram(deltas, count))
+        # From the largest eigenvalue.
         values, vectors = values[::-1], vectors[:, ::-1]
         if not values[1] > FLAT * values[0]:
             raise LopsidedError(
                 f"expected snapshots that span a plane, got {count} on one line through the centre; take "
                 "random directions"
             )
-        found: list[dict[str, Tensor]] = []
+        plane: list[dict[str, Tensor]] = []
         for k in range(2):
-            # u_k's coordinate of the first snapshot is √λ_k·V[0, k].
+            # u_k's coordinate of the first snapshot is √λ_k·V[0, k]: its sign is the one to make positive.
             mix = vectors[:, k] / np.sqrt(values[k]) * (-1.0 if vectors[0, k] < 0 else 1.0)
-            found.append(
+            plane.append(
                 {
                     name: normalised(_combine(mix, parts), centre[name], transposed=name in transposed)
                     for name, parts in deltas.items()
                 }
             )
-        path = _coordinates(found, deltas, count)
+        # After the filters were scaled: the plane is another one now.
+        path = _coordinates(plane, deltas, count)
     shares = values[:2] / values.sum()
     return Directions(
         kind="trajectory",
-        first=found[0],
-        second=found[1],
+        first=plane[0],
+        second=plane[1],
         explained=(float(shares[0]), float(shares[1])),
         path=tuple((float(a), float(b)) for a, b in path),
     )
 
 
 def normalised(direction: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
-    """The direction with every filter scaled to the norm of the weight's filter.
+    """Return the direction with every filter scaled to the norm of the weight's filter.
 
     Shapes:
         direction, weight: (d_out, …), or (d_in, d_out) where transposed.
@@ -180,7 +182,7 @@ def normalised(direction: Tensor, weight: Tensor, *, transposed: bool = False) -
 
 
 def within(change: Tensor, weight: Tensor, radius: float, *, transposed: bool = False) -> Tensor:
-    """The nearest change that moves no filter by more than the radius times its own norm.
+    """Return the nearest change that moves no filter by more than the radius times its own norm.
 
     Shapes:
         change, weight: (d_out, …), or (d_in, d_out) where transposed.
@@ -206,8 +208,8 @@ def _scaled(part: Tensor, factors: Tensor, transposed: bool) -> Tensor:
 
 
 def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, list[Tensor]], int]:
-    """Δ_e of every parameter that any snapshot has elsewhere than the centre, and E."""
-    found: list[dict[str, Tensor]] = []
+    """Δ_e of every parameter in which any snapshot differs from the centre, and E."""
+    by_snapshot: list[dict[str, Tensor]] = []
     for snapshot in snapshots:
         moved: dict[str, Tensor] = {}
         for name, weight in centre.items():
@@ -222,10 +224,10 @@ def _deltas(centre: Weights, snapshots: Iterable[Weights]) -> tuple[dict[str, li
             # An adapter leaves most of a model alone, and what it left alone is not kept.
             if bool(delta.any()):
                 moved[name] = delta
-        found.append(moved)
-    names = [name for name in centre if any(name in moved for moved in found)]
+        by_snapshot.append(moved)
+    names = [name for name in centre if any(name in moved for moved in by_snapshot)]
     zeros = {name: torch.zeros_like(centre[name], dtype=torch.float32, requires_grad=False) for name in names}
-    return {name: [moved.get(name, zeros[name]) for moved in found] for name in names}, len(found)
+    return {name: [moved.get(name, zeros[name]) for moved in by_snapshot] for name in names}, len(by_snapshot)
 
 
 def _gram(deltas: Mapping[str, list[Tensor]], count: int) -> np.ndarray:
@@ -241,7 +243,8 @@ def _gram(deltas: Mapping[str, list[Tensor]], count: int) -> np.ndarray:
 def _coordinates(
     directions: Sequence[Mapping[str, Tensor]], deltas: Mapping[str, list[Tensor]], count: int
 ) -> np.ndarray:
-    """Least squares onto the plane: (E, 2)."""
+    """Coordinates by least squares onto the plane: (E, 2)."""
+    # The normal equations, summed over parameters: ⟨d_i, d_j⟩ and ⟨d_i, Δ_e⟩.
     plane, onto = np.zeros((2, 2)), np.zeros((2, count))
     for name, parts in deltas.items():
         for i in range(2):

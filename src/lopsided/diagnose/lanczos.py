@@ -1,7 +1,7 @@
-"""The largest eigenvalue of a symmetric matrix that is known by its products.
+"""The largest eigenvalue of a symmetric matrix of which only products with vectors are known.
 
 Notation: H is (n, n), symmetric; after m steps Q is (n, m) with orthonormal columns that span
-{q, H·q, …, H^(m−1)·q}, and T = Qᵀ·H·Q is tridiagonal, with α on its diagonal and β beside it. With T·s = θ·s the Ritz
+{q, H·q, …, H^(m−1)·q}, and T = Qᵀ·H·Q is tridiagonal, with α on its diagonal and β next to it. With T·s = θ·s the Ritz
 vector v = Q·s has ‖H·v − θ·v‖ = β_m·|s_m|, and some eigenvalue of H lies within that distance of θ.
 """
 
@@ -40,15 +40,15 @@ class Ritz:
 def largest_eigenvalue(
     product: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 30, tolerance: float = 1e-3
 ) -> Ritz:
-    """Lanczos with full re-orthogonalisation: the largest (not the largest in size) eigenvalue.
+    """Compute the largest eigenvalue, by sign and not by size, by Lanczos with full re-orthogonalization.
 
-    Every new vector is made orthogonal to all earlier ones, twice, without which rounding brings found eigenvalues back
-    as copies. It ends when the residual is at most tolerance·|θ|, when the space that the start reaches is used up (the
-    pair is then exact), or after `steps` products.
+    Every new vector is made orthogonal to all earlier ones, twice; without that, rounding brings eigenvalues that have
+    converged back as copies. It ends when the residual is at most tolerance·|θ|, when the space that the start reaches
+    is used up (the pair is then exact), or after `steps` products.
 
     Args:
         product: q -> H·q; it may be rounded.
-        start: any vector with a part along the eigenvector that is sought; a drawn one has it.
+        start: any vector with a component along the eigenvector; a random one has it.
         steps: products at most; as many vectors of the start's size and dtype are kept.
 
     Shapes:
@@ -73,18 +73,22 @@ def largest_eigenvalue(
     alphas: list[float] = []
     betas: list[float] = []
     while True:
+        # Invariant: the basis is orthonormal, and holds one vector more than there are products behind it.
         new = product(basis[-1])
         if not all_finite(new):
             raise LopsidedError(f"expected finite products, got NaN or Inf in product {len(basis)}; check the loss")
+        # α before the orthogonalization, which removes that component; β is the length of what is left.
         alphas.append(_dot(basis[-1], new))
         for _ in range(2):
             for q in basis:
                 new = new - _dot(q, new) * q
         betas.append(float(new.double().norm()))
+        # T is at most `steps` wide, so its eigenvalues cost nothing next to a product.
         values, vectors = np.linalg.eigh(np.diag(alphas) + np.diag(betas[:-1], 1) + np.diag(betas[:-1], -1))
         value, s = float(values[-1]), vectors[:, -1]
         residual = betas[-1] * abs(float(s[-1]))
-        # What is left of a vector within the space is rounding, and would be a direction of its own.
+        # Where the space is used up, what is left of the new vector is rounding: normalized, it would look like a
+        # direction of its own.
         scale = max(map(abs, (*alphas, *betas[:-1])))
         used_up = len(basis) == len(start) or betas[-1] <= 100 * torch.finfo(start.dtype).eps * scale
         converged = used_up or residual <= tolerance * abs(value)

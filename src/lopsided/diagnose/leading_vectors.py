@@ -38,7 +38,7 @@ CHUNK = 256
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """W in the coordinates above, float64: diag(values) of (p, q), zero beyond m, plus P·Qᵀ.
+    """W in the coordinates above, in float64: diag(values) of (p, q), zero beyond m, plus P·Qᵀ.
 
     Shapes:
         values: (m,); P: (p, K); Q: (q, K); Q_left: (d_out, p - m); Q_right: (d_in, q - m).
@@ -51,11 +51,11 @@ class Reduced:
     Q_right: Tensor
 
     def forward(self, X: Tensor) -> Tensor:
-        """W·X: (q, n) -> (p, n)"""
+        """Return W·X: (q, n) -> (p, n)"""
         return self._product(X, self.P, self.Q)
 
     def back(self, Y: Tensor) -> Tensor:
-        """Wᵀ·Y: (p, n) -> (q, n)"""
+        """Return Wᵀ·Y: (p, n) -> (q, n)"""
         return self._product(Y, self.Q, self.P)
 
     def _product(self, X: Tensor, P: Tensor, Q: Tensor) -> Tensor:
@@ -65,14 +65,18 @@ class Reduced:
 
 
 def reduce(base: BaseSVD, L: Tensor, R: Tensor) -> Reduced:
-    """W0 + L·R in the coordinates of W0's singular vectors."""
+    """Return W0 + L·R in the coordinates of W0's singular vectors."""
     P, Q_left = _coordinates(base.left, L)
     Q, Q_right = _coordinates(base.right, R.T)
     return Reduced(base.values.double(), P, Q, Q_left, Q_right)
 
 
 def _coordinates(vectors: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
-    """X on an orthonormal basis that begins with `vectors`, and what the basis has beside them: (d, m), (d, K)"""
+    """X on an orthonormal basis that begins with `vectors`, and the rest of that basis.
+
+    Shapes:
+        vectors: (d, m); X: (d, K). Returns (m + extra, K) and (d, extra), with extra at most K.
+    """
     d, m = vectors.shape
     inside = (vectors.T @ X.float()).double()
     # Rounded to float32, U·Uᵀ is not quite a projection: what it leaves of a large ΔW would hide small gaps.
@@ -81,6 +85,7 @@ def _coordinates(vectors: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
         U = vectors[rows[0] : rows[-1] + 1].double()
         rest += U.T @ (X[rows] - U @ inside)
     inside = inside + rest
+    # A square W0: its vectors span the whole space, and X has nothing outside.
     if d == m:
         return inside, X.new_zeros(d, 0)
     outside = _scaled(X - vectors.double() @ inside, X.norm(dim=0))
@@ -89,7 +94,7 @@ def _coordinates(vectors: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading(base: BaseSVD, weight: Tensor, L: Tensor, R: Tensor, k: int) -> Tensor | None:
-    """The first k left singular vectors of W0 + L·R, in the coordinates of U (and Q_L), or None.
+    """Find the first k left singular vectors of W0 + L·R, in the coordinates of U (and Q_L).
 
     Args:
         base: of `weight`.
@@ -97,32 +102,43 @@ def leading(base: BaseSVD, weight: Tensor, L: Tensor, R: Tensor, k: int) -> Tens
 
     Returns:
         (m or more, k), float64; the first m rows are ⟨u_i⁰, u_j⟩. None where float32 weights don't tell the vectors
-        apart, where K is too large for the search to pay, or where the residual on the weight itself is too large.
+        apart, where K is too large for the search to be faster, or where the residual on the weight itself is too
+        large; the caller then decomposes W0 + L·R.
     """
     m, K = len(base.values), L.shape[1]
+    # The basis starts with k + 3K vectors and grows: beyond half of the space a decomposition is faster.
     if k + 3 * K >= m // 2:
         return None
     reduced = reduce(base, L, R)
-    found = _search(reduced, k, K)
-    if found is None:
+    triplets = _search(reduced, k, K)
+    if triplets is None:
         return None
-    left, values, right = found
+    left, values, right = triplets
+    # The search knows W only by the kept decomposition of W0; this is the check against the weight.
     return left if _holds(reduced, base, weight, (L, R), left, values, right) else None
 
 
 def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Davidson's method on WᵀW, with a basis that only grows: (p, k), (k,), (q, k)"""
+    """Davidson's method on WᵀW, with a basis that only grows: left vectors, values and right vectors, or None.
+
+    Shapes:
+        (p, k), (k,), (q, k)
+    """
     q, m = len(W.Q), len(W.values)
+    # The start, from which nothing is missed: the first vectors of V, the range of Rᵀ, and its images under Wᵀ.
     first = torch.eye(q, min(k + K + 1, m), dtype=torch.float64)
     weighted = W.back(W.P) if W.P.any() else W.P.new_zeros(q, 0)
     new = _orthonormal(torch.cat([first, _scaled(W.Q), _scaled(weighted)], dim=1))
     basis = images = W.Q.new_zeros(q, 0)
+    # The preconditioner: WᵀW without its low-rank part.
     diagonal = torch.zeros(q, dtype=torch.float64)
     diagonal[:m] = W.values.square()
     for _ in range(ROUNDS):
+        # Invariant: the basis is orthonormal, and `images` is WᵀW times it; a round multiplies the new vectors alone.
         basis = torch.cat([basis, new], dim=1)
         images = torch.cat([images, W.back(W.forward(new))], dim=1)
         squares, turns = torch.linalg.eigh(basis.T @ images)
+        # One more than asked for: the gap below the k-th decides how well its vector is known.
         squares, turns = squares[-k - 1 :].flip(0), turns[:, -k - 1 :].flip(1)
         right = basis @ turns
         residuals = images @ turns - right * squares
@@ -132,6 +148,7 @@ def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
         if not wanted:
             right, values = right[:, :k], squares[:k].sqrt()
             return W.forward(right) / values, values, right
+        # Davidson's step: residuals over S² − θ², kept away from zero where θ² is near one of the σ².
         shifted = diagonal[:, None] - squares[wanted]
         least = 1e-8 * squares[0]
         shifted = torch.where(shifted.abs() < least, least, shifted)
@@ -142,7 +159,7 @@ def _search(W: Reduced, k: int, K: int) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def _unsettled(residuals: Tensor, squares: Tensor, k: int, largest: float) -> list[int] | None:
-    """The vectors among k whose angle to a true one may still exceed `ANGLE`; None if two of them are tied.
+    """The numbers of the vectors among k whose angle to a true one may exceed `ANGLE`; None if two of them are tied.
 
     W0 is known within float32's rounding of its `largest` singular value, and the coordinates within a relative one.
     The angle is at most the residual over the distance to the other eigenvalues of WᵀW (Davis and Kahan).
@@ -151,8 +168,10 @@ def _unsettled(residuals: Tensor, squares: Tensor, k: int, largest: float) -> li
     if bool((values[:-1] - values[1:] <= TIE * values[:-1].clamp(min=largest)).any()):
         return None
     gaps = squares[:-1] - squares[1:]
+    # Each eigenvalue's distance to its nearer neighbour; the first one has none above it.
     above = torch.cat([gaps.new_full((1,), torch.inf), gaps[:-1]])
     angles = residuals.norm(dim=0)[:k] / torch.minimum(above, gaps)
+    # Not `>`: an angle that is NaN is unsettled as well.
     return [j for j in range(k) if not angles[j] <= ANGLE]
 
 
@@ -181,7 +200,7 @@ def _scaled(X: Tensor, sizes: Tensor | None = None) -> Tensor:
 
 
 def _orthonormal(X: Tensor, against: Tensor | None = None, drop: float = 1e-6) -> Tensor:
-    """An orthonormal basis of X's columns beside `against`; directions that are all but in its span are dropped.
+    """An orthonormal basis of X's columns, orthogonal to `against`; directions that are almost in its span are dropped.
 
     By eigenvectors of XᵀX, twice: one pass leaves an error of the rounding over `drop`².
     """

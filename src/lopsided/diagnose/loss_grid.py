@@ -22,12 +22,14 @@ from lopsided.errors import LopsidedError
 from lopsided.finite import finite_or_none
 from lopsided.models.modes import model_mode
 
-Losses = list[float | None]
-Done = Callable[[int, int], None]
+# None where a loss is not finite.
+LossRow = list[float | None]
+# Receives the number of points that are done, and of all.
+Progress = Callable[[int, int], None]
 
 
 class Plane:
-    """A model's weights, put anywhere on a plane through where they are; the model computes with them as usual.
+    """A model's weights, moved on a plane through where they are; the model computes with them as usual.
 
     The weights are written in place: no module is rebuilt and no file is read. A row of points shares w* + b·d_2, so
     that a point costs one pass over the weights.
@@ -64,19 +66,19 @@ class Plane:
 
     @torch.no_grad()
     def row(self, b: float) -> None:
-        """Base of the points that follow: w* + b·d_2."""
+        """Set the base of the points that follow: w* + b·d_2."""
         for base, centre, d in zip(self.base, self.centre, self.second):
             torch.add(centre, d, alpha=b, out=base)
 
     @torch.no_grad()
     def put(self, a: float) -> None:
-        """Let the model's weights be the row's base + a·d_1."""
+        """Set the model's weights to the row's base + a·d_1."""
         for weight, base, d in zip(self.weights, self.base, self.first):
             torch.add(base, d, alpha=a, out=weight)
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """While it is entered the weights may be anywhere; then they are the centre's bits, whatever happened."""
+        """Let the weights be anywhere inside the context; after it they have the centre's bits, whatever happened."""
         try:
             yield
         finally:
@@ -99,19 +101,19 @@ class Landscape:
 
     directions: Directions
     axis: list[float]
-    loss: list[Losses]
+    loss: list[LossRow]
     centre: float | None
     t: list[float]
-    line: Losses
+    line: LossRow
     rows: int
 
     @property
     def not_finite(self) -> int:
-        """How many points of the plane had no finite loss."""
+        """The number of points of the plane without a finite loss."""
         return sum(value is None for row in self.loss for value in row)
 
     def to_json(self, *, steps: Sequence[int] = (), split: str | None = None) -> dict[str, Any]:
-        """The `landscape` of diagnosis.json.
+        """Return the `landscape` of diagnosis.json, without its sharpness.
 
         Args:
             steps: of the snapshots on the path; needed where the directions have one.
@@ -144,18 +146,18 @@ def landscape(
     points: int = 25,
     extent: float = 1.0,
     loss: Loss = model_loss,
-    done: Done = lambda number, total: None,
+    done: Progress = lambda number, total: None,
 ) -> Landscape:
-    """The surface and the line around a model's weights, which are afterwards what they were, bit for bit.
+    """Compute the surface and the line around a model's weights, which are afterwards what they were, bit for bit.
 
     Args:
         model: plain (adapters merged), at the centre; evaluated without dropout.
         batches: with labels; the same for all points.
         points: along each axis. An odd number has the centre among them, and then the line is a row of the surface.
-        extent: of the axes. At 1 every filter changes by as much as itself, which is far beyond the way that an adapter
-            has come: a map of that way wants the size of the path's coordinates.
+        extent: of the axes. At 1 every filter changes by as much as itself, which is far more than training an adapter
+            changes it: to see the path, take the size of its coordinates.
         loss: of one batch, its mean over `predictions_in(batch)`.
-        done: is told the number of points that are done, and of all, after each.
+        done: called after each point.
 
     Raises:
         LopsidedError: for fewer than two points, batches without labels, directions of other parameters.
@@ -169,17 +171,17 @@ def landscape(
     middle = points % 2 == 1
     total, number = points * points + (0 if middle else 1 + points), 0
 
-    def along(b: float, places: Sequence[float]) -> Losses:
+    def along(b: float, places: Sequence[float]) -> LossRow:
         nonlocal number
         plane.row(b)
-        found: Losses = []
+        losses: LossRow = []
         for a in places:
             plane.put(a)
             value = mean_loss(model, batches, loss)
-            found.append(finite_or_none(value))
+            losses.append(finite_or_none(value))
             number += 1
             done(number, total)
-        return found
+        return losses
 
     with model_mode(model, training=False), plane.moving():
         surface = [along(b, values) for b in values]
@@ -190,7 +192,7 @@ def landscape(
 
 
 def axis(points: int, extent: float = 1.0) -> list[float]:
-    """Even steps from -extent to extent; the middle of an odd number is exactly 0, and the halves mirror each other.
+    """Return even steps from -extent to extent; the middle of an odd number is exactly 0, and the halves are mirrored.
 
     Example:
         >>> axis(5)

@@ -1,10 +1,10 @@
 """What fine-tuning did to a model's own skill: a score on a reference that the run never read, before and after.
 
 Notation: the reference has n rows; row i has the loss L_i, a mean over T_i tokens, or a similarity c_i and a human
-score h_i. The change is the tuned model's figure less the base's on the same rows; its interval is from a bootstrap
+score h_i. The change is the tuned model's figure minus the base's on the same rows; its interval is from a bootstrap
 that draws the same rows for both.
 
-    language     loss a token: causal, or of tokens under a mask that is drawn once
+    language     loss per token: causal, or of tokens under a mask that is drawn once
     similarity   Spearman's correlation of the cosine of two sentences' mean embeddings with a human score
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +24,15 @@ from torch import Tensor
 from lopsided.diagnose.references import Pairs
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
-from lopsided.finite import finite_or_none
+from lopsided.finite import finite_or_none, is_finite
 from lopsided.method.sketch import generator
 from lopsided.models.modes import model_mode
 from lopsided.models.tokenizer import ensure_pad_token
+from lopsided.runs.facts import Predictions
 from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
 from lopsided.tasks.encode import IGNORED
 
-Columns = Mapping[str, np.ndarray]
 MASKED = 0.15
 
 
@@ -41,7 +41,7 @@ class Change:
     """The base model's own score, before and after; the fields are those of diagnosis.json.
 
     Args:
-        metric: "loss" in nats a token, or "spearman".
+        metric: "loss" in nats per token, or "spearman".
         better: "low" or "high".
         base, tuned, change: change = tuned − base.
         low, high: 95 % interval of the change over rows.
@@ -60,6 +60,7 @@ class Change:
     why: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the section of diagnosis.json; `why` where something is missing."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != WHY or value}
 
 
@@ -78,22 +79,23 @@ def language_change(
     seed: int = 0,
     draws: int = 2000,
 ) -> Change:
-    """The change of a language model's loss on a reference text: positive means forgotten.
+    """Compute the change of a language model's loss on a reference text: positive means forgotten.
 
     Args:
         base, tuned: models with a language model's head, adapters merged; see `graft` for a tuned backbone that has
             lost it.
         reference: its name, for the record.
         max_length: most tokens of a document; the rest is left out.
-        seed: of the masked tokens, 15 % of each document's and one at least, the same for both models; a causal model
+        batch_size: documents in one forward pass.
+        seed: of the masked tokens, 15 % of each document's and at least one, the same for both models; a causal model
             has none.
         draws: of the bootstrap.
 
     Raises:
         LopsidedError: for a model without a language model's head, or documents without a token to predict.
     """
-    masked, also = _is_masked(base), _is_masked(tuned)
-    if masked != also:
+    masked = _is_masked(base)
+    if _is_masked(tuned) != masked:
         raise LopsidedError(
             f"expected two models of one kind, got {type(base).__name__} and {type(tuned).__name__}; load "
             "both as one class"
@@ -117,11 +119,13 @@ def similarity_change(
     batch_size: int = 32,
     draws: int = 2000,
 ) -> Change:
-    """The change of a sentence encoder's correlation with human scores: negative means forgotten.
+    """Compute the change of a sentence encoder's correlation with human scores: negative means forgotten.
 
     Args:
         base, tuned: backbones, or models with a head, which is left out; adapters merged.
         reference: its name, for the record.
+        max_length, batch_size: as for `embeddings`.
+        draws: of the bootstrap.
 
     Raises:
         LopsidedError: for an encoder-decoder.
@@ -141,12 +145,12 @@ def similarity_change(
 
 
 def backbone(model: Any) -> Any:
-    """A transformers model without its head; a model that has none is its own."""
+    """Return a transformers model without its head; itself where it has none."""
     return model.base_model
 
 
 def graft(language: Any, tuned: Any) -> Any:
-    """Put a tuned backbone under a language model's head, in place; returns the language model.
+    """Put a tuned backbone under a language model's head, in place, and return the language model.
 
     A run that classifies trains the backbone under another head. With the pretrained one back on it, the loss on a
     reference text can be compared.
@@ -177,18 +181,23 @@ def graft(language: Any, tuned: Any) -> Any:
 def embeddings(
     encoder: Any, tokenizer: Any, texts: Sequence[str], *, max_length: int = 128, batch_size: int = 32
 ) -> Tensor:
-    """Mean-pooled last hidden states, padding left out: (n, d) on the CPU, in the texts' order."""
+    """Compute mean-pooled last hidden states, padding left out: (n, d) on the CPU, in the texts' order.
+
+    Args:
+        max_length: most tokens of a text; the rest is left out.
+        batch_size: texts in one forward pass.
+    """
     ensure_pad_token(tokenizer)
     rows = tokenizer(list(texts), truncation=True, max_length=max_length)
     pooled: list[tuple[int, Tensor]] = []
     with model_mode(encoder, training=False):
-        for chosen in _by_length([len(ids) for ids in rows["input_ids"]], batch_size):
-            batch = tokenizer.pad({key: [rows[key][i] for i in chosen] for key in rows}, return_tensors="pt")
+        for places in _by_length([len(ids) for ids in rows["input_ids"]], batch_size):
+            batch = tokenizer.pad({key: [rows[key][i] for i in places] for key in rows}, return_tensors="pt")
             batch = {key: tensor.to(encoder.device) for key, tensor in batch.items()}
             hidden = encoder(**batch).last_hidden_state.float()
             kept = batch["attention_mask"].unsqueeze(-1).float()
             means = (hidden * kept).sum(1) / kept.sum(1).clamp(min=1)
-            pooled += zip(chosen, means.cpu())
+            pooled += zip(places, means.cpu())
     return torch.stack([mean for _, mean in sorted(pooled, key=lambda pair: pair[0])])
 
 
@@ -199,25 +208,26 @@ def _language_rows(
     """Mean loss and number of predicted tokens of each document: arrays of (n,)."""
     losses, tokens = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
     with model_mode(model, training=False):
-        for chosen in _by_length([len(row["input_ids"]) for row in rows], batch_size):
+        for places in _by_length([len(row["input_ids"]) for row in rows], batch_size):
             batch = tokenizer.pad(
-                {"input_ids": [rows[i]["input_ids"] for i in chosen]}, padding=True, return_tensors="pt"
+                {"input_ids": [rows[i]["input_ids"] for i in places]}, padding=True, return_tensors="pt"
             )
             width = batch["input_ids"].shape[1]
-            labels = torch.full((len(chosen), width), IGNORED)
-            for at, i in enumerate(chosen):
+            labels = torch.full((len(places), width), IGNORED)
+            for at, i in enumerate(places):
                 own = torch.tensor(rows[i]["labels"], dtype=torch.long)
                 # Some tokenizers pad at the start.
                 begin = 0 if tokenizer.padding_side == "right" else width - len(own)
                 labels[at, begin : begin + len(own)] = own
             labels = labels.to(model.device)
             logits = model(**{key: tensor.to(model.device) for key, tensor in batch.items()}).logits.float()
+            # A causal model's logits at a position are of the next token.
             if not masked:
                 logits, labels = logits[:, :-1], labels[:, 1:]
             each = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
             counts = (labels != IGNORED).sum(1)
-            tokens[chosen] = counts.cpu().numpy()
-            losses[chosen] = (each.double().sum(1) / counts.clamp(min=1)).cpu().numpy()
+            tokens[places] = counts.cpu().numpy()
+            losses[places] = (each.double().sum(1) / counts.clamp(min=1)).cpu().numpy()
     return {"loss": losses, "tokens": tokens}
 
 
@@ -232,10 +242,10 @@ def _mask(row: dict[str, list[int]], tokenizer: Any, draw: np.random.RandomState
     ids = row["input_ids"]
     special = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
     places = [i for i, mark in enumerate(special) if not mark]
-    chosen = {places[i] for i in draw.permutation(len(places))[: max(1, round(MASKED * len(places)))]}
+    masked = {places[i] for i in draw.permutation(len(places))[: max(1, round(MASKED * len(places)))]}
     return {
-        "input_ids": [tokenizer.mask_token_id if i in chosen else token for i, token in enumerate(ids)],
-        "labels": [token if i in chosen else IGNORED for i, token in enumerate(ids)],
+        "input_ids": [tokenizer.mask_token_id if i in masked else token for i, token in enumerate(ids)],
+        "labels": [token if i in masked else IGNORED for i, token in enumerate(ids)],
     }
 
 
@@ -261,7 +271,7 @@ def _by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
 # -- figures -------------------------------------------------------------------------------------------------
 
 
-def _token_mean(rows: Columns) -> float:
+def _token_mean(rows: Predictions) -> float:
     """Over the tokens of all rows; NaN without any."""
     tokens = rows["tokens"].sum()
     return float(rows["loss"] @ rows["tokens"] / tokens) if tokens else math.nan
@@ -271,15 +281,15 @@ def _change(
     reference: str,
     metric: str,
     better: str,
-    base: Columns,
-    tuned: Columns,
-    figure: Callable[[Columns], float],
+    base: Predictions,
+    tuned: Predictions,
+    figure: Callable[[Predictions], float],
     draws: int,
 ) -> Change:
     low, high = paired_interval(base, tuned, figure, draws=draws)
     before, after = figure(base), figure(tuned)
-    found = {"base": before, "tuned": after, "change": after - before, "low": low, "high": high}
-    broken = [name for name in ("base", "tuned") if not math.isfinite(found[name])]
+    figures = {"base": before, "tuned": after, "change": after - before, "low": low, "high": high}
+    broken = [name for name in ("base", "tuned") if not is_finite(figures[name])]
     reason = f"the {metric} of the {' and the '.join(broken)} model is not finite or not defined on these rows"
     if not broken:
         reason = "the change is not defined on some draws of the rows"
@@ -288,6 +298,6 @@ def _change(
         metric=metric,
         better=better,
         rows=len(next(iter(base.values()))),
-        **{name: finite_or_none(value) for name, value in found.items()},
-        why={name: reason for name, value in found.items() if not math.isfinite(value)},
+        **{name: finite_or_none(value) for name, value in figures.items()},
+        why={name: reason for name, value in figures.items() if not is_finite(value)},
     )

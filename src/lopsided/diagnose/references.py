@@ -14,7 +14,7 @@ from lopsided.tasks import read_jsonl
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sentence pairs with a human score each."""
+    """Sentence pairs, each with a human score."""
 
     first: list[str]
     second: list[str]
@@ -22,10 +22,11 @@ class Pairs:
 
 
 def read_documents(path: Path, *, least: int = 20, most: int | None = None) -> list[str]:
-    """The documents of a text file, one a line; empty lines are none.
+    """Read the documents of a text file, one per line; empty lines are left out.
 
     Args:
-        least: fewer have no useful interval. most: the first so many are taken.
+        least: fewer have no useful interval.
+        most: the first so many are taken.
 
     Raises:
         LopsidedError: if there is no such file, it is not UTF-8, or it has too few documents.
@@ -41,11 +42,12 @@ def read_documents(path: Path, *, least: int = 20, most: int | None = None) -> l
 
 
 def read_pairs(path: Path, *, split: str = "test", least: int = 20, most: int | None = None) -> Pairs:
-    """Sentence pairs with a human score: JSON lines with `sentence1`, `sentence2` and `label`.
+    """Read sentence pairs with a human score: JSON lines with `sentence1`, `sentence2` and `label`.
 
     Args:
         path: the file, or a folder with `<split>.jsonl`.
-        least: fewer have no useful interval. most: the first so many are taken.
+        least: fewer have no useful interval.
+        most: the first so many are taken.
 
     Raises:
         LopsidedError: if there is no such file, a row lacks a field or a number, or there are too few rows.

@@ -24,10 +24,16 @@ LABELLED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
 def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) -> PeftModel:
-    """The base in float32 with a saved adapter on it.
+    """Load a base in float32 with a saved adapter on it.
+
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        base: `embedded`, `smollm2`, a folder or a Hugging Face name.
+        allow_base_mismatch: for Lopsided's adapters, which know the base that they were trained on.
 
     Raises:
-        LopsidedError: as `subject_of_adapter` says.
+        LopsidedError: if there is no such adapter or base, if they don't fit, or if the adapter does anything but add a
+            low-rank product to linear layers.
     """
     if not folder.is_dir():
         raise LopsidedError(f"{folder} is no folder; expected a saved adapter; check the path")
@@ -99,17 +105,17 @@ def _check_complete(model: PeftModel, shapes: dict[str, tuple[int, ...]], folder
     """Every layer in the file has to be in the model, and the other way round: PEFT is content with some."""
     keys = {key.removeprefix(PEFT_PREFIX) for key in shapes} - {KEY}
     saved = {key.split(mark)[0] for key in keys for mark in MARKS if mark in key}
-    found = {
+    adapted = {
         name
         for name, module in model.get_base_model().named_modules()
         if any(True for child, _ in module.named_children() if child.startswith(("lora_A", "lopsided_A")))
     }
-    if saved != found:
-        odd = min(saved ^ found)
+    if saved != adapted:
+        odd = min(saved ^ adapted)
         where = "in the file but not in the model" if odd in saved else "in the model but not in the file"
         raise LopsidedError(
-            f"the adapter {folder} does not fit the base {base}: {len(saved)} layers saved, {len(found)} in the model, "
-            f"{odd} is {where}; name the base that it was trained on"
+            f"the adapter {folder} does not fit the base {base}: {len(saved)} layers saved, {len(adapted)} in the "
+            f"model, {odd} is {where}; name the base that it was trained on"
         )
 
 

@@ -43,7 +43,7 @@ from lopsided.models.modes import gradients_of, model_mode
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """The largest rise of the loss that was found.
+    """The largest rise of the loss that the ascent came to.
 
     Args:
         radius: ρ.
@@ -68,7 +68,7 @@ def largest_increase(
     seed: int = 0,
     loss: Loss = model_loss,
 ) -> Ascent:
-    """The largest rise of the loss that ascent finds where every filter may change by a share ρ of its own norm.
+    """Find the largest rise of the loss by ascent, where every filter may change by a share ρ of its own norm.
 
     The ball is {δ : ‖δ_f‖₂ ≤ ρ·‖w*_f‖₂ for every filter f}, so that a landscape's points with |t| ≤ ρ on its line lie
     in it. From δ = 0, each step adds (ρ/4)·‖w*_f‖·g_f/‖g_f‖ to every filter, with g at w* + δ, and brings it back into
@@ -77,7 +77,8 @@ def largest_increase(
 
     Args:
         model: plain (adapters merged), with the weights w*; left as it was, bit for bit.
-        radius: ρ. steps: of the ascent, a gradient over all batches each; fewer than four do not reach the ball's edge.
+        radius: ρ.
+        steps: of the ascent, each with a gradient over all batches; fewer than four do not reach the ball's edge.
         seed: of the random step.
 
     Raises:
@@ -94,6 +95,7 @@ def largest_increase(
     check_batches(batches)
     parameters, transposed = plane_parameters(model), transposed_names(model)
     centre = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    # w* + 1·δ, with δ put in the place of the plane's first direction after each step.
     plane = Plane(model, Directions(kind="ascent", first=centre, second={}))
     losses: list[float | None] = []
     change = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in centre.items()}
@@ -105,15 +107,18 @@ def largest_increase(
                 raise LopsidedError(f"expected a finite loss at the weights themselves, got {value}; check the run")
             if losses[-1] is None or not all_finite(*gradients):
                 break
+            # At an exact stationary point: without a direction the ascent would stay there.
             if not any(bool(g.any()) for g in gradients):
                 gradients = list(random_directions(centre, seed=seed, transposed=transposed).first.values())
             for (name, weight), g in zip(centre.items(), gradients):
                 columns = name in transposed
+                # Step, then projection onto the ball, filter by filter.
                 up = normalised(g, weight, transposed=columns)
                 change[name] = within(change[name].add(up, alpha=radius / 4), weight, radius, transposed=columns)
             plane.first = [change[name] for name in plane.names]
             plane.put(1.0)
         else:
+            # After the last step there is a point whose loss no gradient has measured.
             losses.append(finite_or_none(mean_loss(model, batches, loss)))
     start, seen = losses[0], [value for value in losses if value is not None]
     assert start is not None
@@ -134,7 +139,7 @@ def hessian_top(
     seed: int = 0,
     loss: Loss = model_loss,
 ) -> Ritz:
-    """The largest eigenvalue of the loss's Hessian in the trained parameters, by Lanczos from a drawn start.
+    """Compute the largest eigenvalue of the loss's Hessian in the trained parameters, by Lanczos from a random start.
 
     Args:
         model: as it was trained, its adapter not merged: `reload(folder, trainable=True)`. Without dropout.
@@ -164,7 +169,7 @@ def hessian_top(
 def hessian_product(
     model: Any, parameters: Sequence[Tensor], batches: Sequence[Batch], vector: Tensor, *, loss: Loss = model_loss
 ) -> Tensor:
-    """H·q as the gradient of ⟨∇L, q⟩: (n,) -> (n,), the parameters' entries one after the other.
+    """Return H·q as the gradient of ⟨∇L, q⟩: (n,) -> (n,), the parameters' entries one after the other.
 
     Attention computes by plain products here: its fused kernels have no second derivative.
     """
@@ -175,6 +180,7 @@ def hessian_product(
         if not count:
             continue
         with sdpa_kernel(SDPBackend.MATH):
+            # The first derivative with its graph; then that of its inner product with q.
             gradients = torch.autograd.grad(loss(model, batch), parameters, create_graph=True, allow_unused=True)
             slope = torch.stack([(g * part).sum() for g, part in zip(gradients, parts) if g is not None]).sum()
             # A loss that is linear in all of them has no second derivative.
@@ -186,19 +192,19 @@ def hessian_product(
 
 
 def sharpness_json(radius: float, ascent: Ascent | str, top: Ritz | str) -> dict[str, Any]:
-    """The `sharpness` of diagnosis.json's landscape.
+    """Return the `sharpness` of diagnosis.json's landscape.
 
     Args:
-        ascent, top: what was found, or why it was not.
+        ascent, top: the results, or the reason why there is none.
     """
     why = {}
     largest = ascent.largest if isinstance(ascent, Ascent) else None
     if largest is None:
         why["largest"] = ascent.why if isinstance(ascent, Ascent) else ascent
-    found: dict[str, Any] = {"radius": radius, "largest": largest}
+    figures: dict[str, Any] = {"radius": radius, "largest": largest}
     if isinstance(top, Ritz):
-        found |= {"hessian_top": top.value, "hessian_residual": top.residual, "hessian_converged": top.converged}
+        figures |= {"hessian_top": top.value, "hessian_residual": top.residual, "hessian_converged": top.converged}
     else:
-        found |= {"hessian_top": None, "hessian_residual": None, "hessian_converged": None}
+        figures |= {"hessian_top": None, "hessian_residual": None, "hessian_converged": None}
         why["hessian_top"] = top
-    return {**found, WHY: why} if why else found
+    return {**figures, WHY: why} if why else figures

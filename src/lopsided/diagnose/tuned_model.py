@@ -1,4 +1,4 @@
-"""What is looked at: the linear layers of a tuned model, before training and what training added.
+"""The linear layers of a tuned model: their weights before training, and what training added.
 
 Notation: a layer maps d_in to d_out; W0 is (d_out, d_in), whichever way round its module holds it. ΔW = Σ_t Δ_t over
 the links t of a chain, oldest first. Δ_t = left·right with left of (d_out, r), which has the scale s in it, and right
@@ -7,23 +7,16 @@ of (r, d_in).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lopsided.diagnose.saved_adapter import load_adapter
 from lopsided.errors import LopsidedError
-from lopsided.files.atomic import file_hash
-from lopsided.files.untrusted import weights_in
 from lopsided.finite import all_finite
-from lopsided.runs.reload import base_of, reload
-from lopsided.runs.run import ID_DIGITS, finished_run
 from lopsided.theory.dims import linear_maps
 from lopsided.tuner import LopsidedLinear
 
@@ -44,11 +37,11 @@ class Update:
     right: Tensor | None = None
 
     def dense(self) -> Tensor:
-        """Δ_t: (d_out, d_in), float64."""
+        """Return Δ_t: (d_out, d_in), float64."""
         return self.left.double() if self.right is None else self.left.double() @ self.right.double()
 
     def energy(self) -> float:
-        """‖Δ_t‖_F² = tr(leftᵀ·left · right·rightᵀ)."""
+        """Return ‖Δ_t‖_F² = tr(leftᵀ·left · right·rightᵀ)."""
         left = self.left.double()
         if self.right is None:
             return float(left.square().sum())
@@ -74,13 +67,14 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """What layers of one role share: the part of the name after the last number, such as `attention.self.query`."""
+        """What layers of one role share: the name after its last number, such as `attention.self.query`."""
         parts = self.module.split(".")
         numbers = [place for place, part in enumerate(parts) if part.isdecimal()]
         return ".".join(parts[numbers[-1] + 1 :] if numbers else parts[-1:])
 
     @property
     def is_dense(self) -> bool:
+        """Whether the whole matrix moved, so that ΔW has no factors."""
         return any(link.right is None for link in self.links)
 
     @property
@@ -92,22 +86,22 @@ class Layer:
         return "" if all_finite(*parts) else f"{self.module}: the update holds NaN or Inf"
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """ΔW = L·R of all links together: (d_out, Σr), (Σr, d_in), float64."""
+        """Return L and R with ΔW = L·R, of all links together: (d_out, Σr), (Σr, d_in), float64."""
         pairs = [(link.left, link.right) for link in self.links if link.right is not None]
         assert len(pairs) == len(self.links), "a dense update has no factors"
         return torch.cat([L for L, _ in pairs], dim=1).double(), torch.cat([R for _, R in pairs], dim=0).double()
 
     def delta(self) -> Tensor:
-        """ΔW: (d_out, d_in), float64."""
+        """Return ΔW: (d_out, d_in), float64."""
         if self.is_dense:
             return torch.stack([link.dense() for link in self.links]).sum(0)
         left, right = self.factors()
         return left @ right
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A tuned model, as the diagnostics see it.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TunedModel:
+    """A tuned model, as the sections see it.
 
     Args:
         name: of the run's or the adapter's folder.
@@ -115,66 +109,26 @@ class Subject:
         layers: what was tuned, in the model's order.
         factors: A of (r, d_in) and B of (d_out, r) by letter and module, without the scale, of a chain's last link that
             learned; a selector is written out as a matrix. Empty for full fine-tuning.
-        load: makes the tuned model.
     """
 
     name: str
     id: str
     layers: tuple[Layer, ...]
     factors: Factors
-    load: Callable[[], nn.Module]
-
-    def merged(self) -> nn.Module:
-        """The tuned model as a plain module in evaluation mode, W0 + ΔW in its weights; loaded anew at each call."""
-        model = self.load()
-        if isinstance(model, PeftModel):
-            model = model.merge_and_unload()
-        return model.eval()
 
 
-def subject_of_run(folder: str | Path) -> Subject:
-    """A finished run of `lopsided train` or `compare`.
-
-    Raises:
-        LopsidedError: if the folder holds no finished run, or the run trained a head alone.
-    """
-    folder = Path(folder)
-    run = finished_run(folder)
-    method = run.method
-    if method.side.head_alone:
+def check_computable(layers: Sequence[Layer]) -> None:
+    """Raise if there are layers and every one of them holds NaN or Inf."""
+    faults = [layer.fault for layer in layers]
+    if faults and all(faults):
         raise LopsidedError(
-            f"{folder}: method {method.name!r} trains a head alone; expected a run that changes linear layers; choose "
-            "a run of another method"
+            f"{faults[0]}, and so do all {len(faults)} layers; expected finite numbers; go back to a good checkpoint"
         )
-    tuned: Any = reload(folder)
-    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(run), tuned), NO_FACTORS)
-    return Subject(run.name, run.id, layers, factors, lambda: reload(folder))
-
-
-def subject_of_adapter(folder: str | Path, base: str, *, allow_base_mismatch: bool = False) -> Subject:
-    """A saved LoRA adapter of PEFT, or one of Lopsided's, on its base.
-
-    Args:
-        folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        base: `embedded`, `smollm2`, a folder or a Hugging Face name.
-        allow_base_mismatch: for Lopsided's adapters, which know the base that they were trained on.
-
-    Raises:
-        LopsidedError: if there is no such adapter or base, if they don't fit, or if the adapter does anything but add a
-            low-rank product to linear layers.
-    """
-    folder = Path(folder)
-
-    def load() -> PeftModel:
-        return load_adapter(folder, base, allow_base_mismatch=allow_base_mismatch)
-
-    layers, factors = _adapted(load())
-    return Subject(folder.resolve().name, file_hash(weights_in(folder))[:ID_DIGITS], layers, factors, load)
 
 
 @torch.no_grad()
-def _moved(base: nn.Module, tuned: nn.Module) -> tuple[Layer, ...]:
-    """The linear layers of a model that was trained whole; a head has nothing to be compared with."""
+def moved_layers(base: nn.Module, tuned: nn.Module) -> tuple[Layer, ...]:
+    """Return the linear layers of a model that was trained whole; a head has nothing to be compared with."""
     layers = []
     for name, module in linear_maps(base):
         before, after = _matrix(module), _matrix(tuned.get_submodule(name))
@@ -183,8 +137,11 @@ def _moved(base: nn.Module, tuned: nn.Module) -> tuple[Layer, ...]:
 
 
 @torch.no_grad()
-def _adapted(model: PeftModel, adapter: str = "default") -> tuple[tuple[Layer, ...], Factors]:
-    """The layers with an adapter, of PEFT's LoRA or of ours."""
+def adapted_layers(model: PeftModel, adapter: str = "default") -> tuple[tuple[Layer, ...], Factors]:
+    """Return the layers with an adapter, of PEFT's LoRA or of ours, and the factors of the last link that learned.
+
+    Where a weight is float32 on the CPU, the layer holds the model's own tensor and no copy.
+    """
     layers: list[Layer] = []
     factors: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
     for name, module in model.get_base_model().named_modules():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lopsided.files.strict_json import WHY
+from lopsided.plotting.words import joined
 
 SCHEMA = 1
 
@@ -65,13 +66,3 @@ def lacking_notes(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[s
                 title = column["title"] if what == "mean" else f"standard error of {column['title']}"
                 lacking.setdefault((title, reason), []).append(row[name])
     return [f"– {title}, {joined(names)}: {reason}." for (title, reason), names in lacking.items()]
-
-
-def joined(names: list[str]) -> str:
-    """Names as a sentence lists them.
-
-    Example:
-        >>> joined(["lora"]), joined(["lora", "cla"]), joined(["lora", "cla", "paca"])
-        ('lora', 'lora and cla', 'lora, cla and paca')
-    """
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -12,8 +12,9 @@ import plotly.offline
 from lopsided.files.strict_json import WHY
 from lopsided.formatting import cell_figure, cell_text
 from lopsided.plotting.colours import PATHS
+from lopsided.plotting.words import joined
 from lopsided.report.figures import figures, looks, missing
-from lopsided.report.notes import joined, lacking_notes
+from lopsided.report.notes import lacking_notes
 from lopsided.report.tables import advice_tables, lab_table, run_table
 
 # Columns whose meaning a title can't carry.

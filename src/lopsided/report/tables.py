@@ -9,7 +9,7 @@ from lopsided.finite import is_finite
 from lopsided.formatting import MISSING, duration
 from lopsided.lab.result_file import counted
 from lopsided.method import Side, side_named
-from lopsided.report.notes import joined
+from lopsided.plotting.words import joined
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 import lopsided
 from lopsided import LopsidedError
-from lopsided.diagnose.sections.forgetting import forgotten
-from lopsided.diagnose.tuned_model import subject_of_adapter, subject_of_run
+from lopsided.diagnose.sections.forgetting import forgetting
+from tests.diagnose.cases import of_adapter, of_run
 from tests.tiny_runs import FILLER
 
 
@@ -39,10 +39,10 @@ def adapter_of(llama, folder, size: float) -> str:
 
 
 def test_an_adapter_of_zero_changes_nothing_and_a_wild_one_does(llama, text, tmp_path):
-    none = forgotten(llama, subject_of_adapter(adapter_of(llama, tmp_path / "zero", 0.0), llama), text)
+    none = forgetting(of_adapter(adapter_of(llama, tmp_path / "zero", 0.0), llama, reference=text))
     assert (none["change"], none["low"], none["high"]) == (0, 0, 0)
     assert (none["reference"], none["metric"], none["better"], none["rows"]) == ("reference.txt", "loss", "low", 24)
-    wild = forgotten(llama, subject_of_adapter(adapter_of(llama, tmp_path / "wild", 3.0), llama), text)
+    wild = forgetting(of_adapter(adapter_of(llama, tmp_path / "wild", 3.0), llama, reference=text))
     assert wild["base"] == none["base"]
     # The base is random, so that its loss may fall as well.
     assert wild["change"] == pytest.approx(wild["tuned"] - wild["base"])
@@ -52,7 +52,7 @@ def test_an_adapter_of_zero_changes_nothing_and_a_wild_one_does(llama, text, tmp
 
 def test_a_classifiers_run_is_judged_by_its_encoder(run_once, bert, words, pairs):
     folder, _ = run_once(method="asym_b", model=bert, task=words, steps=8, target_modules="all-linear")
-    found = forgotten(bert, subject_of_run(folder), pairs)
+    found = forgetting(of_run(folder, reference=pairs))
     assert (found["metric"], found["better"], found["rows"]) == ("spearman", "high", 30)
     assert found["change"] == pytest.approx(found["tuned"] - found["base"])
     assert found["change"] != 0
@@ -61,4 +61,4 @@ def test_a_classifiers_run_is_judged_by_its_encoder(run_once, bert, words, pairs
 def test_an_encoder_without_a_language_models_head_reads_no_text(run_once, bert, words, text):
     folder, _ = run_once(method="asym_b", model=bert, task=words, steps=8, target_modules="all-linear")
     with pytest.raises(LopsidedError, match=r"a language model's head, got .* with BertModel; pass scored"):
-        forgotten(bert, subject_of_run(folder), text)
+        forgetting(of_run(folder, reference=text))

@@ -12,7 +12,7 @@ from lopsided.diagnose import leading_vectors as leading_module
 from lopsided.diagnose.base_svd import base_svd, decompose
 from lopsided.diagnose.leading_vectors import leading
 from lopsided.diagnose.sections.intruders import EPSILONS, closest, count, intruders
-from tests.diagnose.cases import dense_layer, layer_of, orthonormal, random_layer, subject_of
+from tests.diagnose.cases import dense_layer, layer_of, orthonormal, random_layer, tuned_model
 
 M = 64
 VALUES = torch.linspace(4.0, 1.0, M, dtype=torch.float64)
@@ -48,12 +48,12 @@ def test_planted_intruders_are_counted_at_every_epsilon(name):
     turn, where, everywhere, first = PLANTED[name]
     # 0.25 is an ε itself: a likeness of exactly ε is none below it.
     everywhere, first = ([x + 1e-3 for x in likeness] for likeness in (everywhere, first))
-    found = intruders(subject_of(turned(turn, where)))
+    found = intruders(tuned_model(turned(turn, where)))
     assert found["epsilons"] == list(EPSILONS)
     assert len(EPSILONS) == 20
     assert found["all"]["by_layer"]["a.query"] == expected(everywhere)
     assert found["top_k"]["by_layer"]["a.query"] == expected(first)
-    assert intruders(subject_of(turned(turn, where)), all_vectors=False) == {**found, "all": None}
+    assert intruders(tuned_model(turned(turn, where)), all_vectors=False) == {**found, "all": None}
 
 
 def test_a_vector_from_outside_the_pretrained_span_is_an_intruder_by_its_angle():
@@ -127,21 +127,21 @@ def test_a_search_that_does_not_end_is_given_up(monkeypatch):
 @pytest.mark.parametrize("W0", [torch.eye(40), torch.randn(40, 40, generator=torch.Generator().manual_seed(0))])
 def test_no_update_no_intruders(W0):
     nothing = layer_of(W0, (torch.zeros(40, 2), torch.ones(2, 40)))
-    found = intruders(subject_of(nothing))
+    found = intruders(tuned_model(nothing))
     assert found["all"]["mean"] == found["top_k"]["mean"] == [0.0] * 20
 
 
 def test_a_dense_update_counts_as_its_factors_do():
     layer = random_layer(80, 60, 3, share=0.3)
     dense = dense_layer(layer.weight, layer.delta())
-    assert intruders(subject_of(layer)) == intruders(subject_of(dense))
+    assert intruders(tuned_model(layer)) == intruders(tuned_model(dense))
 
 
 def test_means_go_over_layers_and_kinds():
     turn, where, _, _ = PLANTED["mixed"]
     quiet = layer_of(torch.diag(VALUES), (torch.zeros(M, 1), torch.zeros(1, M)), module="b.query")
     found = intruders(
-        subject_of(turned(turn, where), quiet, turned(turn, where, module="a.value")), epsilons=[0.2, 0.5]
+        tuned_model(turned(turn, where), quiet, turned(turn, where, module="a.value")), epsilons=[0.2, 0.5]
     )
     assert found["all"]["by_layer"] == {"a.query": [0, 16], "b.query": [0, 0], "a.value": [0, 16]}
     assert found["all"]["by_kind"] == {"query": [0.0, 8.0], "value": [0.0, 16.0]}
@@ -151,7 +151,7 @@ def test_means_go_over_layers_and_kinds():
 
 def test_narrow_layers_have_all_their_vectors_counted(tmp_path):
     layer = random_layer(6, 30, 2, share=1.0)
-    found = intruders(subject_of(layer), top=10)
+    found = intruders(tuned_model(layer), top=10)
     assert found["top_k"] == found["all"]
     assert closest(layer, base_svd(layer.weight, tmp_path), 10).shape == (6,)
 
@@ -162,6 +162,6 @@ def test_narrow_layers_have_all_their_vectors_counted(tmp_path):
 )
 def test_wrong_options_are_refused(options, said):
     with pytest.raises(LopsidedError, match=said):
-        intruders(subject_of(random_layer(8, 8, 1, share=1.0)), **options)
+        intruders(tuned_model(random_layer(8, 8, 1, share=1.0)), **options)
     with pytest.raises(LopsidedError, match="no tuned linear layer"):
-        intruders(subject_of())
+        intruders(tuned_model())

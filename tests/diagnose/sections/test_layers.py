@@ -9,7 +9,7 @@ import torch
 from lopsided import LopsidedError
 from lopsided.diagnose.base_svd import decompose
 from lopsided.diagnose.sections.layers import angles, energy_by_link, layer_record, spectra, update_svd
-from tests.diagnose.cases import dense_layer, layer_of, orthonormal, random_layer, subject_of
+from tests.diagnose.cases import dense_layer, layer_of, orthonormal, random_layer, tuned_model
 
 D_OUT, D_IN = 30, 24
 U, V = orthonormal(D_OUT, D_IN, 1), orthonormal(D_IN, D_IN, 2)
@@ -115,10 +115,10 @@ def test_at_most_64_singular_values_are_listed():
 def test_every_layer_has_a_record_and_wrong_input_an_error(tmp_path):
     layers = [random_layer(10, 8, 2, share=0.5), random_layer(8, 10, 2, share=0.5)]
     said = []
-    assert [record["d_in"] for record in spectra(subject_of(*layers), cache=tmp_path, note=said.append)] == [8, 10]
+    assert [record["d_in"] for record in spectra(tuned_model(*layers), cache=tmp_path, note=said.append)] == [8, 10]
     assert said[-1] == "spectra: layer 2 of 2"
     with pytest.raises(LopsidedError, match="top must be at least 1"):
-        spectra(subject_of(*layers), top=0)
+        spectra(tuned_model(*layers), top=0)
     broken = layer_of(W0, (torch.full((D_OUT, 1), torch.nan), torch.ones(1, D_IN)))
     with pytest.raises(LopsidedError, match="NaN or Inf"):
-        spectra(subject_of(broken), cache=tmp_path)
+        spectra(tuned_model(broken), cache=tmp_path)

@@ -7,16 +7,7 @@ import torch
 
 from lopsided.diagnose.sections.timeline import timeline
 from lopsided.diagnose.tuned_model import Update
-
-HISTORY = [
-    *({"step": step, "loss": 1 - 0.1 * step, "learning_rate": 0.01 * step} for step in (1, 2, 3, 4, 5, 6)),
-    {"step": 4, "eval_loss": 0.5},
-]
-
-
-def record(boundaries: list[int] | None) -> dict:
-    chain = None if boundaries is None else {"boundaries": boundaries}
-    return {"steps": 6, "history": HISTORY, "chain": chain}
+from tests.diagnose.cases import logged_run
 
 
 def window(first: int) -> torch.Tensor:
@@ -28,7 +19,7 @@ def window(first: int) -> torch.Tensor:
 def test_a_chain_has_a_row_for_each_link():
     left = torch.ones(3, 2)
     links = [[Update(left, window(0)), Update(2 * left, window(2))]] * 2
-    found = timeline(record([2, 4]), links)
+    found = timeline(logged_run([2, 4]), links)
     assert found["steps"] == 6
     first, second, third = found["links"]
     assert (first["first_step"], first["last_step"]) == (0, 2)
@@ -46,16 +37,16 @@ def test_a_chain_has_a_row_for_each_link():
 
 
 def test_a_run_without_a_chain_is_one_link_and_dense_factors_cover_all():
-    [only] = timeline(record(None), [[Update(torch.ones(3, 2), torch.ones(2, 5))]])["links"]
+    [only] = timeline(logged_run(None), [[Update(torch.ones(3, 2), torch.ones(2, 5))]])["links"]
     assert (only["first_step"], only["last_step"], only["rank"], only["columns_covered"]) == (0, 6, 2, 1.0)
 
 
 def test_a_window_that_is_read_twice_counts_once():
     links = [[Update(torch.ones(3, 2), window(0))] * 2]
-    first, second = timeline(record([3]), links)["links"]
+    first, second = timeline(logged_run([3]), links)["links"]
     assert first["columns_covered"] == second["columns_covered"] == 0.25
 
 
 def test_whole_weights_that_moved_are_one_dense_update():
-    [only] = timeline(record(None), [[Update(torch.eye(4)[:, :3])]])["links"]
+    [only] = timeline(logged_run(None), [[Update(torch.eye(4)[:, :3])]])["links"]
     assert (only["norm"], only["rank"], only["columns_covered"]) == (pytest.approx(3**0.5), 3, 1.0)

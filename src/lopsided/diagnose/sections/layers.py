@@ -1,4 +1,4 @@
-"""What an update is made of: its singular values, its links, and how it lies to the weight that it changes.
+"""Section: what an update is made of: its singular values, its links, and how it lies to the weight that it changes.
 
 Notation: ΔW = Σ_t Δ_t has singular values σ_1 ≥ σ_2 ≥ …; W0 is (d_out, d_in).
 
@@ -10,7 +10,7 @@ Source of the effective rank: Roy and Vetterli 2007, "The effective rank: a meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,40 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from lopsided.diagnose.base_svd import BaseSVD, base_svd
-from lopsided.diagnose.tuned_model import Layer, Subject
+from lopsided.diagnose.section import Headline, Need, Section
+from lopsided.diagnose.section_inputs import SectionInputs
+from lopsided.diagnose.tuned_model import Layer, TunedModel, check_computable
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import check_finite
+from lopsided.formatting import MISSING, number_text
+from lopsided.plotting.figure import (
+    Axis,
+    DrawnRun,
+    Figure,
+    FigureEntry,
+    RunGroup,
+    by_label,
+    diagnosed,
+    mean_curve,
+    mean_of_known,
+    part_of,
+    series,
+    view,
+)
+from lopsided.plotting.words import chooses_nothing
 
 MOST_VALUES = 64
 
 
 def spectra(
-    subject: Subject,
+    tuned: TunedModel,
     *,
     top: int = 10,
     cache: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """One record a layer: ΔW's and W0's norms and ranks, the angles between them, and the links' shares.
+    """Compute one record per layer: ΔW's and W0's norms and ranks, the angles between them, and the links' shares.
 
     Args:
         top: the dimension of the spaces between which angles are taken.
@@ -52,24 +70,15 @@ def spectra(
     """
     if top < 1:
         raise LopsidedError(f"top must be at least 1, got {top}; raise it")
-    check_computable(subject.layers)
+    check_computable(tuned.layers)
     records = []
-    for number, layer in enumerate(subject.layers, start=1):
-        note(f"spectra: layer {number} of {len(subject.layers)}")
+    for number, layer in enumerate(tuned.layers, start=1):
+        note(f"spectra: layer {number} of {len(tuned.layers)}")
         broken = layer.fault
         records.append(
             _without_figures(layer, broken) if broken else layer_record(layer, base_svd(layer.weight, cache), top)
         )
     return records
-
-
-def check_computable(layers: Sequence[Layer]) -> None:
-    """Raise if there are layers and every one of them holds NaN or Inf."""
-    faults = [layer.fault for layer in layers]
-    if faults and all(faults):
-        raise LopsidedError(
-            f"{faults[0]}, and so do all {len(faults)} layers; expected finite numbers; go back to a good checkpoint"
-        )
 
 
 def _without_figures(layer: Layer, fault: str) -> dict[str, Any]:
@@ -90,7 +99,7 @@ def _without_figures(layer: Layer, fault: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def layer_record(layer: Layer, base: BaseSVD, top: int = 10) -> dict[str, Any]:
-    """What `spectra` says of one layer.
+    """Compute what `spectra` says of one layer.
 
     `rank` counts the singular values above rounding. Of an update that is zero, the rank is 0 and lists are empty; its
     stable and effective rank and its links' shares are 0/0, and None.
@@ -114,7 +123,7 @@ def layer_record(layer: Layer, base: BaseSVD, top: int = 10) -> dict[str, Any]:
 
 
 def update_svd(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ΔW = U·diag(σ)·Vᵀ without the singular values that are rounding: (d_out, r), (r,), (d_in, r), float64
+    """Decompose ΔW = U·diag(σ)·Vᵀ, without the singular values that are rounding: (d_out, r), (r,), (d_in, r), float64
 
     From L = Q_L·C_L and Rᵀ = Q_R·C_R follows ΔW = Q_L·(C_L·C_Rᵀ)·Q_Rᵀ, so a matrix of Σr x Σr is decomposed, unless
     ΔW is dense.
@@ -141,7 +150,7 @@ def _of_factors(L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sizes(values: np.ndarray) -> dict[str, float | None]:
-    """Norms and ranks from singular values; the ranks of zero are None.
+    """Compute norms and ranks from singular values; the ranks of zero are None.
 
     Example:
         >>> {name: round(float(size or 0), 3) for name, size in sizes(np.array([3.0, 3.0, 0.0])).items()}
@@ -161,7 +170,7 @@ def sizes(values: np.ndarray) -> dict[str, float | None]:
 
 
 def angles(X: np.ndarray, Y: np.ndarray) -> list[float]:
-    """The principal angles between two column spaces, in degrees, the smallest first.
+    """Compute the principal angles between two column spaces, in degrees, the smallest first.
 
     Example:
         >>> [round(angle, 3) for angle in angles(np.eye(3)[:, :2], np.eye(3)[:, 1:])]
@@ -173,7 +182,101 @@ def angles(X: np.ndarray, Y: np.ndarray) -> list[float]:
 
 
 def energy_by_link(layer: Layer) -> list[float | None]:
-    """‖Δ_t‖_F² / Σ_t ‖Δ_t‖_F², one share per link, oldest first; None where all of them are zero."""
+    """Compute ‖Δ_t‖_F² / Σ_t ‖Δ_t‖_F², one share per link, oldest first; None where all of them are zero."""
     energies = np.array([link.energy() for link in layer.links])
     total = energies.sum()
     return (energies / total).tolist() if total > 0 else [None] * len(energies)
+
+
+# -- what the terminal and the page show ---------------------------------------------------------------------
+
+
+def norm_cell(section: Sequence[Mapping[str, Any]]) -> str:
+    """Return ‖ΔW‖ over all layers; without one of them there is none."""
+    norms = [layer["delta"]["frobenius"] for layer in section]
+    return MISSING if None in norms else number_text(sum(norm**2 for norm in norms) ** 0.5)
+
+
+def stable_rank_cell(section: Sequence[Mapping[str, Any]]) -> str:
+    """Return the mean over the layers that have a stable rank, and how many these are if not all do."""
+    known = [rank for layer in section if (rank := layer["delta"]["stable_rank"]) is not None]
+    return f"{sum(known) / len(known):.2f}{part_of(len(known), len(section), 'layers')}" if known else MISSING
+
+
+def draw_spectra(group: RunGroup) -> Figure | None:
+    """Draw the singular values of the updates, over the largest one, by kind of layer."""
+    members = by_label(diagnosed(group.runs, "layers"))
+    if not members:
+        return None
+    firsts = [runs[0].diagnosis["layers"] for runs in members.values()]
+    kinds = list(dict.fromkeys(layer["kind"] for layers in firsts for layer in layers))
+    x, y = Axis(title="number of the singular value"), Axis(title="singular value of ΔW, over the largest")
+    views = []
+    for kind in [None, *kinds]:
+        curves = [_mean_spectrum(label, _of_kind(runs, kind)) for label, runs in members.items()]
+        views.append(view(kind or "all layers", x, y, [curve for curve in curves if curve is not None]))
+    ranks = {}
+    for label, runs in members.items():
+        value, counted, of = mean_of_known(layer["delta"]["effective_rank"] for layer in _of_kind(runs, None))
+        if value is not None:
+            ranks[label + part_of(counted, of, "layers")] = value
+    return Figure(
+        key=f"{group.key}-spectra",
+        kind="lines",
+        title="Spectra of the updates",
+        shows=(
+            "The singular values of each update ΔW over its largest, the mean over layers and seeds: a line that falls "
+            "late spreads the update over many directions."
+        ),
+        means=spectra_meaning(ranks),
+        choose="layers",
+        views=views,
+    )
+
+
+def spectra_meaning(ranks: Mapping[str, float]) -> str:
+    """Return what the spectra mean for choosing a method, from each method's mean effective rank."""
+    if len(ranks) < 2:
+        return chooses_nothing(next(iter(ranks), "no method"))
+    least, most = min(ranks, key=lambda k: ranks[k]), max(ranks, key=lambda k: ranks[k])
+    return (
+        f"{most} used the most directions (effective rank {ranks[most]:.1f}) and {least} the fewest "
+        f"({ranks[least]:.1f}): a method far below its rank would have done with a lower one."
+    )
+
+
+def _mean_spectrum(label: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    # An update that is zero, or not finite, has no singular values.
+    curves = [curve for layer in layers if (curve := _relative(layer["delta"]["singular_values"]))]
+    curve = mean_curve(curves)
+    if not curve:
+        return None
+    name = label + part_of(len(curves), len(layers), "layers")
+    return series(label, list(range(1, len(curve) + 1)), curve, name=name)
+
+
+def _of_kind(runs: Sequence[DrawnRun], kind: str | None) -> list[Mapping[str, Any]]:
+    return [layer for run in runs for layer in run.diagnosis["layers"] if kind in (None, layer["kind"])]
+
+
+def _relative(values: Sequence[float | None]) -> list[float | None]:
+    largest = values[0] if values else None
+    return [None if value is None or not largest else value / largest for value in values]
+
+
+def _compute(inputs: SectionInputs) -> list[dict[str, Any]]:
+    return spectra(inputs.tuned, top=inputs.config.top, note=inputs.note)
+
+
+SECTION = Section(
+    name="layers",
+    about="of each layer: singular values, norms and ranks of ΔW and W0, the angles between them, each link's share",
+    needs=frozenset({Need.LAYERS}),
+    compute=_compute,
+    headlines=(
+        Headline(heading="‖ΔW‖", cell=norm_cell, place=30),
+        Headline(heading="stable rank", cell=stable_rank_cell, place=40),
+    ),
+    figures=(FigureEntry(draw=draw_spectra, place=80),),
+    place=20,
+)
