@@ -80,15 +80,15 @@ def moves_only_what_it_trains(method: Method) -> None:
     base, x = network()
     model = adapted(method, base)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    sketches = {name: copy.deepcopy(layer._sketch) for name, layer in layers_of(model).items()}
+    sketches = {name: copy.deepcopy(layer.frozen) for name, layer in layers_of(model).items()}
     take_steps(model, optimizer_of(model), x, 2)
     for name, parameter in model.named_parameters():
         moved = not torch.equal(parameter, before[name])
         assert moved == parameter.requires_grad, f"{name}: moved={moved}, trained={parameter.requires_grad}"
     for name, layer in layers_of(model).items():
         assert set(layer.trained("default")) == set("C" if method.train == "coin" else method.train)
-        for adapter, drawn in layer._sketch.items():
-            assert _same(drawn, sketches[name][adapter]), f"{name}: the sketch moved"
+        for adapter, frozen in layer.frozen.items():
+            assert _same(frozen.sketch, sketches[name][adapter].sketch), f"{name}: the sketch moved"
 
 
 def trains_without_its_head(method: Method) -> None:
@@ -138,13 +138,13 @@ def advances_without_a_jump(method: Method) -> None:
         take_steps(model, optimizer, x, 3)
         before, layers = model(x), layers_of(model)
         weights = {name: layer.base_layer.weight.detach().clone() for name, layer in layers.items()}
-        sketches = {name: layer.adapters["default"].drawn[-1].matrix() for name, layer in layers.items()}
+        sketches = {name: layer.adapters["default"].sketches[-1].matrix() for name, layer in layers.items()}
         assert advance_chain(model, optimizer) == link
         assert torch.allclose(model(x), before, atol=1e-5), "an advance must keep the function"
         changed = [n for n, layer in layers.items() if not torch.equal(layer.base_layer.weight, weights[n])]
         assert changed, "an advance must change a stored base weight"
         for name, layer in layers.items():
-            drawn = layer.adapters["default"].drawn[-1].matrix()
+            drawn = layer.adapters["default"].sketches[-1].matrix()
             side = method.side(layer.adapters["default"].seed, link)
             assert drawn.shape != sketches[name].shape or not torch.equal(drawn, sketches[name]), "same sketch again"
             for letter, factor in layer.trained("default").items():

@@ -21,6 +21,7 @@ from lopsided.optim.groups import check_held, check_split, reset_state, split_fa
 from lopsided.optim.link_schedule import plan
 from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
 from lopsided.tuner.chain_averages import watch_averages
+from lopsided.tuner.links import begin_next, draw_next
 from lopsided.tuner.weight.delta import undisturbed
 
 
@@ -60,7 +61,7 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
         )
     # For all layers at once: going to one thread and back can take a millisecond each time.
     with undisturbed(torch.device("cpu")):
-        drawn = {module: layer.draw_next(name) for module, layer in layers.items()}
+        sketches = {module: draw_next(layer, name) for module, layer in layers.items()}
         factors = _factors(layers.values(), name)
         if optimizer is not None:
             reset_state(optimizer, factors, prune=adapter.method.chain.prune)
@@ -70,7 +71,7 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
                 factor.grad.zero_()
         watch_averages()
         for module, layer in layers.items():
-            layer.advance(name, drawn[module])
+            begin_next(layer, name, sketches[module])
     for config in configs_of(model, name):
         config.link = adapter.link
     return adapter.link

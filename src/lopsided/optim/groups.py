@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lopsided.errors import LopsidedError
-from lopsided.tuner import SPLIT_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner import LIVE_LAYERS, LopsidedLinear, layers_of
 from lopsided.tuner.weight.sharded import gathered, overwrite
 
 
@@ -227,7 +227,7 @@ _checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 def _check_first_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if optimizer not in _checked:
-        check_split(optimizer, (factors for layer in SPLIT_LAYERS for factors in _split_factors(layer)))
+        check_split(optimizer, (factors for layer in LIVE_LAYERS for factors in _split_factors(layer)))
         if any(group["lr"] for group in optimizer.param_groups):
             _checked.add(optimizer)
 

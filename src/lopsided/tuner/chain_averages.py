@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lopsided.errors import LopsidedError
-from lopsided.tuner.layer import CHAINED_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner.layer import LIVE_LAYERS, LopsidedLinear, layers_of
 
 
 class Average(NamedTuple):
@@ -60,7 +60,7 @@ def _beginning(begin: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(begin)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
-        links = {layer: {name: a.link for name, a in layer.adapters.items()} for layer in CHAINED_LAYERS}
+        links = {layer: {name: a.link for name, a in layer.adapters.items()} for layer in LIVE_LAYERS}
         _begun[self] = weakref.WeakKeyDictionary(links)
 
     return __init__
@@ -115,7 +115,7 @@ def _concerned(average: Any, given: list[Any]) -> list[LopsidedLinear]:
     inside = {layer for model in models for layer in layers_of(model).values()}
     return [
         layer
-        for layer in CHAINED_LAYERS
+        for layer in LIVE_LAYERS
         if layer in inside or any(id(f) in parameters for name in layer.adapters for f in layer.trained(name).values())
     ]
 

@@ -18,10 +18,12 @@ from lopsided.files.patterns import check_patterns
 from lopsided.files.untrusted import check_adapter_name
 from lopsided.method.sketch import Stored, layer_seed
 from lopsided.tuner.adapter import Adapter
+from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.chain_averages import watch_averages
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.mixed_batch import mixed_batch
+from lopsided.tuner.packing import pack
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
 from lopsided.tuner.supported_layers import check_layout, check_supported, loose_weights
@@ -245,9 +247,9 @@ class LopsidedModel(BaseTuner):
         layers = layers_of(model, adapter_name)
         check_in_memory(saved)
         for name, layer in layers.items():
-            layer.check_loaded(adapter_name)
+            check_loaded(layer, adapter_name)
             # A state that another library gathered holds parameters and buffers, and nothing else.
-            for what, tensor in layer.adapters[adapter_name].pack().items():
+            for what, tensor in pack(layer.adapters[adapter_name]).items():
                 saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
         return Sealed(saved, layers, adapter_name, layers_of(model))
