@@ -32,6 +32,7 @@ from lopsided import METHODS, Columns, LopsidedError, Method, Window, adapt, par
 from lopsided.advise import Advice, advise, fit_head
 from lopsided.advise.by_name import Batch, load, task_batches
 from lopsided.files.atomic import write_json
+from lopsided.method import side_named
 from lopsided.runs import TrainConfig
 from lopsided.runs.measure import machine, versions
 
@@ -191,7 +192,7 @@ def _correlations(
     kinds: dict[str, Callable[[Any], float]] = {"expected": lambda e: e.reduction, "fitted": lambda e: e.fitted}
     found: dict[str, Any] = {"damping": advice.damping}
     for kind, read in kinds.items():
-        one_sided = [m for m in by_method if m["trains"] != "AB"]
+        one_sided = [m for m in by_method if not side_named(m["trains"]).gain_is_bound]
         groups = {
             "methods": ([read(totals[m["method"]]) for m in by_method], [m["measured"] for m in by_method]),
             "one-sided methods": ([read(totals[m["method"]]) for m in one_sided], [m["measured"] for m in one_sided]),

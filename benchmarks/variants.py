@@ -168,11 +168,11 @@ def group(variant: str) -> str | None:
     if name in REFERENCES:
         return None
     method = METHODS[name]
-    if method.train != "B":
-        return {"A": "A-training", "AB": "both", "coin": "coin"}[method.train]
+    if not method.side.freezes_A:
+        return method.side.group
     if isinstance(method.sketch, lopsided.Window):
         return "windows"
-    return "random columns" if isinstance(method.sketch, lopsided.Columns) else "other B-training"
+    return "random columns" if isinstance(method.sketch, lopsided.Columns) else f"other {method.side.group}"
 
 
 def groups(variants: Sequence[str]) -> dict[str, str]:

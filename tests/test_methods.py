@@ -9,7 +9,7 @@ import pytest
 
 import lopsided
 from lopsided import METHODS, Chain, LopsidedError, Method, Orthonormal
-from lopsided.method import method_from_parts, method_named
+from lopsided.method import A, B, method_from_parts, method_named
 from lopsided.method.sketch import layer_seed
 from lopsided.testing import METHOD_CONTRACTS, check_method
 from tests.tiny import ADAPTERS
@@ -67,8 +67,10 @@ def test_sketches_differ_by_seed_layer_and_link_and_repeat_for_equal_ones(name):
 
 def test_a_coin_falls_on_both_sides_with_its_probability():
     bernoulli = METHODS["bernoulli"]
-    sides = [bernoulli.side(layer_seed(0, f"layer.{i}"), link) for i in range(100) for link in range(10)]
-    assert abs(sides.count("B") / len(sides) - bernoulli.p) < 0.05
+    seeds = [layer_seed(0, f"layer.{i}") for i in range(100)]
+    sides = [bernoulli.adapter_side.of_link(seed, link) for seed in seeds for link in range(10)]
+    assert set(sides) == {B(), A()}
+    assert abs(sides.count(B()) / len(sides) - bernoulli.p) < 0.05
 
 
 def test_links_are_even():

@@ -24,7 +24,7 @@ from lopsided import METHODS
 
 ADAPTERS = [name for name, method in METHODS.items() if method.is_adapter]
 CHAINS = [name for name in ADAPTERS if METHODS[name].chain is not None]
-METHODS_LETTERS = {name: ("C" if METHODS[name].train == "coin" else METHODS[name].train) for name in ADAPTERS}
+METHODS_LETTERS = {name: METHODS[name].adapter_side.letters for name in ADAPTERS}
 
 
 def _seeded(build, seed: int = 0):

@@ -10,7 +10,8 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.export import to_lora
 from lopsided.files.checkpoints import last_checkpoint
 from lopsided.method import METHODS, Chain, Method, register
-from lopsided.method.selectors import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
+from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Selector, Sketch
 from lopsided.optim.advance import ChainCallback, advance_chain
 from lopsided.optim.groups import param_groups

@@ -9,7 +9,8 @@ chosen.
 """
 
 from lopsided.method import Chain, register
-from lopsided.method.selectors import Columns, KaimingUniform, Orthonormal, Window
+from lopsided.method.dense import KaimingUniform, Orthonormal
+from lopsided.method.selectors import Columns, Window
 
 # Not adapters: the ceiling and the floor of every comparison.
 register("full", train="all", lr=3e-4, compared=True, source="full fine-tuning")

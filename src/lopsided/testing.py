@@ -86,7 +86,7 @@ def moves_only_what_it_trains(method: Method) -> None:
         moved = not torch.equal(parameter, before[name])
         assert moved == parameter.requires_grad, f"{name}: moved={moved}, trained={parameter.requires_grad}"
     for name, layer in layers_of(model).items():
-        assert set(layer.trained("default")) == set("C" if method.train == "coin" else method.train)
+        assert set(layer.trained("default")) == set(method.adapter_side.letters)
         for adapter, frozen in layer.frozen.items():
             assert _same(frozen.sketch, sketches[name][adapter].sketch), f"{name}: the sketch moved"
 
@@ -145,10 +145,10 @@ def advances_without_a_jump(method: Method) -> None:
         assert changed, "an advance must change a stored base weight"
         for name, layer in layers.items():
             drawn = layer.adapters["default"].sketches[-1].matrix()
-            side = method.side(layer.adapters["default"].seed, link)
+            side = layer.adapters["default"].side
             assert drawn.shape != sketches[name].shape or not torch.equal(drawn, sketches[name]), "same sketch again"
             for letter, factor in layer.trained("default").items():
-                starts_drawn = letter == "A" and side == "AB"
+                starts_drawn = side.starts_at_sketch(letter)
                 assert torch.equal(factor, drawn) if starts_drawn else not factor.any(), "a link starts at zero"
                 _assert_forgotten(optimizer, factor, method.chain)
     for layer in layers_of(model).values():

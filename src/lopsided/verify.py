@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from lopsided.files.untrusted import (
     read_json,
     weights_in,
 )
-from lopsided.method import method_from_parts
+from lopsided.method import SavedForm, method_from_parts
 from lopsided.models.load import model_source
 from lopsided.runs.directory import read_run
+from lopsided.runs.saved_forms import HEAD_FILE
 from lopsided.tuner import LopsidedConfig, layers_of
 from lopsided.tuner.config import check_parts
 
@@ -96,12 +98,14 @@ def _verify_run(folder: Path, record: dict[str, Any], base: str | None, allow_ba
         )
     if base is not None and not method.is_adapter:
         raise LopsidedError(f"{folder} holds a run of method {method.name!r}, which has no adapter; leave --base out")
-    checks, saved = {"run": f"finished, method {method.name}"}, folder / "adapter"
-    if method.is_adapter:
-        return checks | _verify_adapter(saved, base, allow_base_mismatch)
-    if method.train == "head":
-        return checks | {"head": _finite(saved / "head.safetensors")}
-    return checks | _verify_model(saved)
+    saved = folder / "adapter"
+    # What each form of a run's result is checked for.
+    checks: dict[SavedForm, Callable[[], Checks]] = {
+        "adapter": lambda: _verify_adapter(saved, base, allow_base_mismatch),
+        "model": lambda: _verify_model(saved),
+        "head": lambda: {"head": _finite(saved / HEAD_FILE)},
+    }
+    return {"run": f"finished, method {method.name}"} | checks[method.side.saved_as]()
 
 
 def _verify_model(folder: Path) -> Checks:

@@ -92,7 +92,7 @@ def _tell(advice, task: str) -> None:  # type: ignore[no-untyped-def]
         low, high = total.ranks
         table.add_row(
             total.method,
-            f"{total.side} (upper bound)" if total.side == "AB" else total.side,
+            f"{total.side} (upper bound)" if total.is_bound else total.side,
             str(low) if low == high else f"{low} to {high}",
             f"{total.trained:,}",
             figure(total.reduction, ".4g"),

@@ -42,13 +42,13 @@ def bounds(
         from lopsided.method import method_named
         from lopsided.runs.config import as_targets
         from lopsided.runs.measured_bound import skeleton
-        from lopsided.theory import covers, generalization_bound, model_numbers
+        from lopsided.theory import covers, generalization_bound, is_counted, model_numbers
 
         chosen = list(METHODS.values()) if methods == "all" else [method_named(name) for name in methods.split(",")]
         built = skeleton(model, kind, labels=labels)
         counted = model_numbers(built, as_targets(target_modules or "all-linear"))
         # A model that generates text has no head of a task, and then the head has no bound.
-        without = [method.name for method in chosen if method.train == "head" and counted.head is None]
+        without = [method.name for method in chosen if not is_counted(method, counted)]
         found = [
             generalization_bound(counted, method, rank, n, sigma, bits, links if method.chain else None)
             for method in chosen

@@ -10,7 +10,8 @@ import pytest
 
 from lopsided import LopsidedError
 from lopsided.method import METHODS
-from lopsided.method.selectors import Columns, Gaussian, KaimingUniform, Orthonormal, Window
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal
+from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import SKETCHES, Sketch
 from lopsided.theory import Problem, coin_lambda, lambda_min, lambda_min_sampled, projection
 

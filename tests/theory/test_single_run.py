@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lopsided import METHODS, LopsidedError, Method
-from lopsided.method.selectors import Gaussian
+from lopsided.method.dense import Gaussian
 from lopsided.theory import FrozenLayer, covers, norm_of_gaussian, single_run_bound
 from lopsided.theory.single_run import check_covers
 

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForMultipleChoice
 
 import lopsided
 from lopsided import METHODS, Chain, Columns, LopsidedConfig, LopsidedError, Method, Selector, Singular, Sketch
+from lopsided.method import A, B
 from lopsided.method.sketch import layer_seed
 from lopsided.testing import Net, adapted, network, optimizer_of, take_steps
 from lopsided.tuner import layers_of
@@ -156,8 +157,9 @@ def test_a_coin_with_a_stored_sketch_comes_back(sketch, tmp_path):
     method = Method(name="coin", train="coin", sketch=sketch, chain=Chain(links=5), source="test")
     base, x = network()
     # A seed whose coin falls on both sides within the chain, in one layer.
-    tosses = {s: {method.side(layer_seed(s, "first"), link) for link in range(5)} for s in range(20)}
-    seed = next(s for s, sides in tosses.items() if sides == {"A", "B"})
+    of_link = method.adapter_side.of_link
+    tosses = {s: {of_link(layer_seed(s, "first"), link) for link in range(5)} for s in range(20)}
+    seed = next(s for s, sides in tosses.items() if sides == {A(), B()})
     model = adapted(method, copy.deepcopy(base), seed=seed)
     optimizer = optimizer_of(model)
     for _ in range(4):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lopsided.advise.moments import collect
 from lopsided.errors import LopsidedError
-from lopsided.method import METHODS, Method, method_named
+from lopsided.method import METHODS, LinkSide, Method, method_named, side_named
 from lopsided.method.sketch import layer_seed
 from lopsided.theory.checks import check_positive
 from lopsided.theory.dims import linear_maps
@@ -38,11 +38,16 @@ class Estimate:
 
     module: str
     method: str
-    side: Literal["A", "B", "AB", "coin"]
+    side: str
     rank: int
     trained: int
     reduction: float
     fitted: float
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `reduction` is an upper bound, which does not compete with estimates."""
+        return side_named(self.side).gain_is_bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +59,16 @@ class Total:
     """
 
     method: str
-    side: Literal["A", "B", "AB", "coin"]
+    side: str
     ranks: tuple[int, int]
     trained: int
     reduction: float
     fitted: float
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `reduction` is an upper bound, which does not compete with estimates."""
+        return side_named(self.side).gain_is_bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +111,7 @@ class Advice:
         """Of each layer, the method with the largest expected reduction. Bounds for two factors do not compete."""
         best: dict[str, Estimate] = {}
         for row in self.rows:
-            if row.side != "AB" and (row.module not in best or row.reduction > best[row.module].reduction):
+            if not row.is_bound and (row.module not in best or row.reduction > best[row.module].reduction):
                 best[row.module] = row
         return best
 
@@ -111,8 +121,13 @@ def distinct() -> list[Method]:
     first: dict[tuple[object, ...], Method] = {}
     for method in METHODS.values():
         if method.is_adapter:
-            first.setdefault((method.train, method.sketch, method.p if method.train == "coin" else None), method)
+            first.setdefault((method.train, method.sketch, _probabilities(method)), method)
     return list(first.values())
+
+
+def _probabilities(method: Method) -> tuple[float, ...]:
+    """Return those of a link's sides. What a side gains does not depend on other numbers, such as lr_ratio."""
+    return tuple(probability for probability, _ in method.adapter_side.odds())
 
 
 def advise(
@@ -207,21 +222,20 @@ def adapters_named(methods: Sequence[str | Method] | None) -> list[Method]:
 def _estimate(local: Whitened, name: str, module: nn.Linear | Conv1D, method: Method, r: int, seeds: int) -> Estimate:
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
     rank = equal_rank(method, d_out, d_in, r)
-    if method.train == "AB":
-        found = local.bound_ab(rank)
-    else:
-        weight = _weight(module) if method.sketch is not None and method.sketch.reads_weight else None
-        random = method.sketch is not None and method.sketch.random
-        draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
-        found = Gain(
-            fitted=float(np.mean([gain.fitted for gain in draws])),
-            expected=float(np.mean([gain.expected for gain in draws])),
-        )
-    assert method.train not in ("all", "head")
+    sketch = method.sketch
+    assert sketch is not None
+    weight = _weight(module) if sketch.reads_weight else None
+    # A sketch that does not stay in ΔW decides nothing here, so that one draw is enough.
+    random = sketch.random and method.adapter_side.keeps_sketch
+    draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
+    found = Gain(
+        fitted=float(np.mean([gain.fitted for gain in draws])),
+        expected=float(np.mean([gain.expected for gain in draws])),
+    )
     return Estimate(
         module=name,
         method=method.name,
-        side=method.train,  # type: ignore[arg-type]
+        side=method.train,
         rank=rank,
         trained=method.trained_numbers(d_out, d_in, rank),
         reduction=found.expected,
@@ -230,19 +244,20 @@ def _estimate(local: Whitened, name: str, module: nn.Linear | Conv1D, method: Me
 
 
 def _gain(local: Whitened, method: Method, rank: int, seed: int, weight: np.ndarray | None) -> Gain:
-    """For one draw of the first link's sketch; of a coin, the mean over its two sides."""
+    """Return the gain for one draw of the first link's sketch: the mean over the sides that the link can have."""
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
     sketch = method.sketch
     assert sketch is not None
-    p = {"B": 1.0, "A": 0.0, "coin": method.p}[method.train]
+
+    def draw(side: LinkSide) -> np.ndarray:
+        turned = None if weight is None else side.turned(weight)
+        return sketch.sample(rank, side.width(d_out, d_in), seed=seed, link=0, weight=turned)
+
     fitted = expected = 0.0
-    if p > 0:
-        gain = local.gain_b(sketch.sample(rank, d_in, seed=seed, link=0, weight=weight))
-        fitted, expected = p * gain.fitted, p * gain.expected
-    if p < 1:
-        turned = None if weight is None else weight.T
-        gain = local.gain_a(sketch.sample(rank, d_out, seed=seed, link=0, weight=turned).T)
-        fitted, expected = fitted + (1 - p) * gain.fitted, expected + (1 - p) * gain.expected
+    for probability, side in method.adapter_side.odds():
+        if probability > 0:
+            gain = side.gain(local, rank, partial(draw, side))
+            fitted, expected = fitted + probability * gain.fitted, expected + probability * gain.expected
     return Gain(fitted=fitted, expected=expected)
 
 

@@ -62,7 +62,7 @@ def plots(advice: Advice) -> list[Plot]:
             lines=[
                 Line(
                     name="all layers",
-                    x=[f"{total.method}*" if total.side == "AB" else total.method for total in totals],
+                    x=[f"{total.method}*" if total.is_bound else total.method for total in totals],
                     y=[total.reduction for total in totals],
                     style="bars",
                 )
@@ -80,7 +80,7 @@ def plots(advice: Advice) -> list[Plot]:
                     y=[by_place[total.method, module] for module in modules],
                     style="points",
                 )
-                for total in [total for total in totals if total.side != "AB"][:LINES]
+                for total in [total for total in totals if not total.is_bound][:LINES]
             ],
         ),
     ]

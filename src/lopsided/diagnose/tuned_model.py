@@ -143,14 +143,13 @@ def subject_of_run(folder: str | Path) -> Subject:
     folder = Path(folder)
     record = finished_run(folder)
     method = method_from_parts(record["method"])
-    if method.train == "head":
+    if method.side.head_alone:
         raise LopsidedError(
             f"{folder}: method {method.name!r} trains a head alone; expected a run that changes linear layers; choose "
             "a run of another method"
         )
     tuned: Any = reload(folder)
-    whole = method.train == "all"
-    layers, factors = (_moved(base_of(record), tuned), NO_FACTORS) if whole else _adapted(tuned)
+    layers, factors = _adapted(tuned) if method.is_adapter else (_moved(base_of(record), tuned), NO_FACTORS)
     return Subject(folder.resolve().name, run_id(folder), layers, factors, lambda: reload(folder))
 
 

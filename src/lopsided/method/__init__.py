@@ -1,5 +1,64 @@
-"""What a method is made of: which factor trains, how the other one is drawn, and when a new link starts."""
+"""What a method is made of: which side trains, how the other factor is drawn, and when a new link starts.
 
-from lopsided.method.method import METHODS, Chain, Method, Side, method_from_parts, method_named, register
+method      `Method`, the table `METHODS`, and `register`
+trained     the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, and their contracts
+sketch      what a sketch is: `Sketch` and `Selector`
+dense       sketches that are matrices: `Orthonormal`, `Gaussian`, `KaimingUniform`, `Singular`
+selectors   sketches that select columns: `Window`, `Columns`
+chain       `Chain`
+"""
 
-__all__ = ["METHODS", "Chain", "Method", "Side", "method_from_parts", "method_named", "register"]
+from lopsided.method.chain import Chain
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
+from lopsided.method.method import METHODS, Method, method_from_parts, method_named, register
+from lopsided.method.selectors import Columns, Window
+from lopsided.method.sketch import Selector, Sketch
+from lopsided.method.trained import (
+    LETTERS,
+    SIDES,
+    A,
+    AdapterSide,
+    B,
+    Both,
+    Coin,
+    Head,
+    LinkSide,
+    SavedForm,
+    Side,
+    Whole,
+    factor_shapes,
+    from_shared,
+    side_named,
+)
+
+__all__ = [
+    "LETTERS",
+    "METHODS",
+    "SIDES",
+    "A",
+    "AdapterSide",
+    "B",
+    "Both",
+    "Chain",
+    "Coin",
+    "Columns",
+    "Gaussian",
+    "Head",
+    "KaimingUniform",
+    "LinkSide",
+    "Method",
+    "Orthonormal",
+    "SavedForm",
+    "Selector",
+    "Side",
+    "Singular",
+    "Sketch",
+    "Whole",
+    "Window",
+    "factor_shapes",
+    "from_shared",
+    "method_from_parts",
+    "method_named",
+    "register",
+    "side_named",
+]

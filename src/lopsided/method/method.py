@@ -1,92 +1,34 @@
 """What a fine-tuning method is: a point in a small product space, written as data.
 
 Notation: a layer maps d_in to d_out and holds W0 (d_out x d_in). An adapter adds ΔW = s·B·A with A of r x d_in,
-B of d_out x r and s = alpha/r. A *link* is one stage of a chain: at its end ΔW joins the weights, and the next
-link starts from zero with a new sketch.
+B of d_out x r and s = alpha/r. A `Side` is what trains, a `Sketch` what does not, and a `Chain` says when a new
+sketch is drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any
 
 from lopsided.errors import LopsidedError, nearest
-from lopsided.method.sketch import Sketch, generator, sketch_from_parts
-
-Train = Literal["B", "A", "AB", "coin", "all", "head"]
-Side = Literal["A", "B", "AB"]
+from lopsided.method.chain import Chain
+from lopsided.method.sketch import Sketch, sketch_from_parts
+from lopsided.method.trained import FLAT_FIELDS, AdapterSide, Side, side_from_flat
 
 METHODS: dict[str, Method] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chain:
-    """When a new link starts, and what happens to the optimizer then.
-
-    Args:
-        links: number of links of a run, evenly spread over its steps.
-        every: steps in a link; with it the number of links follows from the run's length.
-        prune: share of the redrawn factor's optimizer state that is set to zero, smallest entries first.
-            1.0 starts afresh, as COLA and RAC-LoRA do.
-        rewarm: steps over which the learning rate climbs back, linearly, after each new link.
-
-    Source:
-        Even links and a fresh state: Xia et al. 2024, arXiv:2401.04151; Malinovsky et al. 2024,
-        arXiv:2410.08305. Pruning and re-warm-up: Lialin et al. 2023, arXiv:2307.05695.
-
-    Example:
-        >>> Chain(links=4).boundaries(10)
-        (2, 5, 7)
-    """
-
-    links: int | None = None
-    every: int | None = None
-    prune: float = 1.0
-    rewarm: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("links", "every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise LopsidedError(f"{name} must be at least 1, got {value}")
-        if self.links is not None and self.every is not None:
-            raise LopsidedError(f"give links or every, not both: got links={self.links}, every={self.every}")
-        if self.rewarm < 0:
-            raise LopsidedError(f"rewarm is a number of steps, 0 or more, got {self.rewarm}")
-        if not 0.0 <= self.prune <= 1.0:
-            raise LopsidedError(f"prune is a share between 0 and 1, got {self.prune}")
-
-    def boundaries(self, steps: int) -> tuple[int, ...]:
-        """The steps after which a new link starts, in a run of `steps` optimizer steps.
-
-        With `links`, lengths differ by at most one step.
-
-        Raises:
-            LopsidedError: if there are more links than steps, a link is longer than the run, or the chain has
-                neither number.
-        """
-        if self.every is not None:
-            if self.every > steps:
-                raise LopsidedError(f"a link of every={self.every} steps does not fit a run of {steps} steps")
-            return tuple(range(self.every, steps, self.every))
-        if self.links is None:
-            raise LopsidedError("the chain has neither links nor every, so no link would ever end; give one of them")
-        links = self.links
-        if links > steps:
-            raise LopsidedError(f"links must not exceed the steps: links={links}, steps={steps}; lower links")
-        return tuple(k * steps // links for k in range(1, links))
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class Method:
     """A way to fine-tune, as data.
 
     Args:
         name: what users call it, in lower case.
-        train: which factor learns: "B", "A", "AB" (both), "coin" (one of them, drawn for each layer and
-            link), "all" (the whole model) or "head" (the task's head alone).
+        train: which side learns, by its word: "B", "A", "AB" (both), "coin" (one of them, drawn for each layer and
+            link), "all" (the whole model) or "head" (the task's head alone). Or the side itself, as `Coin(p=0.3)`, with
+            its own lr_ratio or p.
         sketch: how the other factor is drawn; with "AB", how A starts. None where there is no factor.
         chain: when a new link starts; None for a method of one link.
         lr_ratio: lr_B / lr_A, where both learn.
@@ -95,36 +37,82 @@ class Method:
         compared: whether `lopsided compare` runs it when no methods are named.
         source: the paper it comes from.
 
+    Attributes:
+        side: the side that `train` names. What depends on the side is asked of it.
+
     Raises:
         LopsidedError: if the parts contradict each other.
+
+    Example:
+        >>> from lopsided import Columns
+        >>> from lopsided.method import Coin
+        >>> method = Method(name="mine", train=Coin(p=0.3), sketch=Columns(), source="this docstring")
+        >>> method.train, method.p, method.side
+        ('coin', 0.3, Coin(p=0.3))
     """
 
     name: str
-    train: Train
-    sketch: Sketch | None = None
-    chain: Chain | None = None
-    lr_ratio: float = 1.0
-    p: float = 0.5
-    lr: float = 1e-3
-    compared: bool = False
+    train: str
+    sketch: Sketch | None
+    chain: Chain | None
+    lr_ratio: float
+    p: float
+    lr: float
+    compared: bool
     source: str
+    side: Side = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.train not in get_args(Train):
-            known = ", ".join(get_args(Train))
-            raise LopsidedError(f"method {self.name!r}: train must be one of {known}, got {self.train!r}")
-        if self.is_adapter != (self.sketch is not None):
-            what = "needs a sketch" if self.is_adapter else "has no factor to sketch"
-            raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which {what}; got {self.sketch}")
-        if self.chain is not None and not self.is_adapter:
-            raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which can't be chained")
+    def __init__(
+        self,
+        *,
+        name: str,
+        train: str | Side,
+        sketch: Sketch | None = None,
+        chain: Chain | None = None,
+        lr_ratio: float = FLAT_FIELDS["lr_ratio"],
+        p: float = FLAT_FIELDS["p"],
+        lr: float = 1e-3,
+        compared: bool = False,
+        source: str,
+    ) -> None:
+        flat = {"lr_ratio": lr_ratio, "p": p}
+        word = train
+        if isinstance(train, Side):
+            word, flat = train.word, _merged(name, train, flat)
+        values = {
+            **{"name": name, "train": word, "sketch": sketch, "chain": chain, **flat},
+            **{"lr": lr, "compared": compared, "source": source},
+        }
+        # The class is frozen: these are the only assignments.
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+        self._check_numbers()
+        try:
+            side = side_from_flat(self.train, flat)
+        except LopsidedError as error:
+            raise LopsidedError(f"method {name!r}: {error}") from None
+        if isinstance(train, Side) and side != train:
+            raise LopsidedError(
+                f"method {name!r}: {train} is not the side that {word!r} names, {side}; give its class a word of its own"
+            )
+        object.__setattr__(self, "side", side)
+        self._check_parts()
+
+    def _check_numbers(self) -> None:
         if not 0.0 <= self.p <= 1.0:
             raise LopsidedError(f"method {self.name!r}: p is a probability, got {self.p}")
         if not (self.lr > 0 and self.lr_ratio > 0):
             raise LopsidedError(
                 f"method {self.name!r}: lr and lr_ratio must be positive, got lr={self.lr}, lr_ratio={self.lr_ratio}"
             )
-        if self.lr_ratio != 1.0 and self.train != "AB":
+
+    def _check_parts(self) -> None:
+        if self.is_adapter != (self.sketch is not None):
+            what = "needs a sketch" if self.is_adapter else "has no factor to sketch"
+            raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which {what}; got {self.sketch}")
+        if self.chain is not None and not self.is_adapter:
+            raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which can't be chained")
+        if self.lr_ratio != 1.0 and "lr_ratio" not in self.side.flat():
             raise LopsidedError(
                 f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got {self.train!r}"
             )
@@ -132,50 +120,40 @@ class Method:
     @property
     def is_adapter(self) -> bool:
         """Whether it adds low-rank terms; full fine-tuning and a trained head do not."""
-        return self.train not in ("all", "head")
+        return isinstance(self.side, AdapterSide)
 
-    def side(self, seed: int, link: int) -> Side:
-        """The factor that learns in one link of one layer: a coin is tossed by the layer's seed and the link.
+    @property
+    def adapter_side(self) -> AdapterSide:
+        """The side, of a method that is an adapter.
 
-        Source:
-            Bernoulli-LoRA, arXiv:2508.03820.
+        Raises:
+            LopsidedError: if it is none.
         """
-        if self.train == "coin":
-            return "B" if generator(seed, link, 2).uniform() < self.p else "A"
-        return self.train  # type: ignore[return-value]
+        if not isinstance(self.side, AdapterSide):
+            raise LopsidedError(
+                f"method {self.name!r} trains {self.train!r} and is no adapter; expected one that trains a factor; "
+                "choose another method"
+            )
+        return self.side
 
     def sketched_width(self, d_out: int, d_in: int) -> int:
-        """The width that the rank must not exceed: the smaller one where a coin decides."""
-        return {"B": d_in, "AB": d_in, "A": d_out, "coin": min(d_out, d_in)}[self.train]
+        """Return the width that the rank must not exceed: the smaller one where a coin decides."""
+        return self.adapter_side.sketched_width(d_out, d_in)
 
     def trained_numbers(self, d_out: int, d_in: int, r: int) -> int:
-        """How many numbers one layer trains: r·d_out for B, r·d_in for A, their sum for both.
+        """Return how many numbers one layer trains: r·d_out for B, r·d_in for A, their sum for both.
 
-        A coin holds room for the wider factor, so that the optimizer keeps one tensor for the whole chain.
+        A coin has room for the wider factor, so that the optimizer keeps one tensor for the whole chain.
         """
-        return {
-            "B": d_out * r,
-            "A": d_in * r,
-            "AB": (d_out + d_in) * r,
-            "coin": max(d_out, d_in) * r,
-            "all": d_out * d_in,
-            "head": 0,
-        }[self.train]
+        return self.side.count(d_out, d_in, r)
 
     @property
     def trained_formula(self) -> str:
         """`trained_numbers` as a formula; a task's head comes on top."""
-        return {
-            "B": "r·d_out",
-            "A": "r·d_in",
-            "AB": "r·(d_out + d_in)",
-            "coin": "r·max(d_out, d_in)",
-            "all": "d_out·d_in",
-            "head": "0",
-        }[self.train]
+        return self.side.formula
 
     def parts(self) -> dict[str, Any]:
-        """The method as plain data, for a saved configuration."""
+        """Return the method as plain data, for a saved configuration."""
         return {
             "name": self.name,
             "train": self.train,
@@ -189,9 +167,28 @@ class Method:
         }
 
 
+def _merged(name: str, side: Side, flat: Mapping[str, float]) -> dict[str, float]:
+    """Return the flat fields with those of a side in their places.
+
+    Raises:
+        LopsidedError: if a field is given twice, with two values.
+    """
+    own = side.flat()
+    for key, value in own.items():
+        if flat.get(key, value) not in (value, FLAT_FIELDS.get(key)):
+            raise LopsidedError(
+                f"method {name!r}: train={side} and {key}={flat[key]} are the same number; give one of them"
+            )
+    return {**flat, **{key: value for key, value in own.items() if key in flat}}
+
+
 def method_from_parts(parts: Mapping[str, Any]) -> Method:
-    """The method that `Method.parts` described, whether or not its name is registered here."""
-    known = {field.name for field in dataclasses.fields(Method)}
+    """Return the method that `Method.parts` described, whether or not its name is registered here.
+
+    Raises:
+        LopsidedError: if the parts are not those of a method, or contradict each other.
+    """
+    known = {part.name for part in dataclasses.fields(Method) if part.init}
     if set(parts) != known:
         raise LopsidedError(f"a method's parts are {sorted(known)}, got {sorted(parts)}; upgrade lopsided")
     sketch = None if parts["sketch"] is None else sketch_from_parts(parts["sketch"])
@@ -202,13 +199,13 @@ def method_from_parts(parts: Mapping[str, Any]) -> Method:
 def register(
     name: str,
     *,
-    train: Train,
+    train: str | Side,
     sketch: Sketch | None = None,
     chain: Chain | None = None,
     source: str,
     **parts: Any,
 ) -> Method:
-    """Add a method to `METHODS`, and so to the command line, the tests, the benchmarks and the report.
+    """Add a method to `METHODS`, and with that to the command line, the tests, the benchmarks and the report.
 
     Raises:
         LopsidedError: if the name is taken by other parts.
@@ -228,7 +225,7 @@ def register(
 
 
 def method_named(name: str) -> Method:
-    """The registered method of that name.
+    """Return the registered method of that name.
 
     Raises:
         LopsidedError: if there is none, listing the known ones and the nearest.

@@ -1,4 +1,4 @@
-"""How the untrained factor is drawn: dense sketches, then selectors. `sketch.py` holds the notation."""
+"""Sketches that select columns: neighbouring ones, or random ones. `sketch.py` holds the notation."""
 
 from __future__ import annotations
 
@@ -7,118 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from lopsided.errors import LopsidedError
-from lopsided.method.sketch import Selector, Sketch, check_choice, generator
-
-
-@dataclass(frozen=True)
-class Orthonormal(Sketch):
-    """r orthonormal rows, uniform on the Stiefel manifold: S·Sᵀ = I.
-
-    The QR factor of a Gaussian matrix with the signs of R's diagonal made positive. Plain gradient descent
-    at step 1/L is stable with it, where an unnormalised Gaussian sketch diverges.
-
-    Source:
-        Zhu et al. 2024, arXiv:2402.16842 ("rand"); λ_min = r/d: Malinovsky et al. 2024, arXiv:2410.08305.
-
-    Example:
-        >>> S = Orthonormal().sample(2, 5, seed=0, link=0)
-        >>> bool(np.allclose(S @ S.T, np.eye(2), atol=1e-6))
-        True
-    """
-
-    stored: ClassVar[bool] = False
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        X = generator(seed, link).standard_normal((d, r))
-        if 4 * r <= d:
-            # R is the Cholesky factor of XᵀX. X has a condition number below 10 here, so that Q is orthonormal to the
-            # last bits, and loading an adapter, which draws every sketch again, takes a tenth less time.
-            return np.linalg.inv(np.linalg.cholesky(X.T @ X)) @ X.T
-        Q, R = np.linalg.qr(X)
-        return (Q * np.where(np.diag(R) < 0, -1.0, 1.0)).T
-
-    def lambda_min(self, r: int, d: int) -> float:
-        return r / d
-
-
-@dataclass(frozen=True)
-class Gaussian(Sketch):
-    """Independent N(0, std²) entries.
-
-    Args:
-        std: standard deviation of an entry; None takes 1/√d, so that E[S·Sᵀ] = I. RAC-LoRA's digits
-            experiment takes 1.0, with E[S·Sᵀ] = d·I.
-
-    Source:
-        Malinovsky et al. 2024, arXiv:2410.08305; Kratsios et al. 2025, arXiv:2506.14530.
-    """
-
-    stored: ClassVar[bool] = False
-    std: float | None = None
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        std = d**-0.5 if self.std is None else self.std
-        return generator(seed, link).standard_normal((r, d)) * std
-
-    def lambda_min(self, r: int, d: int) -> float:
-        return r / d
-
-
-@dataclass(frozen=True)
-class KaimingUniform(Sketch):
-    """Independent entries, uniform on ±√(6 / ((1 + a²)·d)).
-
-    Args:
-        a: the negative slope of Kaiming's rule. √5, PEFT's and LoRA's own, gives ±1/√d and
-            E[S·Sᵀ] = I/3.
-
-    Source:
-        LoRA: Hu et al. 2021, arXiv:2106.09685; "he" in Zhu et al. 2024, arXiv:2402.16842. λ_min = r/d
-        because permuting and flipping the signs of columns leaves the distribution as it is.
-    """
-
-    stored: ClassVar[bool] = False
-    a: float = 5**0.5
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        bound = (6.0 / ((1.0 + self.a**2) * d)) ** 0.5
-        return generator(seed, link).uniform(-bound, bound, (r, d))
-
-    def lambda_min(self, r: int, d: int) -> float:
-        return r / d
-
-
-@dataclass(frozen=True)
-class Singular(Sketch):
-    """Singular vectors of W0: right ones when B is trained, left ones when A is.
-
-    Link k takes the k-th block of r vectors, from the largest singular values ("top") or the smallest
-    ("last"), and begins again when they are used up. S is stored in the adapter's file, since the base
-    that the adapter is loaded on may be rounded or quantized.
-
-    Source:
-        Zhu et al. 2024, arXiv:2402.16842 (V for A, U for B; top or last r).
-    """
-
-    random: ClassVar[bool] = False
-    reads_weight: ClassVar[bool] = True
-    which: Literal["top", "last"] = "top"
-
-    def __post_init__(self) -> None:
-        check_choice("Singular.which", self.which, ("top", "last"))
-
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        if weight is None or weight.shape[-1] != d:
-            got = None if weight is None else weight.shape
-            raise LopsidedError(f"Singular needs the layer's weight of width d={d}, got {got}; pass weight=W0")
-        # Full matrices: r may exceed the rank of a layer with few outputs.
-        vectors = np.linalg.svd(weight.astype(np.float64), full_matrices=True)[2]
-        order = np.arange(d) if self.which == "top" else np.arange(d)[::-1]
-        return vectors[np.take(order, np.arange(link * r, (link + 1) * r), mode="wrap")]
-
-    def lambda_min(self, r: int, d: int) -> float:
-        return 1.0 if r == d else 0.0
+from lopsided.method.sketch import Matrix, Selector, check_choice, generator
 
 
 @dataclass(frozen=True)
@@ -153,7 +42,8 @@ class Window(Selector):
     def __post_init__(self) -> None:
         check_choice("Window.order", self.order, ("fixed", "cyclic", "shuffled"))
 
-    def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
+    def choose(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+        """Return the r columns of the link's window."""
         count = -(-d // r)
         if self.order == "fixed":
             window = 0
@@ -164,7 +54,7 @@ class Window(Selector):
         return np.arange(window * r, (window + 1) * r) % d
 
     def lambda_min(self, r: int, d: int) -> float:
-        """1/⌈d/r⌉ when windows are drawn; 0 for a known window, unless it is the whole width."""
+        """Return 1/⌈d/r⌉ when windows are drawn; 0 for a known window, unless it is the whole width."""
         if self.order == "shuffled" or r == d:
             return 1.0 / -(-d // r)
         return 0.0
@@ -172,7 +62,7 @@ class Window(Selector):
 
 @dataclass(frozen=True)
 class Columns(Selector):
-    """`r` columns drawn without replacement, anew for each link.
+    """`r` columns drawn without replacement, new ones for each link.
 
     Source:
         random-cLA: Cadenhead et al. 2026, arXiv:2606.13767; PaCA: Woo et al. 2025, arXiv:2503.01905.
@@ -182,16 +72,18 @@ class Columns(Selector):
         array([2, 3, 6])
     """
 
-    def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
+    def choose(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+        """Draw r columns, in ascending order."""
         # Sorted, so that the gather walks memory forwards.
         return np.sort(generator(seed, link).permutation(d)[:r])
 
     def lambda_min(self, r: int, d: int) -> float:
+        """Return r/d."""
         return r / d
 
 
-def _permutation(count: int, seed: int, *, sweep: int) -> np.ndarray:
-    """The order of the windows in one sweep; never begins with the window that the last sweep ended on."""
+def _permutation(count: int, seed: int, *, sweep: int) -> Matrix:
+    """Return the order of the windows in one sweep; it never begins with the window that the last sweep ended on."""
     order = generator(seed, 0, 1).permutation(count)
     for number in range(1, sweep + 1):
         last = order[-1]

@@ -17,22 +17,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lopsided.errors import LopsidedError, nearest
 
+Matrix = npt.NDArray[Any]
 SKETCHES: dict[str, type[Sketch]] = {}
 
 
 def generator(seed: int, link: int, *stream: int) -> np.random.RandomState:
-    """The frozen-stream generator of one link: a function of `seed` (64 bits), `link` and a sub-stream."""
+    """Return the frozen-stream generator of one link: a function of `seed` (64 bits), `link` and a sub-stream."""
     return np.random.RandomState([seed & 0xFFFFFFFF, (seed >> 32) & 0x7FFFFFFF, link, *stream])
 
 
 def layer_seed(seed: int, module_name: str) -> int:
-    """The seed of one layer, from the run's seed and the module's name, by a stable 63-bit hash.
+    """Return the seed of one layer, from the run's seed and the module's name, by a stable 63-bit hash.
 
-    Wrappers' prefixes are taken off first, so that a compiled or data-parallel model draws what the plain
-    one draws.
+    Prefixes of wrappers are removed first, so that a compiled or data-parallel model draws the same sketch as the
+    plain one.
 
     Example:
         >>> layer_seed(0, "_orig_mod.encoder.query") == layer_seed(0, "encoder.query")
@@ -44,8 +46,8 @@ def layer_seed(seed: int, module_name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def checksum(S: np.ndarray) -> float:
-    """A number that a wrong sketch would not have: w·S·v for two fixed vectors w and v.
+def checksum(S: Matrix) -> float:
+    """Compute a number that a wrong sketch would not have: w·S·v for two fixed vectors w and v.
 
     Shapes:
         S: (r, d) -> scalar. Entry j of v is cos(j + 1) and entry i of w is 1 + i/r, so that the order and the
@@ -66,6 +68,7 @@ class Sketch(abc.ABC):
         random: whether the numbers depend on `seed`.
         stored: whether a saved adapter holds S itself. False only where every reader of the file can draw
             it again; a sketch defined outside the library keeps the default.
+        reads_weight: whether `draw` reads W0.
     """
 
     random: ClassVar[bool] = True
@@ -79,7 +82,7 @@ class Sketch(abc.ABC):
                 f"sketch {cls.__name__} defines __init__, so its arguments could not be saved; expected fields; "
                 "decorate it with @dataclass(frozen=True) and declare them"
             )
-        # A class may be defined anew, as a notebook's cell is, but not by somebody else.
+        # A class may be defined again, as in a notebook's cell that runs twice, but not by another module.
         taken = SKETCHES.get(cls.__name__)
         if taken is not None and taken.__module__ != cls.__module__:
             raise LopsidedError(
@@ -87,7 +90,7 @@ class Sketch(abc.ABC):
             )
         SKETCHES[cls.__name__] = cls
 
-    def sample(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None = None) -> np.ndarray:
+    def sample(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None = None) -> Matrix:
         """Draw S for one link.
 
         Args:
@@ -95,8 +98,8 @@ class Sketch(abc.ABC):
             d: the sketched width: d_in when B is trained, d_out when A is.
             seed: the layer's seed (see `layer_seed`).
             link: the link's number, from 0.
-            weight: the layer's W0, turned so that its last axis is the sketched one. Only sketches that
-                look at the weights read it.
+            weight: the layer's W0, turned so that its last axis is the sketched one. Only sketches with
+                `reads_weight` read it.
 
         Shapes:
             -> (r, d), float32.
@@ -113,28 +116,28 @@ class Sketch(abc.ABC):
         return np.ascontiguousarray(S, dtype=np.float32)
 
     @abc.abstractmethod
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
-        """S of shape (r, d) in float64, for arguments that `sample` has checked."""
+    def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
+        """Return S of shape (r, d) in float64, for arguments that `sample` has checked."""
 
     def lambda_min(self, r: int, d: int) -> float | None:
-        """λ_min(E[H]) over the draw of one link, or None where it is not known in closed form."""
+        """Return λ_min(E[H]) over the draw of one link, or None where it is not known in closed form."""
         return None
 
     def parts(self) -> dict[str, Any]:
-        """The sketch as plain data: its class name and its fields."""
+        """Return the sketch as plain data: its class name and its fields."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
 
 class Selector(Sketch):
     """A sketch whose rows are one-hot: S·x reads r entries of x. Subclasses define `choose`.
 
-    A saved adapter holds the r indices, so it never needs the class that chose them.
+    A saved adapter holds the r indices, so loading it never needs the class that chose them.
     """
 
     stored: ClassVar[bool] = False
 
-    def indices(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
-        """The r distinct columns that link `link` selects.
+    def indices(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+        """Return the r distinct columns that one link selects.
 
         Shapes:
             -> (r,), int64, each in [0, d).
@@ -143,24 +146,25 @@ class Selector(Sketch):
             LopsidedError: if `r` exceeds `d` or is not positive.
         """
         check_rank(r, d)
-        chosen = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
-        if chosen.shape != (r,) or np.unique(chosen).size != r or chosen.min() < 0 or chosen.max() >= d:
+        columns = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
+        if columns.shape != (r,) or np.unique(columns).size != r or columns.min() < 0 or columns.max() >= d:
             raise LopsidedError(
-                f"selector {type(self).__name__} chose {chosen.tolist()}, expected r={r} distinct columns "
+                f"selector {type(self).__name__} chose {columns.tolist()}, expected r={r} distinct columns "
                 f"below d={d}; mend its choose()"
             )
-        return chosen
+        return columns
 
     @abc.abstractmethod
-    def choose(self, r: int, d: int, *, seed: int, link: int) -> np.ndarray:
-        """The r columns, for arguments that `indices` has checked."""
+    def choose(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+        """Return the r columns, for arguments that `indices` has checked."""
 
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
+    def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
+        """Return the one-hot rows."""
         return one_hot(self.indices(r, d, seed=seed, link=link), d)
 
 
-def one_hot(indices: np.ndarray, d: int) -> np.ndarray:
-    """The selector of `indices` as a matrix: (r,) -> (r, d), one 1 a row."""
+def one_hot(indices: Matrix, d: int) -> Matrix:
+    """Return the selector of `indices` as a matrix, with a single 1 per row: (r,) -> (r, d)."""
     S = np.zeros((len(indices), d), dtype=np.float32)
     S[np.arange(len(indices)), indices] = 1.0
     return S
@@ -168,23 +172,30 @@ def one_hot(indices: np.ndarray, d: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stored(Sketch):
-    """A sketch read from an adapter whose own class is not defined here: it can be used, not drawn again."""
+    """A sketch read from an adapter whose own class is not defined here: it can be used, not drawn again.
+
+    Args:
+        kind: the name of its class.
+        fields: (name, value) of each of its fields, by name.
+    """
 
     kind: str = ""
     fields: tuple[tuple[str, Any], ...] = ()
 
-    def draw(self, r: int, d: int, *, seed: int, link: int, weight: np.ndarray | None) -> np.ndarray:
+    def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
+        """Raise: the class that draws it is unknown."""
         raise LopsidedError(
             f"sketch {self.kind!r} is not defined in this process, so link {link} can't be drawn; "
             "import the file that defines it, or use the adapter as it is"
         )
 
     def parts(self) -> dict[str, Any]:
+        """Return the parts that it was read from."""
         return {"kind": self.kind, **dict(self.fields)}
 
 
 def sketch_from_parts(parts: dict[str, Any]) -> Sketch:
-    """The sketch that `Sketch.parts` described; `Stored` if its class is not defined here.
+    """Return the sketch that `Sketch.parts` described; `Stored` if its class is not defined here.
 
     Raises:
         LopsidedError: if the class is known and the fields do not fit it.
@@ -201,7 +212,7 @@ def sketch_from_parts(parts: dict[str, Any]) -> Sketch:
 
 
 def sketch_named(name: str) -> Sketch:
-    """A sketch by its class name, with its default fields.
+    """Return a sketch by its class name, with its default fields.
 
     Raises:
         LopsidedError: if there is none of that name, listing the known ones.
@@ -213,10 +224,12 @@ def sketch_named(name: str) -> Sketch:
 
 
 def check_rank(r: int, d: int) -> None:
+    """Raise unless the rank lies between 1 and the sketched width."""
     if not 0 < r <= d:
         raise LopsidedError(f"rank must lie between 1 and the sketched width: r={r}, d={d}; lower r")
 
 
 def check_choice(what: str, got: str, known: tuple[str, ...]) -> None:
+    """Raise unless a field has one of the values that it may have."""
     if got not in known:
         raise LopsidedError(f"{what} must be one of {', '.join(known)}, got {got!r};{nearest(got, known)}")

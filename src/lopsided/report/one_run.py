@@ -15,11 +15,12 @@ from lopsided.files.atomic import file_hash
 from lopsided.files.manifest import HASH_LENGTH, KEY, unseal
 from lopsided.files.strict_json import NULLS, loads
 from lopsided.files.untrusted import open_tensors
+from lopsided.method import side_named
 from lopsided.runs import TrainConfig, read_run
 from lopsided.runs.directory import run_id
 from lopsided.runs.measured_bound import bound_of_run
 from lopsided.study.columns import Run
-from lopsided.study.leaderboard import TRAINS, read_finished
+from lopsided.study.leaderboard import read_finished
 
 # What a finished run's record has beyond an unfinished one's.
 FINISHED = (
@@ -87,11 +88,12 @@ def _check(folder: Path, record: dict[str, Any], finished: bool) -> None:
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     config, method = record["config"], record["method"]
+    side = side_named(method["train"])
     return {
         "method": method["name"],
         "parts": method,
-        "trains": TRAINS[method["train"]],
-        "floor": method["train"] == "head",
+        "trains": side.title,
+        "floor": side.head_alone,
         "source": method["source"],
         "model": config["model"],
         "task": config["task"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from lopsided.formatting import MISSING, duration, is_finite
 from lopsided.lab.result_file import counted
+from lopsided.method import Side, side_named
 from lopsided.report.notes import joined
 
 # A hash is quoted by its beginning, as elsewhere.
@@ -63,7 +64,7 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
     rows = [
         [
             total["method"],
-            {"AB": "A and B, an upper bound", "coin": "A or B, by a coin"}.get(total["side"], total["side"]),
+            _trains(side_named(total["side"])),
             "–".join(str(rank) for rank in dict.fromkeys(total["ranks"])),
             f"{total['trained']:,}",
             _number(total["reduction"]),
@@ -71,7 +72,8 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
         ]
         for total in totals
     ]
-    single = [total for total in totals if total["side"] != "AB" and is_finite(total["reduction"])]
+    estimated = [total for total in totals if is_finite(total["reduction"])]
+    single = [total for total in estimated if not side_named(total["side"]).gain_is_bound]
     best = single[0]["method"] if single else None
     return {
         "key": f"advice-{number}",
@@ -88,6 +90,10 @@ def _advice(number: int, advice: dict[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "commands": [],
     }
+
+
+def _trains(side: Side) -> str:
+    return f"{side.title}, an upper bound" if side.gain_is_bound else side.title
 
 
 def _number(value: float | None) -> str:

@@ -109,10 +109,10 @@ def _problem_of_widths(config: TrainConfig, method: Method, task: Task, model: P
         return
     width = min(limits.values())
     module = next(name for name, limit in limits.items() if limit == width).removeprefix("base_model.model.")
-    what = {"A": "d_out", "coin": "min(d_out, d_in)"}.get(method.train, "d_in")
+    width_name = method.adapter_side.width_name
     yield (
-        f"rank must not exceed the layer's width: r={config.rank}, {what}={width} in {module}; lower r or exclude the "
-        "module"
+        f"rank must not exceed the layer's width: r={config.rank}, {width_name}={width} in {module}; lower r or "
+        "exclude the module"
     )
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from lopsided.adapt import adapt
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import atomic_folder
 from lopsided.method import Method
 from lopsided.models.heads import head_modules
 from lopsided.runs.config import TrainConfig
+from lopsided.runs.saved_forms import FORMS
 from lopsided.tasks import Task
 
 
@@ -27,25 +26,11 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
         LopsidedError: if the method trains a head, and the task has none.
     """
     heads = [] if task.kind == "generation" else head_modules(model)
-    if method.is_adapter:
-        return adapt(
-            model,
-            method,
-            r=config.rank,
-            alpha=config.alpha,
-            target_modules=config.targets,
-            dropout=config.dropout,
-            modules_to_save=heads or None,
-            seed=config.seed,
-        )
-    if method.train == "head" and not heads:
+    if method.side.head_alone and not heads:
         raise LopsidedError(
             f"method {method.name!r} trains the task's head, and {task.kind} has none; choose another method"
         )
-    for name, parameter in model.named_parameters():
-        in_head = any(name.startswith(f"{head}.") for head in heads)
-        parameter.requires_grad = method.train == "all" or in_head
-    return model
+    return FORMS[method.side.saved_as].select(model, method, config, heads)
 
 
 def save_trained(model: PreTrainedModel | PeftModel, method: Method, path: Path) -> int:
@@ -55,9 +40,5 @@ def save_trained(model: PreTrainedModel | PeftModel, method: Method, path: Path)
         Bytes of the weights.
     """
     with atomic_folder(path) as folder:
-        if method.train == "head":
-            trained = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            save_file(trained, folder / "head.safetensors", metadata={"format": "pt"})
-        else:
-            model.save_pretrained(str(folder))
+        FORMS[method.side.saved_as].save(model, folder)
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))

@@ -10,10 +10,10 @@ from peft import PeftModel
 from torch import nn
 
 from lopsided.errors import LopsidedError
-from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import method_from_parts
 from lopsided.models.load import Goal, load_model
 from lopsided.runs.directory import read_run
+from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.trajectory import snapshots
 from lopsided.tasks.column_names import FIRST_INPUTS
 from lopsided.tasks.reading import Reading
@@ -74,20 +74,7 @@ def reload(folder: Path, *, snapshot: int | None = None, trainable: bool = False
     record = finished_run(folder)
     method = method_from_parts(record["method"])
     learned = folder / "adapter" if snapshot is None else _snapshot(folder, snapshot)
-    model = base_of(record)
-    if method.train == "all":
-        check_shards(learned)
-        return type(model).from_pretrained(learned)
-    if method.train == "head":
-        with open_tensors(weights_in(learned, "head.safetensors")) as file:
-            head = file.get_tensors()
-        model.load_state_dict(head, strict=False)
-        if trainable:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name in head)
-        return model
-    read_json(learned / ADAPTER_CONFIG)
-    return PeftModel.from_pretrained(model, str(learned), is_trainable=trainable)
+    return FORMS[method.side.saved_as].load(base_of(record), learned, trainable)
 
 
 def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:

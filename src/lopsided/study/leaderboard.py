@@ -11,15 +11,6 @@ from lopsided.method import Method, method_from_parts
 from lopsided.runs import read_predictions, read_run
 from lopsided.study.columns import Column, Run, columns
 
-TRAINS = {
-    "A": "A",
-    "B": "B",
-    "AB": "A and B",
-    "coin": "A or B, by a coin",
-    "all": "all weights",
-    "head": "the head alone",
-}
-
 NO_FIGURE = {"mean": None, "se": None, "mark": None, WHY: {"mean": "this run does not have it"}}
 
 
@@ -70,11 +61,11 @@ def _row(name: str, runs: Sequence[Run], cols: Sequence[Column]) -> dict[str, An
     return {
         "method": name,
         "status": "ok",
-        "floor": method.train == "head",
+        "floor": method.side.head_alone,
         "error": None,
         "same_as": None,
         "source": method.source,
-        "trains": TRAINS[method.train],
+        "trains": method.side.title,
         "links": record["chain"]["links"] if record["chain"] else 1,
         "learning_rate": record["learning_rate"],
         "cells": {column.key: column.cell(runs) or dict(NO_FIGURE) for column in cols},

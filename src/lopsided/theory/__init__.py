@@ -18,6 +18,7 @@ from lopsided.theory.information import (
     Sigma,
     all_bounds,
     generalization_bound,
+    is_counted,
     sigma_estimated,
     sigma_of_range,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "covers",
     "expected_gap",
     "generalization_bound",
+    "is_counted",
     "lambda_min",
     "lambda_min_sampled",
     "layer_dims",

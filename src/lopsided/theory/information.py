@@ -197,16 +197,30 @@ def _numbers(
 
 def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
     """P, the numbers that the method trains over all its links."""
-    if method.train == "head":
-        if numbers.head is None:
-            raise LopsidedError(
-                f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
-                "or leave the method out"
-            )
-        return numbers.head
-    if method.train == "all" and numbers.whole is not None:
-        return numbers.whole
-    return links * sum(method.trained_numbers(layer.d_out, layer.d_in, r) for layer in numbers.layers)
+    of_one_link = _of_one_link(method, numbers, r)
+    if of_one_link is None:
+        raise LopsidedError(
+            f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
+            "or leave the method out"
+        )
+    return links * of_one_link
+
+
+def _of_one_link(method: Method, numbers: ModelNumbers, r: int) -> int | None:
+    layers = [(layer.d_out, layer.d_in) for layer in numbers.layers]
+    return method.side.count_in_model(layers, r, whole=numbers.whole, head=numbers.head)
+
+
+def is_counted(method: Method, numbers: ModelNumbers) -> bool:
+    """Return whether the model has what the method trains: a task's head may be missing.
+
+    Units:
+        None: yes or no.
+
+    Source:
+        `Side.count_in_model`.
+    """
+    return _of_one_link(method, numbers, r=1) is not None
 
 
 def chain_links(method: Method, links: int | None) -> int:
@@ -246,6 +260,6 @@ def all_bounds(
         As for `generalization_bound`, which says what is raised.
     """
     numbers = _numbers(model_or_dims, target_modules)
-    methods = [method for method in METHODS.values() if method.train != "head" or numbers.head is not None]
+    methods = [method for method in METHODS.values() if is_counted(method, numbers)]
     found = [generalization_bound(numbers, method, r, n, sigma, bits) for method in methods]
     return sorted(found, key=lambda bound: bound.value)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
-from lopsided.method.selectors import Gaussian
+from lopsided.method.dense import Gaussian
 from lopsided.theory.checks import check_not_negative, check_positive, check_probability
 
 
@@ -86,7 +86,7 @@ def covers(method: Method) -> bool:
     Source:
         The setting of Kratsios et al. 2025, arXiv:2506.14530.
     """
-    return method.train == "B" and method.chain is None and isinstance(method.sketch, Gaussian)
+    return method.side.freezes_A and method.chain is None and isinstance(method.sketch, Gaussian)
 
 
 def check_covers(method: Method) -> None:

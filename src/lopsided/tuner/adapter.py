@@ -1,7 +1,7 @@
 """One adapter of one layer: its method, and where its chain stands.
 
 Notation: link t of the chain adds s·B_t·A_t to the layer's product, with A_t of (r, d_in) and B_t of (d_out, r). One of
-the two is trained and the other one is the link's sketch, S of (r, d) or its transpose; "AB" trains both.
+the two is trained and the other one is the link's sketch, S of (r, d) or its transpose, or both are trained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
-from lopsided.method import Method, Side
+from lopsided.method import LinkSide, Method
 from lopsided.method.sketch import Selector, checksum, one_hot
 from lopsided.tuner.forward.compute import Selected, Term, concatenate
 
@@ -40,12 +40,12 @@ class FrozenPart:
     """What an adapter computes with next to its trained factors: on the layer's device, in float32.
 
     Args:
-        side: which side the link in training trains.
+        side: what the link in training trains.
         sketch: of the link in training.
         stacked: the past links that are not in the base weight.
     """
 
-    side: Side
+    side: LinkSide
     sketch: Tensor | Selected
     stacked: tuple[Term, ...] = ()
 
@@ -106,26 +106,22 @@ class Adapter:
         return len(self.past)
 
     @property
-    def side(self) -> Side:
-        """Which side the link in training trains."""
-        return self.method.side(self.seed, self.link)
+    def side(self) -> LinkSide:
+        """What trains in the link in training."""
+        return self.side_of(self.link)
+
+    def side_of(self, link: int) -> LinkSide:
+        """Return what trains in one link."""
+        return self.method.adapter_side.of_link(self.seed, link)
 
     @property
     def letters(self) -> str:
-        """The trained factors: "A", "B" or both, and "C" where a coin says which one it is."""
-        return "C" if self.method.train == "coin" else self.method.train
+        """The stored factors: "A", "B" or both, and "C" where either is stored in one tensor."""
+        return self.method.adapter_side.letters
 
-    def factor_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return the shape of each factor that a method may train, by letter."""
-        return {
-            "A": (self.r, self.d_in),
-            "B": (self.d_out, self.r),
-            "C": (self.r, max(self.d_out, self.d_in)),
-        }
-
-    def width(self, side: Side) -> int:
-        """Return the d of the sketch of a link that trains this side."""
-        return self.d_out if side == "A" else self.d_in
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the shapes of the stored factors by letter."""
+        return self.method.adapter_side.shapes(self.d_out, self.d_in, self.r)
 
     def check_rank(self) -> None:
         """Raise if the rank exceeds the width that is sketched.
@@ -135,9 +131,9 @@ class Adapter:
         """
         limit = self.method.sketched_width(self.d_out, self.d_in)
         if not 0 < self.r <= limit:
-            what = {"A": "d_out", "coin": "min(d_out, d_in)"}.get(self.method.train, "d_in")
+            width_name = self.method.adapter_side.width_name
             raise LopsidedError(
-                f"rank must not exceed the layer's width: r={self.r}, {what}={limit} in {self.module}; "
+                f"rank must not exceed the layer's width: r={self.r}, {width_name}={limit} in {self.module}; "
                 "lower r or exclude the module"
             )
 
@@ -145,18 +141,18 @@ class Adapter:
 
     def draw(self, link: int, weight: np.ndarray | None) -> LinkSketch:
         """Return the sketch of one link, and keep nothing. `weight` is W0 as (d_out, d_in)."""
-        side = self.method.side(self.seed, link)
-        sketch, d = self.method.sketch, self.width(side)
+        side = self.side_of(link)
+        sketch, d = self.method.sketch, side.width(self.d_out, self.d_in)
         assert sketch is not None
         if isinstance(sketch, Selector):
             return select(sketch.indices(self.r, d, seed=self.seed, link=link), d)
-        turned = weight.T if weight is not None and side == "A" else weight
+        turned = None if weight is None else side.turned(weight)
         S = sketch.sample(self.r, d, seed=self.seed, link=link, weight=turned)
         return LinkSketch(torch.from_numpy(S), checksum(S))
 
     def start_of(self, letter: str) -> Tensor | None:
         """Return where a trained factor begins the newest link; None stands for zero."""
-        return self.sketches[-1].matrix() if letter == "A" and self.method.train == "AB" else None
+        return self.sketches[-1].matrix() if self.side.starts_at_sketch(letter) else None
 
     def append(self, trained: Mapping[str, Tensor]) -> None:
         """End the link in training with these factors, which nobody changes from now on."""
@@ -179,22 +175,15 @@ class Adapter:
 
     # -- the terms -------------------------------------------------------------------------------------------
 
-    def term(self, side: Side, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
+    def term(self, side: LinkSide, trained: Mapping[str, Tensor], S: Tensor | Selected) -> Term:
         """Return B·A of one link that trains `side`, from its trained tensors and its sketch."""
-        if side == "AB":
-            return Term(trained["A"], trained["B"])
-        if "C" in trained:
-            # A coin's tensor holds Bᵀ or A in its first columns.
-            width = self.d_out if side == "B" else self.d_in
-            part = trained["C"][:, :width]
-            return Term(S, part.T) if side == "B" else Term(part, _transposed(S))
-        return Term(S, trained["B"]) if side == "B" else Term(trained["A"], _transposed(S))
+        factors = self.method.adapter_side.factors(side, trained, self.d_out, self.d_in)
+        return Term(*side.term(factors, S, _transposed))
 
     def past_terms(self) -> list[Term]:
         """Return B·A of each finished link."""
         return [
-            self.term(self.method.side(self.seed, link), trained, self.sketches[link].factor)
-            for link, trained in enumerate(self.past)
+            self.term(self.side_of(link), trained, self.sketches[link].factor) for link, trained in enumerate(self.past)
         ]
 
     def frozen_part(self, device: torch.device, *, stacked: bool) -> FrozenPart:

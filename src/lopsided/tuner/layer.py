@@ -107,9 +107,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.lopsided_state[name] = State(adapter)
         self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
-        shapes = adapter.factor_shapes()
-        for letter in adapter.letters:
-            factor = torch.zeros(shapes[letter], dtype=torch.float32, device=self.base_weight.device)
+        for letter, shape in adapter.shapes().items():
+            factor = torch.zeros(shape, dtype=torch.float32, device=self.base_weight.device)
             getattr(self, f"lopsided_{letter}")[name] = Factor(factor)
         if not adapter.pending:
             # A copy of another adapter, which has its sketches already.
@@ -340,7 +339,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             absent = adapter.pending or any(factor.is_meta for factor in self.trained(name).values())
             way = "not loaded" if absent else self.way(name)
             links = f", link={adapter.link}" if adapter.method.chain else ""
-            lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side}{links}, {way}")
+            lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side.word}{links}, {way}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

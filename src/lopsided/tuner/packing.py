@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
+from lopsided.method import LETTERS, factor_shapes
 from lopsided.method.sketch import Selector, Stored, checksum
 from lopsided.tuner.adapter import CPU, Adapter, LinkSketch, select
 from lopsided.tuner.forward.compute import Selected
 
 # The tensors that a saved adapter holds next to its trained factors. `past_` ones grow with the chain.
 EXTRAS = ("seed", "checksum", "indices", "sketch", "past_A", "past_B", "past_C")
-# Of the trained factors.
-LETTERS = ("A", "B", "C")
 CHECKSUM_TOLERANCE = 1e-5
 # Of a sketch's checksum, and of its indices, until the saved ones arrive.
 ABSENT = -1
@@ -62,7 +61,7 @@ def pack(adapter: Adapter) -> dict[str, Tensor]:
 
 def _placeholders(adapter: Adapter) -> dict[str, Tensor]:
     """Return what stands for saved tensors that have yet to arrive: their shapes, in no memory."""
-    links, factors = adapter.saved_link + 1, adapter.factor_shapes()
+    links, factors = adapter.saved_link + 1, adapter.shapes()
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "seed": ((1,), torch.int64),
         "checksum": ((links,), torch.float64),
@@ -72,20 +71,19 @@ def _placeholders(adapter: Adapter) -> dict[str, Tensor]:
     elif _stores_sketch(adapter):
         shapes["sketch"] = (links, adapter.r, _stored_width(adapter)), torch.float32
     if adapter.saved_link > 0:
-        shapes |= {f"past_{k}": ((links - 1, *factors[k]), torch.float32) for k in adapter.letters}
+        shapes |= {f"past_{k}": ((links - 1, *factors[k]), torch.float32) for k in factors}
     return {what: torch.full((), ABSENT, dtype=dtype).expand(shape) for what, (shape, dtype) in shapes.items()}
 
 
 def _stores_sketch(adapter: Adapter) -> bool:
     """Return whether the sketch itself is in the file, since nothing could draw it again."""
     sketch = adapter.method.sketch
-    return adapter.method.train != "AB" and sketch is not None and sketch.stored
+    return adapter.method.adapter_side.keeps_sketch and sketch is not None and sketch.stored
 
 
 def _stored_width(adapter: Adapter) -> int:
-    """Return the width of a stored sketch; a coin's sides have different ones, and the wider gives the shape."""
-    d_out, d_in = adapter.d_out, adapter.d_in
-    return {"A": d_out, "coin": max(d_out, d_in)}.get(adapter.method.train, d_in)
+    """Return the width of a stored sketch; where links have different ones, the widest gives the shape."""
+    return adapter.method.adapter_side.stored_width(adapter.d_out, adapter.d_in)
 
 
 # -- in --------------------------------------------------------------------------------------------------------
@@ -100,7 +98,8 @@ def check_complete(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     required = {"seed", "checksum"}
     if isinstance(adapter.method.sketch, Selector):
         required.add("indices")
-    if isinstance(adapter.method.sketch, Stored) and adapter.method.train != "AB" and "indices" not in tensors:
+    never_drawn = isinstance(adapter.method.sketch, Stored) and adapter.method.adapter_side.keeps_sketch
+    if never_drawn and "indices" not in tensors:
         required.add("sketch")
     if "checksum" in tensors and tensors["checksum"].numel() > 1:
         required |= {f"past_{letter}" for letter in adapter.letters}
@@ -139,7 +138,7 @@ def unpack(adapter: Adapter, tensors: Mapping[str, Tensor], weight: np.ndarray |
 
 def _check_tensors(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     module, r, links = adapter.module, adapter.r, tensors["checksum"].numel()
-    factors = adapter.factor_shapes()
+    factors = factor_shapes(adapter.d_out, adapter.d_in, r)
     shapes: dict[str, tuple[int, ...]] = {"seed": (1,), "checksum": (links,)}
     shapes |= {"indices": (links, r), "sketch": (links, r, _stored_width(adapter))}
     shapes |= factors | {f"past_{letter}": (links - 1, *shape) for letter, shape in factors.items()}
@@ -175,7 +174,7 @@ def _read_sketch(
     weight: np.ndarray | None,
 ) -> LinkSketch:
     """Return one link's sketch from the saved tensors, or drawn again and held to the saved checksum."""
-    width = adapter.width(adapter.method.side(adapter.seed, link))
+    width = adapter.side_of(link).width(adapter.d_out, adapter.d_in)
     expected = float(tensors["checksum"][link])
     if "indices" in tensors:
         indices = tensors["indices"][link].to(CPU, torch.int64).numpy()

@@ -172,8 +172,7 @@ def _placed(
     plain = {without_wrappers(module).removeprefix(PEFT_PREFIX): module for module in layers}
     by_layer: dict[str, dict[str, Tensor]] = {module: {} for module in layers}
     others = {}
-    train = config.as_method().train
-    known = {*EXTRAS, *("C" if train == "coin" else train)}
+    known = {*EXTRAS, *config.as_method().adapter_side.letters}
     prefixed = any(module.startswith(PEFT_PREFIX) for module in layers)
     for key, tensor in tensors.items():
         path, what = parse_key(key.removeprefix(PEFT_PREFIX)) or ("", "")

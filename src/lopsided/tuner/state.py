@@ -15,8 +15,9 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from lopsided.method import LETTERS
 from lopsided.tuner.adapter import Adapter
-from lopsided.tuner.packing import EXTRAS, LETTERS, pack
+from lopsided.tuner.packing import EXTRAS, pack
 
 STATE = "lopsided_state"
 # Whether a `state_dict` is only asked for its adapter, so that base weights need not be undone for it.

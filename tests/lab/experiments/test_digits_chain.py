@@ -22,7 +22,8 @@ from lopsided.lab.experiments.digits_chain import (
     ways,
 )
 from lopsided.lab.idx import NAMES
-from lopsided.method.selectors import Gaussian, Window
+from lopsided.method.dense import Gaussian
+from lopsided.method.selectors import Window
 
 WIDTHS = (6, 5, 4, 3)
 

@@ -9,7 +9,7 @@ import torch
 from lopsided.lab.experiments.linear_regression import EXPERIMENT, bound_share, draw_regression, gaps_of
 from lopsided.lab.projected_descent import curve, descend, draw_sketches, project, rate
 from lopsided.lab.protocol import Request
-from lopsided.method.selectors import Gaussian, Orthonormal
+from lopsided.method.dense import Gaussian, Orthonormal
 from lopsided.theory import projection
 
 PROBLEM = draw_regression(seeds=3, samples=30, d_in=6, d_out=4, noise=0.5)

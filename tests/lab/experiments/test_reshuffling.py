@@ -11,7 +11,7 @@ import torch
 from lopsided.lab.experiments.linear_regression import Regression, draw_regression
 from lopsided.lab.experiments.reshuffling import floors, gaps_of, link, orders
 from lopsided.lab.projected_descent import draw_sketches
-from lopsided.method.selectors import Orthonormal
+from lopsided.method.dense import Orthonormal
 
 
 def scalar(seeds):

@@ -74,7 +74,7 @@ def rate(name: str) -> float:
 
 def group(method: Method) -> str:
     """What a method trains, for a legend."""
-    trains = {"all": "all weights", "AB": "A and B"}.get(method.train, method.train)
+    trains = method.side.title
     return trains if method.chain is None else f"{trains}, chained"
 
 

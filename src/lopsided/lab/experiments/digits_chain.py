@@ -28,7 +28,8 @@ from lopsided.lab.idx import read_pair
 from lopsided.lab.intervals import over_seeds
 from lopsided.lab.mean_lines import mean_line
 from lopsided.lab.protocol import Expected, Experiment, Outcome, Plot, Request
-from lopsided.method.selectors import Columns, Gaussian, Window
+from lopsided.method.dense import Gaussian
+from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Sketch, layer_seed
 
 PERIODS = (1, 2, 5, 10)

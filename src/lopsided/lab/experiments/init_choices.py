@@ -32,7 +32,8 @@ from lopsided.lab.short_runs import (
     workspace,
 )
 from lopsided.method import Method
-from lopsided.method.selectors import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
+from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Sketch
 from lopsided.runs import TrainConfig
 

@@ -20,7 +20,7 @@ import numpy as np
 from lopsided.lab.intervals import largest, largest_mean, slope
 from lopsided.lab.projected_descent import Side, curve, descend, rate, width
 from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request
-from lopsided.method.selectors import Orthonormal
+from lopsided.method.dense import Orthonormal
 from lopsided.theory import Problem
 
 SAMPLES, D_IN, D_OUT = 500, 20, 10

@@ -21,7 +21,7 @@ from scipy.special import expit
 from lopsided.lab.intervals import ONE_RUN, largest, mean_and_reach, slope
 from lopsided.lab.projected_descent import Side, curve, descend, width
 from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request
-from lopsided.method.selectors import Orthonormal
+from lopsided.method.dense import Orthonormal
 from lopsided.theory import Problem
 
 D_IN, D_OUT = 20, 10

@@ -22,7 +22,7 @@ from lopsided.lab.experiments.linear_regression import Regression, draw_regressi
 from lopsided.lab.intervals import over_seeds, slope
 from lopsided.lab.projected_descent import curve, draw_sketches
 from lopsided.lab.protocol import Expected, Experiment, Outcome, Plot, Request
-from lopsided.method.selectors import Orthonormal
+from lopsided.method.dense import Orthonormal
 
 SAMPLES, D_IN, D_OUT, R = 40, 8, 4, 4
 NOISE = 1.0

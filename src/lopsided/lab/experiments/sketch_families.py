@@ -23,7 +23,8 @@ import numpy as np
 from lopsided.lab.intervals import largest, largest_mean, over_seeds, scaled
 from lopsided.lab.projected_descent import curve, descend, rate
 from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request
-from lopsided.method.selectors import Columns, Gaussian, KaimingUniform, Orthonormal, Singular, Window
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
+from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Selector, Sketch
 from lopsided.theory import Problem, lambda_min_sampled, projection
 

@@ -35,7 +35,7 @@ def lends(layer: LopsidedLinear, name: str) -> bool:
     products next to the layer's own.
     """
     sketch, side = layer.frozen[name].sketch, layer.frozen[name].side
-    together = isinstance(sketch, Selected) and (side == "A" or (side == "B" and sketch.start is not None))
+    together = isinstance(sketch, Selected) and side.lies_together(neighbours=sketch.start is not None)
     return together and len(layer.active_adapters) == 1 and layer.base_weight.is_lendable()
 
 
