@@ -25,8 +25,7 @@ from lopsided.errors import LopsidedError
 from lopsided.export import to_lora
 from lopsided.method import Chain, Method
 from lopsided.method.sketch import Selector, Sketch, layer_seed
-from lopsided.optim.advance import advance_chain
-from lopsided.optim.groups import param_groups
+from lopsided.optim import advance_chain, param_groups
 from lopsided.tuner import layers_of
 
 RANK = 2

@@ -20,8 +20,7 @@ from lopsided.files.checkpoints import step_of
 from lopsided.files.strict_json import strict
 from lopsided.method import Method
 from lopsided.models.load import load_model
-from lopsided.optim.advance import ChainCallback, ChainEvent
-from lopsided.optim.groups import param_groups
+from lopsided.optim import ChainCallback, ChainEvent, param_groups
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import (
     SCHEMA,
