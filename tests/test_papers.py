@@ -42,7 +42,7 @@ def test_paca_is_cla_on_the_same_columns_for_100_adamw_steps():
     ours = lopsided.adapt(copy.deepcopy(base), "paca", r=3, alpha=6, target_modules="all-linear", seed=4)
     plain = nn.Sequential()
     for (_, layer), linear in zip(layers_of(ours).items(), (base[0], base[2])):
-        columns = layer.adapters["default"].drawn[0].factor.indices
+        columns = layer.adapters["default"].sketches[0].factor.indices
         plain.append(PlainPaCA(linear, columns, scaling=2.0))
         plain.append(nn.Tanh() if linear is base[0] else nn.Identity())
 
@@ -72,7 +72,7 @@ def test_racs_exact_step_is_a_projected_gradient_step(name):
     x, target = torch.randn(20, 7), torch.randn(20, 5)
     gradient = torch.autograd.functional.jacobian(lambda w: 0.5 * (x @ w.T - target).square().sum(), W)
 
-    S = layer.adapters["default"].drawn[0].matrix().double()
+    S = layer.adapters["default"].sketches[0].matrix().double()
     [factor] = layer.trained("default").values()
     with torch.no_grad():
         if name == "rac_b":
@@ -102,7 +102,7 @@ def test_one_gradient_step_of_rac_b_is_the_exact_step():
     (0.5 * (model(x) - target).square().sum()).backward()
     torch.optim.SGD(model.parameters(), lr=gamma).step()
     gradient = torch.autograd.functional.jacobian(lambda w: 0.5 * (x @ w.T - target).square().sum(), W)
-    S = layer.adapters["default"].drawn[0].matrix()
+    S = layer.adapters["default"].sketches[0].matrix()
     lopsided.advance_chain(model)
     torch.testing.assert_close(layer.base_layer.weight, W - gamma * gradient @ S.T @ S, atol=1e-5, rtol=1e-5)
 
@@ -114,7 +114,7 @@ def test_rac_b_is_not_cola():
         model = lopsided.adapt(tiny.bert(), name, r=2, target_modules=["query"], links=3)
         optimizer = tiny.train_a_little(model, steps=5)
         layer = next(iter(layers_of(model).values()))
-        S = layer.adapters["default"].drawn[0].matrix()
+        S = layer.adapters["default"].sketches[0].matrix()
         delta = layer.get_delta_weight("default")
         # The part of ΔW outside the sketch's rows.
         outside = delta - delta @ torch.linalg.pinv(S) @ S

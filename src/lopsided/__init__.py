@@ -13,8 +13,7 @@ from lopsided.method import METHODS, Chain, Method, register
 from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
 from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Selector, Sketch
-from lopsided.optim.advance import ChainCallback, advance_chain
-from lopsided.optim.groups import param_groups
+from lopsided.optim import ChainCallback, advance_chain, param_groups
 from lopsided.tuner import LopsidedConfig
 
 __version__ = "0.2.0.dev0"

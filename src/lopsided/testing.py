@@ -25,8 +25,7 @@ from lopsided.errors import LopsidedError
 from lopsided.export import to_lora
 from lopsided.method import Chain, Method
 from lopsided.method.sketch import Selector, Sketch, layer_seed
-from lopsided.optim.advance import advance_chain
-from lopsided.optim.groups import param_groups
+from lopsided.optim import advance_chain, param_groups
 from lopsided.tuner import layers_of
 
 RANK = 2
@@ -80,15 +79,15 @@ def moves_only_what_it_trains(method: Method) -> None:
     base, x = network()
     model = adapted(method, base)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    sketches = {name: copy.deepcopy(layer._sketch) for name, layer in layers_of(model).items()}
+    sketches = {name: copy.deepcopy(layer.frozen) for name, layer in layers_of(model).items()}
     take_steps(model, optimizer_of(model), x, 2)
     for name, parameter in model.named_parameters():
         moved = not torch.equal(parameter, before[name])
         assert moved == parameter.requires_grad, f"{name}: moved={moved}, trained={parameter.requires_grad}"
     for name, layer in layers_of(model).items():
         assert set(layer.trained("default")) == set(method.adapter_side.letters)
-        for adapter, drawn in layer._sketch.items():
-            assert _same(drawn, sketches[name][adapter]), f"{name}: the sketch moved"
+        for adapter, frozen in layer.frozen.items():
+            assert _same(frozen.sketch, sketches[name][adapter].sketch), f"{name}: the sketch moved"
 
 
 def trains_without_its_head(method: Method) -> None:
@@ -138,13 +137,13 @@ def advances_without_a_jump(method: Method) -> None:
         take_steps(model, optimizer, x, 3)
         before, layers = model(x), layers_of(model)
         weights = {name: layer.base_layer.weight.detach().clone() for name, layer in layers.items()}
-        sketches = {name: layer.adapters["default"].drawn[-1].matrix() for name, layer in layers.items()}
+        sketches = {name: layer.adapters["default"].sketches[-1].matrix() for name, layer in layers.items()}
         assert advance_chain(model, optimizer) == link
         assert torch.allclose(model(x), before, atol=1e-5), "an advance must keep the function"
         changed = [n for n, layer in layers.items() if not torch.equal(layer.base_layer.weight, weights[n])]
         assert changed, "an advance must change a stored base weight"
         for name, layer in layers.items():
-            drawn = layer.adapters["default"].drawn[-1].matrix()
+            drawn = layer.adapters["default"].sketches[-1].matrix()
             side = layer.adapters["default"].side
             assert drawn.shape != sketches[name].shape or not torch.equal(drawn, sketches[name]), "same sketch again"
             for letter, factor in layer.trained("default").items():

@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerState
 
+import lopsided.optim.advance
 from lopsided.tuner import LopsidedLinear
 
 WRITES = ("tensors", "pickle", "state", "delete", "file")
@@ -70,7 +71,7 @@ class Site:
     def arm(self) -> None:
         """From now on, for the rest of this process."""
         self._before(LopsidedLinear, "forward", "forward")
-        self._before(LopsidedLinear, "advance", "advance")
+        self._before(lopsided.optim.advance, "begin_next", "advance")
         self._torn(safetensors.torch, "serialize_file", "tensors")
         self._torn(torch, "save", "pickle")
         self._torn(TrainerState, "save_to_json", "state")

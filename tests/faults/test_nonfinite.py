@@ -279,7 +279,7 @@ def test_a_product_that_overflows_beside_a_16_bit_weight_is_not_stacked():
 def test_the_last_sum_that_fits_is_merged(change, refused):
     # 65504 is the largest float16, and 65520 the first number that rounds to infinity.
     model, optimizer, last = chained(torch.float16, "c3la", merge_links=True)
-    column = int(last.adapters["default"].drawn[-1].factor.indices[0])
+    column = int(last.adapters["default"].sketches[-1].factor.indices[0])
     last.base_layer.weight.data[3, column] = 60000.0
     last.trained("default")["B"].data[3, 0] = change / last.scaling["default"]
     if refused:

@@ -25,6 +25,7 @@ from torch import nn
 
 from lopsided import LopsidedConfig
 from lopsided.tuner.layer import layers_of
+from lopsided.tuner.links import begin_next, draw_next
 from lopsided.tuner.model import LopsidedModel
 
 GATES = ("tests.testing_common", "tests.test_decoder_models", "tests.test_encoder_decoder_models")
@@ -68,7 +69,7 @@ def _draw_after_injection() -> None:
                 if not config.init_weights:
                     _draw(model, adapter_name)
                 for layer in layers:
-                    layer.advance(adapter_name, layer.draw_next(adapter_name))
+                    begin_next(layer, adapter_name, draw_next(layer, adapter_name))
                 config.link = layers[0].adapters[adapter_name].link
         if not config.init_weights:
             _draw(model, adapter_name)

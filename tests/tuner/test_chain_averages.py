@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lopsided
 from lopsided import LopsidedError, advance_chain
-from lopsided.tuner.chain_averages import AVERAGES, Average, watch_averages
+from lopsided.tuner.chain_averages import AVERAGES, Average
+from lopsided.tuner.peft_seams import install_late_seams, seams_of
 from tests import tiny
 
 X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
@@ -179,7 +180,8 @@ def library(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "some_ema_library", module)
     table = (Average("some_ema_library", "ParameterEma", "step"), Average("some_ema_library", "HoldingEma", "update"))
-    monkeypatch.setattr("lopsided.tuner.chain_averages.AVERAGES", table)
+    seams = tuple(seam for average in table for seam in seams_of(average))
+    monkeypatch.setattr("lopsided.tuner.peft_seams.SEAMS", seams)
     return module
 
 
@@ -187,7 +189,7 @@ def library(monkeypatch):
 def test_lists_of_parameters_are_looked_at(looked_at, library):
     model = adapted("rac_b")
     if looked_at.startswith("before"):
-        watch_averages()
+        install_late_seams()
     ema, optimizer = library.ParameterEma(model.parameters()), optimizer_of(model)
     step(model, optimizer)
     ema.step(model.parameters())
@@ -203,7 +205,7 @@ def test_lists_of_parameters_are_looked_at(looked_at, library):
 
 def test_an_average_that_holds_its_model_is_looked_at(library):
     model = adapted("c3la")
-    watch_averages()
+    install_late_seams()
     ema = library.HoldingEma(model)
     ema.update()
     advance_chain(model)
@@ -212,6 +214,6 @@ def test_an_average_that_holds_its_model_is_looked_at(library):
 
 
 def test_the_table_names_classes_that_exist_where_their_library_is_installed():
-    for module, name, update in AVERAGES:
-        if module in sys.modules:
-            assert callable(getattr(getattr(sys.modules[module], name), update))
+    for average in AVERAGES:
+        if average.module in sys.modules:
+            assert callable(getattr(getattr(sys.modules[average.module], average.name), average.update))

@@ -172,7 +172,7 @@ def test_singular_sketches_are_stored_with_the_adapter(tmp_path):
     assert _query(load_file(tmp_path / FILE), "state.sketch") in load_file(tmp_path / FILE)
     # On another base the vectors would be others; the stored ones are used.
     other = PeftModel.from_pretrained(tiny.bert(seed=1), str(tmp_path), allow_base_mismatch=True)
-    first, second = (next(iter(layers_of(m).values()))._sketch["default"] for m in (model, other))
+    first, second = (next(iter(layers_of(m).values())).frozen["default"].sketch for m in (model, other))
     assert torch.equal(first, second)
 
 

@@ -212,7 +212,7 @@ def test_a_16_bit_base_trains_float32_factors_with_the_float32_sketch(dtype):
     layer = next(iter(layers_of(model).values()))
     assert layer.lopsided_B["default"].weight.dtype == torch.float32
     same = next(iter(layers_of(lopsided.adapt(tiny.bert(), "asym_b", r=2, target_modules=["query"])).values()))
-    assert torch.equal(layer._sketch["default"], same._sketch["default"])
+    assert torch.equal(layer.frozen["default"].sketch, same.frozen["default"].sketch)
 
 
 def test_casting_a_chained_model_takes_its_links_out_and_stacks_them():

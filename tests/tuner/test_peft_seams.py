@@ -2,15 +2,29 @@
 
 `make canary` runs this file against the newest PEFT that pip finds, pre-releases included. What fails there names what
 has moved; docs/decisions/0013 says what happens then.
+
+And the other way round: whatever lopsided puts into another library stands in `lopsided.tuner.peft_seams`.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+import importlib.util
 import inspect
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
 
 import peft
 import pytest
+
+from lopsided.tuner import peft_seams
+from lopsided.tuner.peft_seams import Seam, add_enum_member
+
+SOURCE = Path(peft_seams.__file__).parents[2]
 
 # What is overridden, wrapped or called, and the parameters that we pass or are passed.
 SEAMS = {
@@ -89,26 +103,26 @@ ATTRIBUTES = (
 
 
 def resolved(name: str) -> object:
-    """What stands behind a dotted name, whose first parts are modules."""
+    """Return what stands behind a dotted name, whose first parts are modules."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            found: object = importlib.import_module(".".join(parts[:length]))
+            owner: object = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            found = getattr(found, part)
-        return found
+            owner = getattr(owner, part)
+        return owner
     raise AssertionError(f"no module of {name}")
 
 
 @pytest.mark.parametrize("name", SEAMS)
 def test_a_seam_takes_what_we_pass(name):
-    found = resolved(name)
+    function = resolved(name)
     # Ours may stand in front of it.
-    parameters = inspect.signature(inspect.unwrap(found)).parameters
+    parameters = inspect.signature(inspect.unwrap(function)).parameters
     missing = [p for p in SEAMS[name] if p not in parameters]
-    assert not missing, f"{name}{inspect.signature(found)} of peft {peft.__version__} lacks {missing}"
+    assert not missing, f"{name}{inspect.signature(function)} of peft {peft.__version__} lacks {missing}"
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -117,7 +131,132 @@ def test_a_name_is_there(name):
 
 
 def test_the_enum_of_methods_can_be_extended():
-    from lopsided.tuner.register import add_enum_member
-
     assert add_enum_member() is peft.PeftType("LOPSIDED")
     assert peft.PeftType.LOPSIDED.value == "LOPSIDED"
+
+
+# -- what lopsided puts into other libraries ---------------------------------------------------------------------------
+
+
+def seam_name(seam: Seam) -> str:
+    return f"{seam.module}.{seam.name}"
+
+
+def in_place(seam: Seam) -> object:
+    """Return what stands at a seam; skips the test if its library is not installed."""
+    if seam.optional and importlib.util.find_spec(seam.module.partition(".")[0]) is None:
+        pytest.skip(f"{seam.module} is not installed")
+    return resolved(seam_name(seam))
+
+
+@pytest.mark.parametrize("seam", peft_seams.SEAMS, ids=seam_name)
+def test_a_wrapper_is_in_place_once_with_its_reason(seam):
+    wrapper = in_place(seam)
+    if seam.module in sys.modules:
+        seam.install()
+        assert resolved(seam_name(seam)) is wrapper
+    assert vars(wrapper)["lopsided_seam"]
+    assert "lopsided_seam" not in vars(inspect.unwrap(wrapper))
+    assert len(seam.reason.split()) > 5
+
+
+def test_what_is_wrapped_of_peft_is_in_the_canary_s_table():
+    table = [resolved(name) for name in SEAMS]
+    wrapped = [seam for seam in peft_seams.SEAMS if seam.module.startswith("peft.")]
+    assert wrapped
+    assert all(resolved(seam_name(seam)) in table for seam in wrapped)
+
+
+def test_a_seam_that_has_gone_is_an_error_and_an_optional_one_is_not():
+    seam = Seam(module="peft.helpers", name="no_such_function", wrap=lambda f: f, reason="for a test")
+    with pytest.raises(RuntimeError, match=r"peft\.helpers has no no_such_function; expected peft>=0"):
+        seam.install()
+    Seam(module="no_such_library", name="A.b", wrap=lambda f: f, reason="for a test", optional=True).install()
+
+
+def test_a_wrapper_that_somebody_wraps_again_is_not_doubled():
+    module = types.ModuleType("some_library")
+    module.function = lambda: ["theirs"]
+    seam = Seam(module=module.__name__, name="function", wrap=lambda f: added(f, "ours"), reason="for a test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        seam.install()
+        module.function = added(module.function, "third")
+        seam.install()
+    assert module.function() == ["theirs", "ours", "third"]
+
+
+def added(function, word):
+    @functools.wraps(function)
+    def longer():
+        return [*function(), word]
+
+    return longer
+
+
+# Functions that register a hook for a whole process.
+HOOKS = ("register_optimizer_step_pre_hook", "register_optimizer_step_post_hook", "addaudithook", "settrace")
+# Functions that look at who calls.
+FRAMES = ("_getframe", "currentframe")
+HOOKS_OF_MODULES = "register_module_"
+
+
+def foreign_changes(source: str) -> Iterator[str]:
+    """Yield statements by which a file changes another library, hooks into the whole process, or walks the stack."""
+    tree = ast.parse(source)
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("lopsided"):
+            imported |= {alias.asname or alias.name for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+            own = bool(node.args) and ast.unparse(node.args[0]) in ("self", "cls")
+            own |= ast.unparse(node.func).startswith("super().")
+            sets = name in ("setattr", "delattr", "__setattr__", "__delattr__") and not own
+            if sets or name in (*HOOKS, *FRAMES) or name.startswith(HOOKS_OF_MODULES):
+                yield ast.unparse(node)
+        elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            text = ast.unparse(node)
+            root = text.partition(".")[0]
+            dunder = isinstance(node, ast.Attribute) and node.attr.startswith("__")
+            namespace = isinstance(node, ast.Subscript) and ("vars(" in text or "__dict__" in text)
+            if root in imported or ((dunder or namespace) and root not in ("self", "vars(self)")):
+                yield text
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("PeftModel.load_adapter = f", "torch.nn.Linear.forward = f", "del torch.nn.Linear.forward"),
+        *("setattr(kind, 'step', f)", "kind.__init__ = f", "vars(kind)['step'] = f", "kind.__dict__['step'] = f"),
+        *(
+            "type.__setattr__(kind, 'a', 1)",
+            "register_optimizer_step_pre_hook(f)",
+            "sys.addaudithook(f)",
+            "sys._getframe()",
+        ),
+        "torch.nn.modules.module.register_module_forward_hook(f)",
+    ],
+)
+def test_the_gate_sees(statement):
+    assert list(foreign_changes(f"import sys, torch\nfrom peft import PeftModel\n{statement}"))
+
+
+@pytest.mark.parametrize(
+    "statement", ["self.a = 1", "setattr(self, 'a', 1)", "own.load_adapter = f", "layer.register_forward_hook(f)"]
+)
+def test_the_gate_lets_through(statement):
+    assert not list(foreign_changes(f"import torch\nfrom lopsided.tuner import own\n{statement}"))
+
+
+def test_other_libraries_are_changed_in_one_file():
+    changes = {
+        str(path.relative_to(SOURCE)): statements
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path != Path(peft_seams.__file__) and (statements := list(foreign_changes(path.read_text())))
+    }
+    assert changes == {}
+    assert list(foreign_changes(Path(peft_seams.__file__).read_text()))

@@ -221,7 +221,7 @@ def test_users_sketches_keep_their_names_and_arguments_apart():
 
     method = Method(name="declared", train="B", sketch=Declared(scale=5.0), source="test")
     model = lopsided.adapt(network()[0], method, **TARGETS)
-    assert float(first(model)._sketch["default"][0, 1]) == 5.0
+    assert float(first(model).frozen["default"].sketch[0, 1]) == 5.0
 
 
 def test_heads_of_other_tasks_are_trained_too():

@@ -1,27 +1,18 @@
-"""Ending a link and starting the next: by hand, or on schedule in a `transformers.Trainer`."""
+"""The end of a link and the start of the next one, in a model and its optimizer."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.finite import all_finite
-from lopsided.optim.groups import check_held, check_split, reset_state, split_factors
-from lopsided.optim.link_schedule import plan
-from lopsided.tuner import LopsidedLinear, active_layers, configs_of, layers_of, single_active
-from lopsided.tuner.chain_averages import watch_averages
+from lopsided.errors import LopsidedError
+from lopsided.optim.reset import reset_state
+from lopsided.tuner import LopsidedLinear, active_layers, configs_of, single_active
+from lopsided.tuner.links import begin_next, draw_next
+from lopsided.tuner.peft_seams import install_late_seams
 from lopsided.tuner.weight.delta import undisturbed
 
 
@@ -59,193 +50,26 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
         raise LopsidedError(
             f"the chain of {adapter.links} links is on its last one (link {adapter.link}); adapt with more links"
         )
-    # For all layers at once: going to one thread and back can take a millisecond each time.
+    # Inside one context for all layers: going to one thread and back can take a millisecond each time.
     with undisturbed(torch.device("cpu")):
-        drawn = {module: layer.draw_next(name) for module, layer in layers.items()}
-        factors = _factors(layers.values(), name)
+        # Whatever can be refused is refused here, before the first layer changes.
+        sketches = {module: draw_next(layer, name) for module, layer in layers.items()}
+        factors = trained_factors(layers.values(), name)
         if optimizer is not None:
             reset_state(optimizer, factors, prune=adapter.method.chain.prune)
         for factor in factors:
             # A gradient left from the ended link belongs to its sketch.
             if factor.grad is not None:
                 factor.grad.zero_()
-        watch_averages()
+        # Libraries of averages may have been imported since.
+        install_late_seams()
         for module, layer in layers.items():
-            layer.advance(name, drawn[module])
+            begin_next(layer, name, sketches[module])
     for config in configs_of(model, name):
         config.link = adapter.link
     return adapter.link
 
 
-def _factors(layers: Iterable[LopsidedLinear], name: str) -> list[Tensor]:
+def trained_factors(layers: Iterable[LopsidedLinear], name: str) -> list[Tensor]:
+    """Return the factors of one adapter that train, of all layers."""
     return [factor for layer in layers for factor in layer.trained(name).values() if factor.requires_grad]
-
-
-@dataclass
-class ChainEvent:
-    """One advance, as a run's record holds it."""
-
-    step: int
-    link: int
-
-
-class ChainCallback(TrainerCallback):
-    """Advances the active adapter's chain on schedule, and on resume; a method without one has nothing to advance.
-
-    Links given by count are spread evenly over the run's steps; links given by steps start every so many. An
-    advance happens after the optimizer's step and before that step's evaluation and checkpoint. With a chain
-    that re-warms (ReLoRA), the learning rate of each step is scaled for that step alone, so the schedule is
-    not touched.
-
-    A run that is resumed with more steps or more links goes on, and so does one that `auto_find_batch_size` starts
-    again: what is left of the links is spread over what is left of the steps, and a warning says so.
-
-    Whatever the method, a checkpoint with a trained parameter that holds NaN or Inf is never written.
-
-    Args:
-        go_on: whether a new training may take up an adapter in the middle of its chain.
-
-    Raises:
-        LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
-            steps, if a new training begins with an adapter in the middle of its chain, if the optimizer does
-            not hold the factors, or if it ignores the method's lr_ratio. Before a checkpoint, if a trained
-            parameter holds NaN or Inf.
-
-    Example:
-        >>> ChainCallback().events
-        []
-    """
-
-    def __init__(self, *, go_on: bool = False) -> None:
-        self.go_on = go_on
-        self.events: list[ChainEvent] = []
-        self._training = False
-        self._boundaries: frozenset[int] = frozenset()
-        self._rates: list[float] = []
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        model, optimizer = kwargs["model"], kwargs["optimizer"]
-        if optimizer is not None:
-            check_split(optimizer, split_factors(model))
-        chain, link = _chain_of(model)
-        if chain:
-            name = single_active(model)
-            if optimizer is not None:
-                check_held(optimizer, _factors(active_layers(model, name).values(), name))
-        # `auto_find_batch_size` begins again, with the weights and the links as they are, after memory ran out.
-        restarted, self._training = self._training and args.auto_find_batch_size, True
-        self._boundaries = frozenset()
-        if not chain:
-            return
-        schedule = plan(
-            chain,
-            link=link,
-            step=state.global_step,
-            steps=state.max_steps,
-            restarted=restarted,
-            go_on=self.go_on,
-        )
-        self._boundaries = frozenset(schedule.boundaries)
-        if schedule.note:
-            warnings.warn(schedule.note, LopsidedWarning, stacklevel=2)
-        if schedule.due:
-            self._advance(model, optimizer, state.global_step)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._training = False
-
-    def _advance(self, model: nn.Module, optimizer: Any, step: int) -> None:
-        self.events.append(ChainEvent(step=step, link=advance_chain(model, optimizer)))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step in self._boundaries:
-            self._advance(kwargs["model"], kwargs["optimizer"], state.global_step)
-        # Trainer decides on saving the best model only when it has evaluated it.
-        if control.should_save or control.should_evaluate:
-            _check_finite(kwargs["model"], state.global_step)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if control.should_save or control.should_evaluate:
-            _check_finite(kwargs["model"], state.global_step)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        groups = kwargs["optimizer"].param_groups
-        self._rates = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] *= self._rewarm_factor(kwargs["model"], state.global_step)
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
-            group["lr"] = rate
-
-    def _rewarm_factor(self, model: nn.Module, steps_done: int) -> float:
-        chain, _ = _chain_of(model)
-        started = max((step for step in self._boundaries if step <= steps_done), default=None)
-        if chain is None or chain.rewarm == 0 or started is None:
-            return 1.0
-        return min(1.0, (steps_done - started + 1) / chain.rewarm)
-
-
-def _check_finite(model: nn.Module, step: int) -> None:
-    broken = [n for n, p in model.named_parameters() if p.requires_grad and not all_finite(p)]
-    if broken:
-        more = f" and {len(broken) - 1} more of the trained parameters hold" if len(broken) > 1 else " holds"
-        raise LopsidedError(
-            f"{broken[0]}{more} NaN or Inf after step {step}; expected finite numbers; the checkpoints before it are "
-            "good: resume from the last one, with a lower learning rate"
-        )
-
-
-def _chain_of(model: nn.Module) -> tuple[Any, int]:
-    """The active chained adapter's chain and link; (None, 0) where there is none."""
-    for layer in layers_of(model).values():
-        for name in layer.active_adapters:
-            if name in layer.adapters and layer.adapters[name].method.chain is not None:
-                return layer.adapters[name].method.chain, layer.adapters[name].link
-    return None, 0
-
-
-# A Trainer without the callback would train the first link for the whole run, and say nothing.
-_seen: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-
-
-def _warn_of_idle_chain(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if optimizer in _seen:
-        return
-    _seen.add(optimizer)
-    trainer = _stepping_trainer()
-    if trainer is None or any(isinstance(callback, ChainCallback) for callback in trainer.callback_handler.callbacks):
-        return
-    chain, link = _chain_of(trainer.model)
-    if chain is not None and link + 1 != chain.links:
-        warnings.warn(
-            f"the adapter's chain stands at link {link}, and this Trainer has nothing to advance it; pass "
-            "callbacks=[lopsided.ChainCallback()], unless a callback of your own calls lopsided.advance_chain",
-            LopsidedWarning,
-            stacklevel=2,
-        )
-
-
-def _stepping_trainer() -> Any:
-    """The `transformers.Trainer` that makes this step; an optimizer does not know its user, the stack does."""
-    module = sys.modules.get("transformers.trainer")
-    frame: FrameType | None = sys._getframe()
-    while module is not None and frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, module.Trainer):
-            return owner
-        frame = frame.f_back
-    return None
-
-
-register_optimizer_step_pre_hook(_warn_of_idle_chain)

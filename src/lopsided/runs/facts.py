@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lopsided.files.strict_json import WHY
-from lopsided.optim.advance import ChainEvent
+from lopsided.optim import ChainEvent
 
 # One split's arrays by column, one entry per row.
 Predictions = Mapping[str, np.ndarray]

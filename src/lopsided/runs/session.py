@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
 from lopsided.method import Method
-from lopsided.optim.advance import ChainCallback, ChainEvent
+from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions

@@ -1,16 +1,16 @@
 """A method inside a model: the PEFT tuner."""
 
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import SPLIT_LAYERS, LopsidedLinear, layers_of
-from lopsided.tuner.model import LopsidedModel, active_layers, configs_of, single_active, trained_numbers
-from lopsided.tuner.peft_seams import guard_peft
-from lopsided.tuner.register import register_with_peft
+from lopsided.tuner.layer import LIVE_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner.model import LopsidedModel
+from lopsided.tuner.model_queries import active_layers, configs_of, single_active, trained_numbers
+from lopsided.tuner.peft_seams import install_seams, register_tuner
 
-register_with_peft(LopsidedConfig, LopsidedModel)
-guard_peft()
+register_tuner(LopsidedConfig, LopsidedModel)
+install_seams()
 
 __all__ = [
-    "SPLIT_LAYERS",
+    "LIVE_LAYERS",
     "LopsidedConfig",
     "LopsidedLinear",
     "LopsidedModel",

@@ -21,8 +21,9 @@ from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, check_plain, 
 from lopsided.method import Chain, Method, method_from_parts, method_named
 from lopsided.method.sketch import SKETCHES, Selector, Sketch, Stored
 from lopsided.tuner.lora_fields import takes_lora_fields
-from lopsided.tuner.register import add_enum_member
 
+# A member of PEFT's enum: see `lopsided.tuner.peft_seams.add_enum_member`.
+PEFT_TYPE = "LOPSIDED"
 # 2: factors are named `lopsided_B.weight` in the file, and the frozen tensors `lopsided_state.seed` and so on.
 SCHEMA = 2
 MAX_LINKS = 10**6
@@ -102,7 +103,7 @@ class LopsidedConfig(PeftConfig):
             known = ", ".join(TaskType)
             raise LopsidedError(f"task_type must be one of {known}, got {self.task_type!r:.80}; correct it")
         super().__post_init__()
-        self.peft_type = add_enum_member()
+        self.peft_type = PeftType(PEFT_TYPE)
         if not 1 <= self.schema <= SCHEMA:
             raise LopsidedError(
                 f"the adapter has schema {self.schema}, this lopsided reads up to {SCHEMA}; upgrade lopsided"

@@ -10,6 +10,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lopsided.errors import LopsidedError
+from lopsided.tuner.forward.rows import unmerged_links
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 
 BASE = "__base__"
@@ -46,7 +47,7 @@ def mixed_batch(
                 handle = module.register_forward_pre_hook(_naming(names), with_kwargs=True)
                 stack.callback(handle.remove)
         for layer in layers_of(model).values():
-            stack.enter_context(layer.mixing())
+            stack.enter_context(unmerged_links(layer))
         yield
 
 

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -18,10 +18,12 @@ from lopsided.files.patterns import check_patterns
 from lopsided.files.untrusted import check_adapter_name
 from lopsided.method.sketch import Stored, layer_seed
 from lopsided.tuner.adapter import Adapter
-from lopsided.tuner.chain_averages import watch_averages
+from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
 from lopsided.tuner.mixed_batch import mixed_batch
+from lopsided.tuner.packing import pack
+from lopsided.tuner.peft_seams import PREFIX, install_late_seams
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
 from lopsided.tuner.supported_layers import check_layout, check_supported, loose_weights
@@ -33,7 +35,7 @@ from lopsided.tuner.weighted_sum import add_weighted
 class LopsidedModel(BaseTuner):
     """A model with Lopsided adapters, as PEFT builds it."""
 
-    prefix = "lopsided_"
+    prefix = PREFIX
     tuner_layer_cls = LopsidedLinear
     target_module_mapping: ClassVar[MutableMapping[str, Any]] = DEFAULTS
 
@@ -121,21 +123,20 @@ class LopsidedModel(BaseTuner):
         # How many modules hold each weight: one that is shared is never written to.
         self._holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         trainable = {p: p.requires_grad for p in model.parameters()}
-        try:
+        # A layer that is refused comes after others that were replaced: the model is left as it was found.
+        with ExitStack() as undo:
+            undo.callback(_set_trainable, trainable)
+            undo.callback(self._remove_injected, model, adapter_name)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             layers = layers_of(model, adapter_name)
-            watch_averages()
+            # Libraries of averages may have been imported since.
+            install_late_seams()
             if config.from_file:
                 meet_base(config, layers)
             if not config.from_file or config.base is None or config.allow_base_mismatch:
                 config.base = None
                 note_base(config, layers)
-        except BaseException:
-            # A layer that is refused comes after others that were replaced: leave the model as it was found.
-            self._remove_injected(model, adapter_name)
-            for parameter, requires_grad in trainable.items():
-                parameter.requires_grad_(requires_grad)
-            raise
+            undo.pop_all()
 
     @staticmethod
     def _settle_targets(config: LopsidedConfig, model: nn.Module, *, by_tensors: bool) -> None:
@@ -162,8 +163,7 @@ class LopsidedModel(BaseTuner):
                 if not module._adapters:
                     replaced[name] = module.original_module
         for name, original in replaced.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, original)
+            model.set_submodule(name, original)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         # While a saved adapter waits for its tensors, PEFT casts for a first time; the second one follows the load.
@@ -245,9 +245,9 @@ class LopsidedModel(BaseTuner):
         layers = layers_of(model, adapter_name)
         check_in_memory(saved)
         for name, layer in layers.items():
-            layer.check_loaded(adapter_name)
+            check_loaded(layer, adapter_name)
             # A state that another library gathered holds parameters and buffers, and nothing else.
-            for what, tensor in layer.adapters[adapter_name].pack().items():
+            for what, tensor in pack(layer.adapters[adapter_name]).items():
                 saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
         return Sealed(saved, layers, adapter_name, layers_of(model))
@@ -257,6 +257,11 @@ class LopsidedModel(BaseTuner):
         cls, model: nn.Module, config: LopsidedConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         return accept(model, config, adapter_name, state_dict)
+
+
+def _set_trainable(requires_grad: Mapping[nn.Parameter, bool]) -> None:
+    for parameter, value in requires_grad.items():
+        parameter.requires_grad_(value)
 
 
 def like_adapter(
@@ -293,48 +298,3 @@ def without_use(config: LopsidedConfig) -> dict[str, Any]:
     """A configuration without what says how an adapter is used, and what a loader notes."""
     notes = ("inference_mode", "base", "base_model_name_or_path", "auto_mapping", "revision", "schema", "peft_version")
     return {key: set(v) if isinstance(v, list) else v for key, v in config.to_dict().items() if key not in notes}
-
-
-def single_active(model: nn.Module) -> str:
-    """The name of the one active adapter of a model.
-
-    Raises:
-        LopsidedError: for a model without adapters, or several active ones.
-    """
-    layers = layers_of(model)
-    if not layers:
-        raise LopsidedError(
-            f"{type(model).__name__} holds no low-rank terms: a fully fine-tuned model or a trained head has none; "
-            "expected a model from lopsided.adapt"
-        )
-    active = list(dict.fromkeys(name for layer in layers.values() for name in layer.active_adapters))
-    if len(active) != 1:
-        raise LopsidedError(f"several adapters are active: {active}; expected one; pass adapter_name")
-    return active[0]
-
-
-def configs_of(model: nn.Module, name: str) -> list[LopsidedConfig]:
-    """The adapter's configuration, wherever the model keeps it: PEFT and transformers hold one dictionary of them."""
-    found = {}
-    for module in model.modules():
-        configs = vars(module).get("peft_config")
-        if isinstance(configs, dict) and isinstance(config := configs.get(name), LopsidedConfig):
-            found[id(config)] = config
-    return list(found.values())
-
-
-def active_layers(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:
-    """The layers that hold the adapter.
-
-    Raises:
-        LopsidedError: if there is none.
-    """
-    layers = dict(layers_of(model, adapter))
-    if not layers:
-        raise LopsidedError(f"the model has no Lopsided adapter named {adapter!r}; add one with lopsided.adapt")
-    return layers
-
-
-def trained_numbers(model: nn.Module) -> int:
-    """How many numbers a training run of the model changes, heads included."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,143 +1,184 @@
-"""Checks in front of some of PEFT's own functions, for models with Lopsided adapters; others never notice.
+"""Every function of another library that lopsided replaces, and every hook for a whole process, with the reasons.
 
-PEFT opens an adapter's file before the tuner sees anything of it, in `PeftModel.load_adapter`: a pickle is
-unpickled, damage raises an error of another library, an option that PEFT does not know is dropped, and an adapter
-that is refused stays on the model half made. There is no seam between, so this method is wrapped. In
-`PeftModel.save_pretrained` it is the pickle that can't be seen from inside.
+PEFT, transformers and torch offer most of what the tuner needs: classes to derive from, tables to register with, hooks
+of one module. Where they offer nothing, a function of theirs is wrapped, and all such places are in this file:
 
-PEFT's optimizers for LoRA find factors by the names `lora_A` and `lora_B`, and without any train all parameters alike.
+    SEAMS               functions of other libraries, each with what stands in front of it and why
+    add_enum_member     `PeftType.LOPSIDED`
+    register_tuner      PEFT's tables
+    before_steps        a check before every step of every optimizer of torch
+    after_train_begin   a check at the start of every training by a `transformers.Trainer`
+
+A wrapper lets everything through that has nothing to do with a Lopsided adapter. The last two call what rooms above
+this one register with them.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import peft.helpers
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from peft import PeftModel
-from peft.optimizers import loraplus
+import peft.helpers  # noqa: F401  (a seam's module)
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.optimizers import loraplus  # noqa: F401  (a seam's module)
 from peft.optimizers.lorafa import LoraFAOptimizer
+from peft.utils import register_peft_method
+from peft.utils.peft_types import PeftType
 from torch import nn
+from torch.optim import Optimizer, swa_utils  # noqa: F401  (a seam's module)
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers.trainer_callback import CallbackHandler
 
 from lopsided.errors import LopsidedError
-from lopsided.files.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_tensors, weights_in
-from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.chain_averages import AVERAGES, Average, checked_update, noted_start
+from lopsided.tuner.config import PEFT_TYPE
 from lopsided.tuner.layer import layers_of
-from lopsided.tuner.model import LopsidedModel
-from lopsided.tuner.saved import Loading, loading, meet_base
-from lopsided.tuner.state import ADAPTER_ONLY
+from lopsided.tuner.load_and_save import checked_load, checked_save
+
+PREFIX = "lopsided_"
 
 
-def guard_peft() -> None:
-    """Put the checks in place."""
-    # setattr, since a type checker rightly refuses to let anybody replace another class's methods.
-    for name, guarded in (("load_adapter", _guarded_load), ("save_pretrained", _guarded_save)):
-        setattr(PeftModel, name, guarded(getattr(PeftModel, name)))
-    peft.helpers.rescale_adapter_scale = _rescaling(peft.helpers.rescale_adapter_scale)
-    # Seams inside the functions that make these optimizers, since a script may have imported those before lopsided.
-    loraplus.get_parameter_names = _guarded_names(loraplus.get_parameter_names)
-    setattr(LoraFAOptimizer, "__init__", _guarded_lorafa(LoraFAOptimizer.__init__))  # noqa: B010
+@dataclass(frozen=True, kw_only=True)
+class Seam:
+    """A function of another library, and what stands in front of it.
+
+    Args:
+        module: where it is looked up.
+        name: its name there: `function` or `Class.method`.
+        wrap: makes what takes its place.
+        reason: why there is no other way.
+        optional: whether the library may be missing, not imported yet, or without this name. Otherwise a name that is
+            not there is an error at import.
+    """
+
+    module: str
+    name: str
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    reason: str
+    optional: bool = False
+
+    def install(self) -> None:
+        """Put the wrapper in place, if it is not there and the module is imported."""
+        owner: Any = sys.modules.get(self.module)
+        *path, attribute = self.name.split(".")
+        for part in path:
+            owner = _attribute(owner, part)
+        original = _attribute(owner, attribute)
+        if original is None:
+            if self.optional:
+                return
+            raise RuntimeError(f"{self.module} has no {self.name}; expected peft>=0.21,<0.22 and transformers 5")
+        # The mark survives `functools.wraps`, so what others have put in front of ours is not wrapped again.
+        if "lopsided_seam" not in vars(original):
+            wrapper = self.wrap(original)
+            vars(wrapper)["lopsided_seam"] = True
+            setattr(owner, attribute, wrapper)
 
 
-def _guarded_load(load: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(load)
-    def load_adapter(
-        self: PeftModel, model_id: str | os.PathLike[str], adapter_name: str, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not isinstance(self.base_model, LopsidedModel):
-            return load(self, model_id, adapter_name, *args, **kwargs)
-        check_adapter_name(adapter_name)
-        allow_base_mismatch = kwargs.pop("allow_base_mismatch", False)
-        given = inspect.signature(load).bind(self, model_id, adapter_name, *args, **kwargs).arguments
-        options = Loading(
-            allow_base_mismatch=allow_base_mismatch,
-            ignore_mismatched_sizes=kwargs.get("ignore_mismatched_sizes", False),
-            low_cpu_mem_usage=given.get("low_cpu_mem_usage", False),
-        )
-        names = _check_file(model_id, kwargs)
-        config = self.peft_config.get(adapter_name)
-        with loading(options), _all_or_nothing(self, adapter_name):
-            if config is not None and not config.waiting:
-                saved = LopsidedConfig.from_pretrained(model_id, **PeftModel._split_kwargs(kwargs)[0])
-                meet_base(saved, layers_of(self, adapter_name))
-            try:
-                return load(self, model_id, adapter_name, *args, **kwargs)
-            except KeyError as error:
-                # PEFT looks up the tensors of trained heads by name.
-                if error.args[0] in names:
-                    raise
-                raise LopsidedError(
-                    f"the saved adapter lacks {error.args[0]}, a tensor of a trained head; expected all of them; load "
-                    "it on the model that it was trained on, or get the file again"
-                ) from error
-
-    return load_adapter
+def _attribute(owner: Any, name: str) -> Any:
+    """Return what a module or a class holds under a name, as it is stored; None if it holds nothing."""
+    if owner is None:
+        return None
+    holders = owner.__mro__ if isinstance(owner, type) else (owner,)
+    return next((vars(holder)[name] for holder in holders if name in vars(holder)), None)
 
 
-def _check_file(model_id: str | os.PathLike[str], kwargs: dict[str, Any]) -> set[str]:
-    """The names in the file of the adapter's tensors, which is safetensors and whole."""
-    hub = PeftModel._split_kwargs(kwargs)[0]
-    folder = Path(model_id) / (hub.get("subfolder") or "")
-    if folder.is_dir():
-        path = weights_in(folder)
-    else:
-        try:
-            # PEFT finds it in the cache afterwards.
-            path = Path(hf_hub_download(str(model_id), ADAPTER_WEIGHTS, **hub))
-        except (EntryNotFoundError, LocalEntryNotFoundError) as error:
-            raise LopsidedError(
-                f"{model_id}: no {ADAPTER_WEIGHTS} there, or no network; expected safetensors, since a pickle can run "
-                "code when it is opened; check the name, or ask the author to save it again"
-            ) from error
-    with open_tensors(path) as file:
-        return set(file.keys())
+def install_seams() -> None:
+    """Put every wrapper in place whose library is imported."""
+    for seam in SEAMS:
+        seam.install()
 
 
-@contextmanager
-def _all_or_nothing(model: PeftModel, adapter_name: str) -> Iterator[None]:
-    """Take an adapter off the model again if it was not there before, and its tensors were refused."""
-    try:
-        yield
-    except BaseException:
-        config = model.peft_config.get(adapter_name)
-        if config is not None and config.waiting:
-            if len(model.peft_config) == 1:
-                model.base_model.unload()
-            else:
-                model.delete_adapter(adapter_name)
-        raise
+def install_late_seams() -> None:
+    """Put the wrappers in place whose library was imported since; called when an adapter is made and at an advance."""
+    for seam in SEAMS:
+        if seam.optional:
+            seam.install()
 
 
-def _guarded_save(save: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(save)
-    def save_pretrained(
-        self: PeftModel, save_directory: str, safe_serialization: bool = True, *args: Any, **kwargs: Any
-    ) -> None:
-        if isinstance(self.base_model, LopsidedModel) and not safe_serialization:
-            raise LopsidedError(
-                "safe_serialization=False would write a pickle, which lopsided does not load; expected True; leave it "
-                "out"
-            )
-        # PEFT takes the adapter out of the whole model's state, for which base weights need not be undone.
-        token = ADAPTER_ONLY.set(isinstance(self.base_model, LopsidedModel))
-        try:
-            save(self, save_directory, safe_serialization, *args, **kwargs)
-        finally:
-            ADAPTER_ONLY.reset(token)
+# -- PEFT's tables -------------------------------------------------------------------------------------------------
 
-    return save_pretrained
+
+def add_enum_member() -> PeftType:
+    """Return `PeftType.LOPSIDED`, which the first call adds to the enum.
+
+    Reason: PEFT offers `register_peft_method`, but it takes a name of a closed enum only. What this function finds
+    there is checked, so that a change in PEFT fails here and says so.
+
+    Raises:
+        RuntimeError: if PEFT's enum is not the str enum that this function was written for.
+    """
+    if PEFT_TYPE in PeftType.__members__:
+        return PeftType[PEFT_TYPE]
+    if not issubclass(PeftType, str) or PeftType("LORA").value != "LORA":
+        raise RuntimeError("peft.PeftType is no longer an enum of strings; expected peft>=0.21,<0.22")
+    member = str.__new__(PeftType, PEFT_TYPE)
+    member._name_ = PEFT_TYPE
+    member._value_ = PEFT_TYPE
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType.__members__)
+    # Pickled by value, a member would not be found in a process that has not imported lopsided yet.
+    member.__reduce_ex__ = _reduce
+    PeftType._member_names_.append(PEFT_TYPE)
+    PeftType._member_map_[PEFT_TYPE] = member
+    PeftType._value2member_map_[PEFT_TYPE] = member
+    type.__setattr__(PeftType, PEFT_TYPE, member)
+    if PeftType(PEFT_TYPE) is not PeftType.LOPSIDED or PEFT_TYPE not in list(PeftType):
+        raise RuntimeError("could not add LOPSIDED to peft.PeftType; expected peft>=0.21,<0.22")
+    return member
+
+
+def _reduce(protocol: object) -> tuple[Any, ...]:
+    return add_enum_member, ()
+
+
+def register_tuner(config_cls: type, model_cls: type) -> None:
+    """Enter the tuner into PEFT's tables, once per process.
+
+    Reason: PEFT's own way for a method of somebody else's.
+    """
+    if add_enum_member() not in PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(name="lopsided", config_cls=config_cls, model_cls=model_cls, prefix=PREFIX)
+
+
+# -- what rooms above this one look at ------------------------------------------------------------------------------
+
+_TRAIN_CHECKS: list[Callable[[CallbackHandler], None]] = []
+
+
+def before_steps(check: Callable[[Optimizer], None]) -> None:
+    """Call `check` before every step of every optimizer of torch.
+
+    Reason: an optimizer that was built without `param_groups` gives both factors of LoRA+ one learning rate, and
+    nothing else of ours runs in a training loop that somebody else wrote.
+    """
+    register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: check(optimizer))
+
+
+def after_train_begin(check: Callable[[CallbackHandler], None]) -> None:
+    """Call `check` whenever a Trainer has begun a training: see the seam of `CallbackHandler.on_train_begin`."""
+    _TRAIN_CHECKS.append(check)
+
+
+def _with_train_checks(begin: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(begin)
+    def on_train_begin(self: CallbackHandler, *args: Any, **kwargs: Any) -> Any:
+        control = begin(self, *args, **kwargs)
+        for check in _TRAIN_CHECKS:
+            check(self)
+        return control
+
+    return on_train_begin
+
+
+# -- small wrappers --------------------------------------------------------------------------------------------------
 
 
 def _rescaling(rescale: Callable[..., AbstractContextManager[None]]) -> Callable[..., AbstractContextManager[None]]:
-    """PEFT's own asks each layer whether it is LoRA's."""
-
     @functools.wraps(rescale)
     @contextmanager
     def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
@@ -148,21 +189,18 @@ def _rescaling(rescale: Callable[..., AbstractContextManager[None]]) -> Callable
             return
         if not isinstance(multiplier, (int, float)):
             raise TypeError(f"multiplier must be a number, got {type(multiplier).__name__}; pass a float")
-        scaling = {name: layer.scaling for name, layer in layers.items()}
-        try:
+        with ExitStack() as stack:
             for layer in layers.values():
+                stack.callback(layer.rescale, layer.scaling)
                 layer.rescale({adapter: s * multiplier for adapter, s in layer.scaling.items()})
             yield
-        finally:
-            for name, layer in layers.items():
-                layer.rescale(scaling[name])
 
     return rescale_adapter_scale
 
 
-def _guarded_names(get_parameter_names: Callable[..., list[str]]) -> Callable[..., list[str]]:
+def _refusing_names(get_parameter_names: Callable[..., list[str]]) -> Callable[..., list[str]]:
     @functools.wraps(get_parameter_names)
-    def guarded(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
+    def checked(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
         if layers_of(model):
             raise LopsidedError(
                 "create_loraplus_optimizer finds the B-factors by the name lora_B, which lopsided's do not have, and "
@@ -171,15 +209,15 @@ def _guarded_names(get_parameter_names: Callable[..., list[str]]) -> Callable[..
             )
         return get_parameter_names(model, *args, **kwargs)
 
-    return guarded
+    return checked
 
 
-def _guarded_lorafa(init: Callable[..., None]) -> Callable[..., None]:
+def _refusing_factors(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def __init__(self: LoraFAOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
         params = list(params)
         names = [name for group in params if isinstance(group, dict) for name in group.get("names", ())]
-        if any(f".{LopsidedModel.prefix}" in name for name in names):
+        if any(f".{PREFIX}" in name for name in names):
             raise LopsidedError(
                 "LoraFAOptimizer freezes and projects by the names lora_A and lora_B, which lopsided's factors do not "
                 "have, and would train them as AdamW does; expected a model with LoRA alone; adapt with the method "
@@ -188,3 +226,71 @@ def _guarded_lorafa(init: Callable[..., None]) -> Callable[..., None]:
         init(self, params, *args, **kwargs)
 
     return __init__
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+def seams_of(average: Average) -> tuple[Seam, Seam]:
+    """Return the seams of a class that averages weights."""
+    reason = "an average over links mixes factors of different sketches, and no library asks before it averages"
+    return (
+        Seam(
+            module=average.module,
+            name=f"{average.name}.{average.update}",
+            wrap=checked_update,
+            reason=reason,
+            optional=average.optional,
+        ),
+        Seam(
+            module=average.module,
+            name=f"{average.name}.__init__",
+            wrap=noted_start,
+            reason="at which link an average was begun is known only when it is begun",
+            optional=average.optional,
+        ),
+    )
+
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        module="peft.peft_model",
+        name="PeftModel.load_adapter",
+        wrap=checked_load,
+        reason="it opens the file before the tuner sees anything of it, and leaves a refused adapter on the model",
+    ),
+    Seam(
+        module="peft.peft_model",
+        name="PeftModel.save_pretrained",
+        wrap=checked_save,
+        reason="whether it writes a pickle cannot be seen from inside",
+    ),
+    Seam(
+        module="peft.helpers",
+        name="rescale_adapter_scale",
+        wrap=_rescaling,
+        reason="it asks each layer whether it is a LoraLayer, and finds no layer of ours",
+    ),
+    Seam(
+        module="peft.optimizers.loraplus",
+        name="get_parameter_names",
+        wrap=_refusing_names,
+        # Inside `create_loraplus_optimizer`, which a script may have imported before lopsided.
+        reason="create_loraplus_optimizer finds factors by the names lora_A and lora_B, and trains all others alike",
+    ),
+    Seam(
+        module="peft.optimizers.lorafa",
+        name="LoraFAOptimizer.__init__",
+        wrap=_refusing_factors,
+        reason="create_lorafa_optimizer finds factors by the names lora_A and lora_B, and trains all others alike",
+    ),
+    Seam(
+        module="transformers.trainer_callback",
+        name="CallbackHandler.on_train_begin",
+        wrap=_with_train_checks,
+        # Not `Trainer.train`: the handler's module is imported anyway, every subclass that overrides `train` calls it,
+        # and it runs after a checkpoint was loaded, so that the chain stands where the training begins.
+        reason="a Trainer without ChainCallback would train the first link for the whole run, and say nothing",
+    ),
+    *(seam for average in AVERAGES for seam in seams_of(average)),
+)

@@ -17,9 +17,10 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_base, is_floating, is_read
 from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.finite import check_finite
-from lopsided.tuner.adapter import EXTRAS, label
+from lopsided.tuner.arrivals import check_unmerged, original_weight
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.packing import EXTRAS, label, unpack
 from lopsided.tuner.state import key_of, parse_key, without_wrappers
 from lopsided.tuner.weight.sharded import gathered
 
@@ -70,7 +71,7 @@ class Sealed(dict[str, Tensor]):
 
     def items(self) -> Any:
         # Every process asks for the items, so that what is sharded can be gathered.
-        found = [(k, self.bases[k].original_weight(t) if k in self.bases else t) for k, t in super().items()]
+        found = [(k, original_weight(self.bases[k], t) if k in self.bases else t) for k, t in super().items()]
         entries, name = [(key, gathered(tensor)) for key, tensor in found], self.name
         plain = {_remove_adapter_name_from_state_dict_key(key, name): tensor for key, tensor in entries}
         manifest = seal(plain, next(iter(self.layers.values())).adapters[name].method, _scales(self.layers, name))
@@ -126,7 +127,7 @@ def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapp
     """
     layers = layers_of(model, name)
     for layer in layers.values():
-        layer.check_unmerged(name)
+        check_unmerged(layer, name)
     on_meta = [module for module, layer in layers.items() if any(f.is_meta for f in layer.trained(name).values())]
     if on_meta and not _LOADING.get(Loading()).low_cpu_mem_usage:
         raise LopsidedError(
@@ -146,9 +147,13 @@ def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapp
         manifest.check_tensors(_by_file_name(model, name, tensors), translated=True)
         manifest.check_owner(config.as_method(), _scales(layers, name), f"adapter {name!r}")
     _check_heads(others)
-    prepared = {module: layer.prepare(name, by_layer[module]) for module, layer in layers.items()}
+    prepared = {
+        module: unpack(layer.adapters[name], by_layer[module], layer.base_weight.for_sketches(layer.adapters))
+        for module, layer in layers.items()
+    }
     for module, layer in layers.items():
-        layer.expect(name, by_layer[module], prepared[module])
+        # These very tensors are about to arrive: what they make is not computed again.
+        layer.adapters[name].expected = by_layer[module], prepared[module]
     config.link, config.waiting = next(iter(prepared.values())).link, False
     loaded = {key: tensor for key, (tensor, _) in others.items()}
     if any(key.endswith(".lopsided_seed") for key in tensors):

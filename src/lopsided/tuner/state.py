@@ -8,13 +8,16 @@ A loader that goes by the names of a `state_dict`, asks for a tensor by `getattr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from lopsided.method import LETTERS
-from lopsided.tuner.adapter import EXTRAS, Adapter
+from lopsided.tuner.adapter import Adapter
+from lopsided.tuner.packing import EXTRAS, pack
 
 STATE = "lopsided_state"
 # Whether a `state_dict` is only asked for its adapter, so that base weights need not be undone for it.
@@ -29,6 +32,7 @@ class Factor(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def extra_repr(self) -> str:
+        """Return the factor's shape, for `repr`."""
         return " x ".join(map(str, self.weight.shape))
 
 
@@ -44,8 +48,8 @@ class State(nn.Module):
         self.adapter = adapter
 
     def tensors(self) -> dict[str, Tensor]:
-        """By what they are; placeholders of the right shape where a saved adapter has yet to arrive."""
-        return {**self.adapter.pack(), **self.adapter.arrived}
+        """Return them by what they are; placeholders of the right shape where a saved adapter has yet to arrive."""
+        return {**pack(self.adapter), **self.adapter.arrivals}
 
     def __getattr__(self, name: str) -> Any:
         if name in EXTRAS and name in (tensors := self.tensors()):
@@ -54,7 +58,7 @@ class State(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in EXTRAS:
-            self.adapter.arrived[name] = value.detach()
+            self.adapter.arrivals[name] = value.detach()
         else:
             super().__setattr__(name, value)
 
@@ -71,15 +75,42 @@ class State(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        found = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
-        self.adapter.arrived |= {what: tensor for what, tensor in found.items() if what in EXTRAS}
+        mine = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+        self.adapter.arrivals |= {what: tensor for what, tensor in mine.items() if what in EXTRAS}
         if strict:
-            unexpected_keys += [f"{prefix}{what}" for what in found.keys() - set(EXTRAS)]
-            missing_keys += [] if found else [f"{prefix}{what}" for what in self.tensors()]
+            unexpected_keys += [f"{prefix}{what}" for what in mine.keys() - set(EXTRAS)]
+            missing_keys += [] if mine else [f"{prefix}{what}" for what in self.tensors()]
+
+
+def translate_schema_1(state_dict: dict[str, Tensor], prefix: str, adapters: Mapping[str, Adapter]) -> bool:
+    """Give a layer's entries in a `state_dict` of version 0.1.0 their present names, and hand them to its adapters.
+
+    Returns:
+        Whether they were of that version. Their base weight holds the links then, not W0.
+    """
+    container = state_dict.pop(f"{prefix}_extra_state", None)
+    if container is None:
+        return False
+    extras = load(bytes(container.cpu().numpy()))
+    for name, adapter in adapters.items():
+        for letter in adapter.letters:
+            if (factor := state_dict.pop(f"{prefix}lopsided_{letter}.{name}", None)) is not None:
+                state_dict[f"{prefix}lopsided_{letter}.{name}.weight"] = factor
+        for key, tensor in extras.items():
+            path, _, owner = key.rpartition(".")
+            place = parse_key(f"layer.{path}")
+            if owner == name and place is not None:
+                _, what = place
+                adapter.arrivals[what] = tensor
+                state_dict[f"{prefix}{STATE}.{name}.{what}"] = tensor
+    return True
+
+
+# -- names -----------------------------------------------------------------------------------------------------
 
 
 def key_of(module: str, what: str, adapter: str) -> str:
-    """The live name of a tensor: a factor by its letter, or one of the frozen ones.
+    """Return the live name of a tensor: a factor by its letter, or one of the frozen ones.
 
     Example:
         >>> key_of("query", "B", "default"), key_of("query", "seed", "default")
@@ -91,7 +122,7 @@ def key_of(module: str, what: str, adapter: str) -> str:
 
 
 def parse_key(key: str) -> tuple[str, str] | None:
-    """The module and the kind of a tensor, by its name in a file; None for what is none of ours.
+    """Return the module and the kind of a tensor, by its name in a file; None for what is none of ours.
 
     Example:
         >>> parse_key("query.lopsided_B.weight"), parse_key("query.lopsided_state.seed")
@@ -108,7 +139,7 @@ def parse_key(key: str) -> tuple[str, str] | None:
 
 
 def without_wrappers(name: str) -> str:
-    """A module's name without what FSDP and `torch.compile` put into it, as state dicts have it."""
+    """Return a module's name without what FSDP and `torch.compile` put into it, as state dicts have it."""
     for wrapper in ("_fsdp_wrapped_module.", "_orig_mod."):
         name = name.replace(wrapper, "")
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -48,24 +49,23 @@ def add_weighted(
     factors = {n: _factors(layer, adapters, weights) for n, layer in layers.items()}
     [(r, _)] = Counter(len(A) for A, _ in factors.values()).most_common(1)
     # Anchored: PEFT reads these keys as ends of regular expressions.
-    others = {f"^{n}": len(A) for n, (A, _) in factors.items() if len(A) != r}
+    ranks = {f"^{n}": len(A) for n, (A, _) in factors.items() if len(A) != r}
     first = tuner.peft_config[adapters[0]]
     tuner.peft_config[name] = LopsidedConfig(
         method="lora",
         r=r,
         alpha=r,
-        rank_pattern=others,
-        alpha_pattern={key: float(rank) for key, rank in others.items()},
+        rank_pattern=ranks,
+        alpha_pattern={key: float(rank) for key, rank in ranks.items()},
         target_modules=sorted(layers),
         seed=first.seed,
         task_type=first.task_type,
         base_model_name_or_path=first.base_model_name_or_path,
     )
-    try:
+    with ExitStack() as undo:
+        undo.callback(tuner.peft_config.pop, name, None)
         tuner.inject_adapter(tuner.model, name)
-    except BaseException:
-        tuner.peft_config.pop(name, None)
-        raise
+        undo.pop_all()
     for n, (A, B) in factors.items():
         trained = layers[n].trained(name)
         overwrite(trained["A"], A)
@@ -99,7 +99,7 @@ def _check(
 
 
 def _factors(layer: LopsidedLinear, adapters: Sequence[str], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """(A, B) of one layer: (r, d_in) and (d_out, r), float32."""
+    """Return (A, B) of one layer: (r, d_in) and (d_out, r), float32."""
     device = layer.base_weight.tensor.device
     parts = [
         (*term.dense(), weight * layer.scaling[adapter])

@@ -26,22 +26,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
+from transformers.pytorch_utils import Conv1D
 
 from lopsided.tuner.forward.compute import Selected, Term, add_term, reads
 
 
 class Lock:
-    """One thread at a time in a weight that is lent; a copied or unpickled layer gets a lock of its own."""
+    """One thread at a time in a weight that is lent; a copied or unpickled layer gets a lock of its own.
+
+    `with lock.mutex:` enters it. It has no `__enter__` of its own, since each product of a training step takes it.
+    """
 
     def __init__(self) -> None:
-        self.held = threading.Lock()
+        self.mutex = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Lock, ()
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether these operations apply to an input: eager float32, no autocast, no transform of functions."""
+    """Return whether these operations apply to an input: eager float32, no autocast, no transform of functions."""
     return not (
         torch.compiler.is_compiling()
         or x.dtype != torch.float32
@@ -53,8 +57,26 @@ def can_fuse(x: Tensor) -> bool:
     )
 
 
+def is_bare(layer: Any) -> bool:
+    """Return whether a layer's own product can be one operation with an adapter's.
+
+    It is a frozen float32 product, and nothing runs around it: no hook, and no forward on the instance, where
+    accelerate's offloading puts one.
+    """
+    weight = layer.weight
+    return (
+        weight.dtype == torch.float32
+        and type(weight) is nn.Parameter
+        and not weight.requires_grad
+        and type(layer) in (nn.Linear, Conv1D)
+        and not (layer.bias is not None and layer.bias.requires_grad)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and "forward" not in vars(layer)
+    )
+
+
 def beside(x: Tensor, weight: Tensor, bias: Tensor | None, term: Term, scaling: float) -> Tensor:
-    """x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with any term.
+    """Compute x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with any term.
 
     Shapes:
         x: (..., d_in), weight: (d_out, d_in), bias: (d_out,) -> (..., d_out).
@@ -65,7 +87,7 @@ def beside(x: Tensor, weight: Tensor, bias: Tensor | None, term: Term, scaling: 
 
 
 def patched(x: Tensor, weight: Tensor, bias: Tensor | None, term: Term, scaling: float, lock: Lock) -> Tensor:
-    """The same, with a term of which one factor is a selector.
+    """Compute the same with a term of which one factor is a selector.
 
     The weight is written to through `.data`, past autograd's version counter, and holds its own bits again when the
     operation ends, however it ends.
@@ -177,7 +199,7 @@ def _grad_B(ctx: Any, rows: Tensor, h: Tensor | None) -> Tensor | None:
 
 
 def _differentiable(ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any) -> tuple[Tensor | None, ...]:
-    """The gradients as functions of g, x, h, A and B that autograd can differentiate again."""
+    """Return the gradients as functions of g, x, h, A and B that autograd can differentiate again."""
     needs_x, _, needs_A, needs_B, *_ = ctx.needs_input_grad
     rows = _rows(g)
     passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
@@ -198,13 +220,13 @@ def _differentiable(ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any) -> tupl
 def _lent(
     weight: Tensor, A: Tensor | Selected, B: Tensor | Selected, scaling: float, lock: Lock, left: Tensor, product: Any
 ) -> Tensor:
-    """product(left, W) while W holds W0 + s·B·A, where A or B is a selector."""
+    """Compute product(left, W) while W holds W0 + s·B·A, where A or B is a selector."""
     dim = int(isinstance(A, Selected))
     selected, trained = (A, B) if dim else (B, A)
     assert isinstance(selected, Selected), "one factor is a selector"
     assert isinstance(trained, Tensor), "the other one is trained"
     matrix = weight.data
-    with lock.held:
+    with lock.mutex:
         own, put = _loan(matrix, dim, selected)
         changed = torch.add(own, trained, alpha=scaling)
         # Each way back is one call of a method in C, before which no signal is looked at: a Ctrl-C can't leave the
@@ -217,7 +239,7 @@ def _lent(
 
 
 def _loan(matrix: Tensor, dim: int, selected: Selected) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A copy of the selected rows (dim 0) or columns (dim 1) of a matrix, and the method that puts others there."""
+    """Return a copy of the selected rows (dim 0) or columns (dim 1), and the method that puts others there."""
     indices = selected.indices
     if selected.start is not None:
         window = matrix.narrow(dim, selected.start, len(indices))
