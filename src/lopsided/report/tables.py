@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lopsided.formatting import MISSING, duration, is_finite
+from lopsided.formatting import MISSING, duration, is_finite, joined
 from lopsided.lab.result_file import counted
-from lopsided.plotting.words import joined
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
