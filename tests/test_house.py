@@ -200,3 +200,130 @@ def test_the_gate_for_run_directories_sees_what_it_forbids():
     allowed = ['f"{folder} without a run.json"', "record[at]", "run.config", "run.to_json()", 'why.get("se")']
     for source in [*(runs + source for source in allowed), *forbidden]:
         assert not list(readings_of_a_record(ast.parse(source))), source
+
+
+SOURCES = [*HOUSE.rglob("*.py"), *HOUSE.with_name("lopsided_cli").rglob("*.py")]
+SOURCES += HOUSE.with_name("lopsided_settings").rglob("*.py")
+MOST_LINES, MOST_LINES_OF_A_BODY = 350, 50
+# Files that are named after an entry of a table: an experiment, a section, a verb.
+NAMED_AFTER_ENTRIES = ("experiments", "sections", "lopsided_cli", "lopsided_settings")
+# The tree of docs/architecture.md names these in two rooms each.
+TWICE = {"config"}
+
+
+def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body, its docstring aside."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def lies_of_size(path: Path, text: str) -> list[str]:
+    lines = text.count("\n")
+    long = [f"{path}: {lines} lines"] if lines > MOST_LINES else []
+    return long + [
+        f"{path}:{function.lineno}: the body of {function.name} has {body_length(function)} lines"
+        for function in functions(ast.parse(text))
+        if body_length(function) > MOST_LINES_OF_A_BODY
+    ]
+
+
+def broad_excepts(tree: ast.AST) -> list[int]:
+    """Lines that catch every error: bare, of `Exception` or of `BaseException`, alone or in a tuple."""
+    broad = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            if any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in kinds):
+                broad.append(node.lineno)
+    return broad
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """Public definitions without a docstring; a method of a documented contract's implementation needs one, too."""
+
+    def within(body: list[ast.stmt], prefix: str) -> list[str]:
+        names = []
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            overloaded = any(ast.unparse(d) in ("overload", "typing.overload") for d in node.decorator_list)
+            if ast.get_docstring(node) is None and not overloaded:
+                names.append(f"{prefix}{node.name}")
+            if isinstance(node, ast.ClassDef):
+                names += within(node.body, f"{prefix}{node.name}.")
+        return names
+
+    module = [] if ast.get_docstring(tree) else ["the module"]
+    return module + within(tree.body, "")
+
+
+def is_one_letter_apart(a: str, b: str) -> bool:
+    """Whether one insertion, deletion or change leads from one word to the other."""
+    if abs(len(a) - len(b)) > 1 or a == b:
+        return False
+    if len(a) == len(b):
+        return sum(x != y for x, y in zip(a, b)) == 1
+    short, long = sorted((a, b), key=len)
+    return any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
+
+
+def modules() -> list[Path]:
+    return [path for path in SOURCES if path.name not in ("__init__.py", "__main__.py")]
+
+
+def test_files_and_functions_fit_a_reader():
+    assert not [line for path in SOURCES for line in lies_of_size(path, path.read_text())]
+
+
+def test_no_except_is_broad():
+    assert not [f"{path}:{line}" for path in SOURCES for line in broad_excepts(ast.parse(path.read_text()))]
+
+
+def test_every_public_definition_is_documented():
+    assert not [f"{path}: {name}" for path in SOURCES for name in undocumented(ast.parse(path.read_text()))]
+
+
+def test_no_two_modules_are_one_letter_apart():
+    names = sorted({path.stem for path in modules()})
+    apart = [(a, b) for at, a in enumerate(names) for b in names[at + 1 :] if is_one_letter_apart(a, b)]
+    # The table of methods next to the room that says what a method is made of.
+    assert apart == [("method", "methods")]
+
+
+def test_no_module_has_the_name_of_another_one():
+    own = [path.stem for path in modules() if not set(path.parts) & set(NAMED_AFTER_ENTRIES)]
+    assert {name for name in own if own.count(name) > 1} == TWICE
+
+
+def test_no_class_has_the_name_of_another_one_of_its_kind():
+    classes = [
+        node.name
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert not {name for name in classes if classes.count(name) > 1}
+
+
+@pytest.mark.parametrize(
+    ("check", "code"),
+    [
+        (lambda tree: broad_excepts(tree), "try:\n    f()\nexcept (OSError, Exception):\n    pass"),
+        (lambda tree: broad_excepts(tree), "try:\n    f()\nexcept:\n    pass"),
+        (lambda tree: undocumented(tree), '"""A module."""\ndef f(): ...'),
+        (lambda tree: undocumented(tree), '"""A module."""\nclass C:\n    """A class."""\n    def f(self): ...'),
+    ],
+)
+def test_the_gates_see_what_they_forbid(check, code):
+    assert check(ast.parse(code))
+
+
+def test_the_gate_of_sizes_sees_what_it_forbids():
+    assert lies_of_size(Path("a"), "x = 1\n" * (MOST_LINES + 1))
+    assert lies_of_size(Path("a"), "def f():\n" + "    x = 1\n" * (MOST_LINES_OF_A_BODY + 1))
+    assert is_one_letter_apart("sketch", "sketches") is False
+    assert is_one_letter_apart("figure", "figures")

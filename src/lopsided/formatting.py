@@ -7,7 +7,7 @@ first two could not be computed. Percents are stored as fractions. What is missi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,16 +124,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def number_text(value: float | None, form: str = ".3g") -> str:
-    """Return a number as text, or a dash for one that is missing or not finite.
-
-    Example:
-        >>> number_text(0.51234, ".2f"), number_text(None), number_text(float("nan"))
-        ('0.51', '–', '–')
-    """
-    return f"{value:{form}}" if is_finite(value) else MISSING
-
-
 def cell_figure(cell: dict[str, Any], unit: str) -> Figure:
     """The cell's parts as text; see `cell_text`."""
     if unit not in UNITS:
@@ -165,6 +155,16 @@ def cell_text(cell: dict[str, Any], unit: str) -> str:
         '–'
     """
     return str(cell_figure(cell, unit))
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    Example:
+        >>> joined(["lora"]), joined(["lora", "cla"]), joined(["lora", "cla", "paca"])
+        ('lora', 'lora and cla', 'lora, cla and paca')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _decimal(mean: float, se: float | None, *, places: int, suffix: str = "") -> Figure:

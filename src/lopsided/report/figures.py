@@ -10,10 +10,10 @@ from typing import Any
 
 from lopsided.diagnose import SECTIONS
 from lopsided.files.strict_json import reasons
+from lopsided.formatting import joined
 from lopsided.method import METHODS
 from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
 from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup
-from lopsided.plotting.words import joined
 from lopsided.report import bounds_next_to_gaps, loss_curves, scores_against_costs
 
 OF_RUNS = (scores_against_costs.FIGURE, bounds_next_to_gaps.FIGURE, loss_curves.FIGURE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lopsided.formatting import joined
 from lopsided.plotting.figure import (
     Axis,
     DrawnRun,
@@ -17,7 +18,6 @@ from lopsided.plotting.figure import (
     series,
     view,
 )
-from lopsided.plotting.words import joined
 
 Split = Literal["train", "validation"]
 STEP, LOSS = Axis(title="step"), Axis(title="loss")

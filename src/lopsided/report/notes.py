@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lopsided.files.strict_json import WHY
-from lopsided.plotting.words import joined
+from lopsided.formatting import joined
 
 SCHEMA = 1
 

@@ -10,9 +10,8 @@ import markupsafe
 import plotly.offline
 
 from lopsided.files.strict_json import WHY
-from lopsided.formatting import cell_figure, cell_text
+from lopsided.formatting import cell_figure, cell_text, joined
 from lopsided.plotting.colours import PATHS
-from lopsided.plotting.words import joined
 from lopsided.report.figures import figures, looks, missing
 from lopsided.report.notes import lacking_notes
 from lopsided.report.tables import advice_tables, lab_table, run_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lopsided.formatting import joined
 from lopsided.plotting.figure import Figure, FigureEntry, RunGroup
-from lopsided.plotting.words import joined
 
 # Costs that methods differ in by factors.
 LOGARITHMIC = ("trained_parameters", "kept_bytes", "file_bytes")

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 from lopsided.finite import is_finite
-from lopsided.formatting import MISSING, duration
+from lopsided.formatting import MISSING, duration, joined
 from lopsided.lab.result_file import counted
 from lopsided.method import Side, side_named
-from lopsided.plotting.words import joined
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
