@@ -34,7 +34,7 @@ from lopsided.models.load import model_source
 from lopsided.runs.directory import read_run
 from lopsided.runs.saved_forms import HEAD_FILE
 from lopsided.tuner import LopsidedConfig, layers_of
-from lopsided.tuner.config import check_parts
+from lopsided.tuner.method_parts import check_parts
 
 AUTO_CLASSES = {
     TaskType.SEQ_CLS: "AutoModelForSequenceClassification",

@@ -13,7 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.method import Method, method_named
-from lopsided.tuner.config import with_chain
+from lopsided.tuner.method_parts import with_chain
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 

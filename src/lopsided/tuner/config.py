@@ -17,10 +17,10 @@ from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.files.model_card import add_note
 from lopsided.files.patterns import ENDING, HEAD, LAYER, WHOLE
-from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
-from lopsided.method import Chain, Method, method_from_parts, method_named
-from lopsided.method.sketch import SKETCHES, Selector, Sketch, Stored
+from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, open_tensors, read_json, weights_in
+from lopsided.method import Method, method_from_parts, method_named
 from lopsided.tuner.lora_fields import takes_lora_fields
+from lopsided.tuner.method_parts import check_parts, with_chain
 
 # A member of PEFT's enum: see `lopsided.tuner.peft_seams.add_enum_member`.
 PEFT_TYPE = "LOPSIDED"
@@ -281,52 +281,6 @@ class LopsidedConfig(PeftConfig):
             )
         config.allow_base_mismatch = allow
         return config
-
-
-def check_parts(parts: Mapping[str, Any]) -> None:
-    """Check a saved method's parts: registered names and numbers, nothing that could be code.
-
-    A sketch of a class that is not defined here is data: its name is not looked up anywhere.
-
-    Raises:
-        LopsidedError: naming the part.
-    """
-    sketch, chain = parts.get("sketch"), parts.get("chain")
-    check_plain({key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
-    check_fields(Method, {key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
-    for what, part in (("sketch", sketch), ("chain", chain)):
-        if part is not None and not isinstance(part, dict):
-            raise LopsidedError(f"method: {what} must be an object, got {part!r:.80}; correct the configuration")
-    if sketch is not None:
-        kind = sketch.get("kind")
-        if not isinstance(kind, str) or not kind.isidentifier() or SKETCHES.get(kind) in (Sketch, Selector, Stored):
-            raise LopsidedError(
-                f"method: a sketch's kind is a class's name, got {kind!r:.80}; correct the configuration"
-            )
-        check_plain(sketch, f"sketch {kind}")
-        # A user's own class may have annotations that only its own module can read.
-        if kind in SKETCHES and SKETCHES[kind].__module__.startswith("lopsided."):
-            check_fields(SKETCHES[kind], sketch, f"sketch {kind}")
-    if chain is not None:
-        known = {f.name for f in dataclasses.fields(Chain)}
-        if set(chain) != known:
-            raise LopsidedError(f"method: a chain has {sorted(known)}, got {sorted(chain)!r:.80}; upgrade lopsided")
-        check_fields(Chain, chain, "chain")
-
-
-def with_chain(method: Method, *, links: int | None, every: int | None) -> Method:
-    """The method with another length of its links.
-
-    Raises:
-        LopsidedError: if the method has no chain.
-    """
-    if links is None and every is None:
-        return method
-    if method.chain is None:
-        asked = f"links={links}" if links is not None else f"every={every}"
-        raise LopsidedError(f"method {method.name!r} has no chain, got {asked}; leave it out or choose a chained one")
-    chain = dataclasses.replace(method.chain, links=links, every=every)
-    return dataclasses.replace(method, chain=chain)
 
 
 def _is_importable(auto_mapping: Mapping[str, Any]) -> bool:

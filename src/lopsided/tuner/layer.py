@@ -34,12 +34,12 @@ from lopsided.tuner.forward.fused import beside, can_fuse, patched
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
 from lopsided.tuner.links import begin_link, start_factors
+from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state import Factor, State
 from lopsided.tuner.weight.delta import delta_weight
 from lopsided.tuner.weight.holder import BaseWeight, SameWeight
 from lopsided.tuner.weight.sharded import gathered
 from lopsided.tuner.weight.use import Use
-from lopsided.tuner.weight_readers import weight_of
 
 # Every layer of the process, for checks that see an optimizer or an average of weights, but no model.
 LIVE_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()

@@ -21,12 +21,13 @@ from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
 from lopsided.tuner.packing import pack
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
-from lopsided.tuner.supported_layers import check_layout, check_supported, loose_weights
+from lopsided.tuner.supported_layers import check_layout, check_supported
 from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
 from lopsided.tuner.weight_readers import keep_off_fused_path
 from lopsided.tuner.weighted_sum import add_weighted

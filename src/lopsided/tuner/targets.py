@@ -21,14 +21,12 @@ from peft.tuners.tuners_utils import (
 )
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning, nearest
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.supported_layers import SUPPORTED, LooseWeight, loose_weights, why_unsupported
+from lopsided.tuner.loose_weights import LooseWeight, loose_names, loose_weights
+from lopsided.tuner.supported_layers import SUPPORTED, why_unsupported
 from lopsided.tuner.weight_readers import reader_of
 
 # What is adapted where nothing is asked for, by type of model. PEFT's table is read when it is needed, so entries that
@@ -38,8 +36,6 @@ DEFAULTS: ChainMap[str, Any] = ChainMap(
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     {"vit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]},
 )
-# What is joined in checkpoints themselves, which transformers' own table of conversions therefore does not say.
-JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
 SHOWN = 4
 
 
@@ -111,7 +107,7 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
             `layers_to_transform` that no targeted module has.
     """
     modules = [key for key in _module_names(model) if key]
-    loose = dict(_loose_names(model))
+    loose = dict(loose_names(model))
     asks_for = {
         key: weight
         for key, weight in loose.items()
@@ -215,37 +211,6 @@ def _module_names(model: nn.Module) -> Iterator[str]:
         if isinstance(module, BaseTunerLayer):
             inside += (f"{name}.",)
         yield name
-
-
-def _loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
-    """Yield each loose weight under its own name, and under those that a checkpoint of the model gives to its parts.
-
-    transformers 5 joins the experts of a checkpoint, say `experts.0.w1` and `experts.0.w3`, into one parameter; users
-    and PEFT's older adapters still name the parts.
-    """
-    joined = _joined_names(model)
-    for weight in loose_weights(model):
-        yield weight.key, weight
-        owner, _, name = weight.key.rpartition(".")
-        for part in joined.get(name, ()):
-            yield f"{owner}.{part}", weight
-
-
-def _joined_names(model: nn.Module) -> dict[str, set[str]]:
-    """Return, by a parameter's last name, the last names of the checkpoint's tensors that are joined into it."""
-    joined = {name: set(parts) for name, parts in JOINED.items()}
-    if isinstance(model, PreTrainedModel):
-        for conversion in get_model_conversion_mapping(model):
-            if isinstance(conversion, WeightConverter):
-                parts = {_last(pattern) for pattern in conversion.source_patterns}
-                for target in conversion.target_patterns:
-                    joined.setdefault(_last(target), set()).update(parts - {_last(target)})
-    return joined
-
-
-def _last(pattern: str) -> str:
-    """Return the last name of a pattern such as `.experts.*.w1.weight`."""
-    return re.sub(r"[^\w.]", "", pattern).removesuffix(".weight").rpartition(".")[2]
 
 
 # -- layers_to_transform --------------------------------------------------------------------------------------------
