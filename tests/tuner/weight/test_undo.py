@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from lopsided import LopsidedError
 from lopsided.tuner.forward.compute import Selected, Term
-from lopsided.tuner.weight import delta, undo
+from lopsided.tuner.weight import delta, exact_product, undo
 from lopsided.tuner.weight import undo_records as corrections
 from lopsided.tuner.weight.delta import Delta, Part, Region, delta_weight
 from lopsided.tuner.weight.undo import Undo
@@ -525,14 +525,14 @@ def test_numbers_that_are_not_finite_are_kept_whole():
     kept = corrections.record(W0, W0, W0.clone())
     guess = torch.tensor([[1.0, float("nan"), float("nan"), -2.0]])
     assert not same(guess, W0)
-    assert same(corrections.mended(guess, kept), W0)
+    assert same(corrections.corrected(guess, kept), W0)
     # Not as a difference of one bit either.
     near = W0.clone()
     near.view(torch.int32)[0, 1] += 1
     kept = corrections.record(W0, W0, near)
-    assert same(corrections.mended(guess.clone(), kept)[:, 1], W0[:, 1])
+    assert same(corrections.corrected(guess.clone(), kept)[:, 1], W0[:, 1])
     tops = torch.tensor([[float("nan"), 5.0], [-float("inf"), 0.0], [1.0, -0.5]])
-    assert delta._exponent(tops, 1).tolist() == [1, 1, 1]
+    assert exact_product._exponent(tops, 1).tolist() == [1, 1, 1]
 
 
 def test_positions_are_packed_the_shorter_way():
