@@ -33,8 +33,8 @@ class SideBranches(ast.NodeVisitor):
     What is looked for, where x is `<something>.train`, an attribute of `<something>.side` or `.adapter_side` such as
     `.word` or `.letters`, or a name that one of these was assigned to:
 
-    - x compared with anything, `in` included; `side`, `.side`, `["train"]` and `["side"]` compared with a side's word or
-      class;
+    - x compared with anything, `in` included;
+    - `side`, `.side`, `["train"]`, `["trains"]` or `["side"]` compared with a side's word or class;
     - x as the key of a table, by subscript or `.get`; the form that a run saves, `.saved_as`, may be one;
     - x as the subject of `match`;
     - `isinstance` and `issubclass` of a side's class.
@@ -113,7 +113,7 @@ def test_no_branch_on_a_methods_side_outside_of_method():
             letters = folder == HOUSE and rooms[0] in LETTERS_OF_MATHEMATICS
             lines = SideBranches(ast.parse(path.read_text()), letters=letters).lines
             places += [f"{path.relative_to(root)}:{line}" for line in sorted(lines)]
-    assert not places, f"ask the side (lopsided.method.trained), at {', '.join(places)}"
+    assert not places, f"ask the side (lopsided.method.side), at {', '.join(places)}"
 
 
 @pytest.mark.parametrize(

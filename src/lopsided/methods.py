@@ -1,16 +1,14 @@
 """The table of methods: read this first.
 
-One `register` a method: which factor learns (`train`), how the other one is drawn (`sketch`), when a new link
-starts (`chain`), and lr_B / lr_A (`lr_ratio`). Nothing else in the library asks for a method's name. A
-nineteenth method is one more `register`, here or in a user's own file.
+One `register` per method: which side learns (`train`), how the other factor is drawn (`sketch`), when a new link
+starts (`chain`), and lr_B / lr_A (`lr_ratio`). Nothing else in the library asks for a method's name. Another method
+is one more `register`, here or in a user's own file.
 
 `lr` is the default learning rate on the embedded model; docs/decisions/0004-learning-rates.md says how it was
 chosen.
 """
 
-from lopsided.method import Chain, register
-from lopsided.method.dense import KaimingUniform, Orthonormal
-from lopsided.method.selectors import Columns, Window
+from lopsided.method import Chain, Columns, KaimingUniform, Orthonormal, Window, register
 
 # Not adapters: the ceiling and the floor of every comparison.
 register("full", train="all", lr=3e-4, compared=True, source="full fine-tuning")

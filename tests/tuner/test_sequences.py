@@ -207,7 +207,7 @@ def test_a_chain_without_any_length_is_refused():
 
 
 def test_users_sketches_keep_their_names_and_arguments_apart():
-    with pytest.raises(LopsidedError, match=r"Columns is taken by lopsided\.sketches"):
+    with pytest.raises(LopsidedError, match=r"Columns is taken by lopsided\.method\.selectors"):
         type("Columns", (Selector,), {"choose": lambda self, r, d, *, seed, link: np.arange(r)})
     with pytest.raises(LopsidedError, match="defines __init__"):
         type("Scaled", (Sketch,), {"__init__": lambda self, scale: None})

@@ -12,24 +12,18 @@ from lopsided.method.chain import Chain
 from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
 from lopsided.method.method import METHODS, Method, method_from_parts, method_named, register
 from lopsided.method.selectors import Columns, Window
-from lopsided.method.sketch import Selector, Sketch
-from lopsided.method.trained import (
+from lopsided.method.side import (
     LETTERS,
     SIDES,
-    A,
     AdapterSide,
-    B,
-    Both,
-    Coin,
-    Head,
     LinkSide,
     SavedForm,
     Side,
-    Whole,
     factor_shapes,
-    from_shared,
     side_named,
 )
+from lopsided.method.sketch import Selector, Sketch
+from lopsided.method.trained import A, B, Both, Coin, Head, Whole, from_shared
 
 __all__ = [
     "LETTERS",

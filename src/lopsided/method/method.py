@@ -14,8 +14,8 @@ from typing import Any
 
 from lopsided.errors import LopsidedError, nearest
 from lopsided.method.chain import Chain
+from lopsided.method.side import FLAT_FIELDS, AdapterSide, Side, side_from_flat
 from lopsided.method.sketch import Sketch, sketch_from_parts
-from lopsided.method.trained import FLAT_FIELDS, AdapterSide, Side, side_from_flat
 
 METHODS: dict[str, Method] = {}
 
@@ -93,7 +93,7 @@ class Method:
             raise LopsidedError(f"method {name!r}: {error}") from None
         if isinstance(train, Side) and side != train:
             raise LopsidedError(
-                f"method {name!r}: {train} is not the side that {word!r} names, {side}; give its class a word of its own"
+                f"method {name!r}: {train} is not the side that {word!r} names, {side}; give its class its own word"
             )
         object.__setattr__(self, "side", side)
         self._check_parts()
