@@ -37,14 +37,14 @@ def check_parts(parts: Mapping[str, Any]) -> None:
         if kind in SKETCHES and SKETCHES[kind].__module__.startswith("lopsided."):
             check_fields(SKETCHES[kind], sketch, f"sketch {kind}")
     if chain is not None:
-        known = {f.name for f in dataclasses.fields(Chain)}
-        if set(chain) != known:
-            raise LopsidedError(f"method: a chain has {sorted(known)}, got {sorted(chain)!r:.80}; upgrade lopsided")
+        fields = {f.name for f in dataclasses.fields(Chain)}
+        if set(chain) != fields:
+            raise LopsidedError(f"method: a chain has {sorted(fields)}, got {sorted(chain)!r:.80}; upgrade lopsided")
         check_fields(Chain, chain, "chain")
 
 
 def with_chain(method: Method, *, links: int | None, every: int | None) -> Method:
-    """The method with another length of its links.
+    """Return the method with another length of its links.
 
     Raises:
         LopsidedError: if the method has no chain.
@@ -52,7 +52,7 @@ def with_chain(method: Method, *, links: int | None, every: int | None) -> Metho
     if links is None and every is None:
         return method
     if method.chain is None:
-        asked = f"links={links}" if links is not None else f"every={every}"
-        raise LopsidedError(f"method {method.name!r} has no chain, got {asked}; leave it out or choose a chained one")
+        request = f"links={links}" if links is not None else f"every={every}"
+        raise LopsidedError(f"method {method.name!r} has no chain, got {request}; leave it out or choose a chained one")
     chain = dataclasses.replace(method.chain, links=links, every=every)
     return dataclasses.replace(method, chain=chain)

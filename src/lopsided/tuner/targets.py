@@ -54,9 +54,9 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
         LopsidedError: if no layer is left.
     """
     # PEFT writes the names into the configuration that it is given.
-    found = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
-    left_out = {key: kind for key in sorted(found) if (kind := _refused_as(model, key)) is not None}
-    names: Any = found - left_out.keys()
+    linear = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
+    left_out = {key: kind for key in sorted(linear) if (kind := _refused_as(model, key)) is not None}
+    names: Any = linear - left_out.keys()
     left_out |= _owned(loose_weights(model))
     # What exclude_modules or modules_to_save names, the user has taken out.
     left_out = {key: kind for key, kind in left_out.items() if not _is_taken_out(config, key)}
@@ -115,8 +115,8 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
     }
     if isinstance(config.target_modules, str):
         if asks_for:
-            matched = [key for key in modules if check_target_module_exists(config, key)]
-            raise _partly(f"the expression {config.target_modules!r:.80}", asks_for.values(), matched)
+            matches = [key for key in modules if check_target_module_exists(config, key)]
+            raise _partly(f"the expression {config.target_modules!r:.80}", asks_for.values(), matches)
         return
     names = sorted(config.target_modules or ())
     by_name, loose_by_name = _matches(names, modules), _matches(names, loose)
@@ -166,11 +166,11 @@ def _not_adapted(
             hint = hint or nearest(name, _linear_names(model))
         reasons.setdefault(reason, []).append(repr(name))
     words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    known = ", ".join(_linear_names(model)[:8]) or "none here"
+    examples = ", ".join(_linear_names(model)[:8]) or "none here"
     them = "it" if len(parts) == 1 else "them"
     return LopsidedError(
-        f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {known}, a regular "
-        f"expression, or 'all-linear'; leave {them} out or correct target_modules{hint and ';'}{hint}"
+        f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {examples}, a "
+        f"regular expression, or 'all-linear'; leave {them} out or correct target_modules{hint and ';'}{hint}"
     )
 
 
@@ -225,14 +225,14 @@ def _check_layers(config: LopsidedConfig, by_name: Mapping[str, list[str]]) -> N
             f"layers_to_transform chooses among modules of one name, got {whole[0]!r}, a whole name in target_modules, "
             "which it would not act on; name the end of it, or leave layers_to_transform out"
         )
-    keys = [key for matched in by_name.values() for key in matched]
-    asked = config.layers_to_transform
-    for index in [asked] if isinstance(asked, int) else asked:
-        one = copy.copy(config)
-        one.layers_to_transform = [index]
-        if not any(check_target_module_exists(one, key) for key in keys):
+    keys = [key for matches in by_name.values() for key in matches]
+    indices = config.layers_to_transform
+    for index in [indices] if isinstance(indices, int) else indices:
+        layer_alone = copy.copy(config)
+        layer_alone.layers_to_transform = [index]
+        if not any(check_target_module_exists(layer_alone, key) for key in keys):
             raise LopsidedError(
-                f"layers_to_transform={asked!r:.80}: no targeted module lies in layer {index}; expected indices of "
+                f"layers_to_transform={indices!r:.80}: no targeted module lies in layer {index}; expected indices of "
                 "layers that the model has; correct layers_to_transform or layers_pattern"
             )
 
