@@ -344,9 +344,3 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "lopsided." + super().__repr__()
-
-
-def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:
-    """Return the model's layers with Lopsided adapters (or with the one named), by module name."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LopsidedLinear)}
-    return layers if adapter is None else {k: v for k, v in layers.items() if adapter in v.adapters}

@@ -11,7 +11,8 @@ from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.forward.rows import unmerged_links
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 
 BASE = "__base__"
 

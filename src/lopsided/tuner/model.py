@@ -20,9 +20,10 @@ from lopsided.method.sketch import Stored, layer_seed
 from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import pack
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
 from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base

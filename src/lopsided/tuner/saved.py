@@ -22,7 +22,8 @@ from lopsided.files.fingerprint import check_base, is_floating, is_read
 from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.tuner.arrivals import check_unmerged, original_weight
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import EXTRAS, label, unpack
 from lopsided.tuner.state import key_of, parse_key, without_wrappers
 from lopsided.tuner.weight.sharded import gathered
