@@ -26,7 +26,7 @@ from lopsided.tuner.mixed_batch import mixed_batch
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import pack
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
-from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
+from lopsided.tuner.saved import SealedTensors, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
 from lopsided.tuner.supported_layers import check_layout, check_supported
 from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
@@ -258,7 +258,7 @@ class LopsidedModel(BaseTuner):
             for what, tensor in pack(layer.adapters[adapter_name]).items():
                 saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
-        return Sealed(saved, layers, adapter_name, layers_of(model))
+        return SealedTensors(saved, layers, adapter_name, layers_of(model))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

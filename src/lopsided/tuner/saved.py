@@ -61,7 +61,7 @@ def loading(options: Loading) -> Iterator[None]:
 # -- saving --------------------------------------------------------------------------------------------------
 
 
-class Sealed(dict[str, Tensor]):
+class SealedTensors(dict[str, Tensor]):
     """An adapter's tensors, to which PEFT still adds heads and embeddings; `items` closes them with a manifest.
 
     PEFT asks for the items once, when everything is in. A list of what it will add, made here, would have to follow

@@ -535,6 +535,28 @@ def test_numbers_that_are_not_finite_are_kept_whole():
     assert exact_product._exponent(tops, 1).tolist() == [1, 1, 1]
 
 
+def test_a_product_that_float64_would_round_is_refused():
+    with pytest.raises(AssertionError, match=r"Precision\(depth=64, bits=24\) does not fit"):
+        exact_product.Precision(depth=64, bits=24)
+
+
+@pytest.mark.parametrize("precision", [exact_product.FEW, exact_product.MANY])
+def test_an_exact_product_is_the_same_in_every_order(precision):
+    generator = torch.Generator().manual_seed(0)
+    K = precision.depth
+    # Columns and rows of very different sizes, which a sum in an order of its own would feel.
+    sizes = 2.0 ** torch.randint(-20, 20, (K,), generator=generator)
+    B = torch.randn(5, K, generator=generator) * sizes
+    A = torch.randn(K, 7, generator=generator) / sizes[torch.randperm(K, generator=generator), None]
+    order = torch.randperm(K, generator=generator)
+    first, second = (
+        exact_product.ExactProduct([(b, a)], precision.bits, kept).tile(slice(None), slice(None))
+        for b, a, kept in ((B, A, True), (B[:, order], A[order], False))
+    )
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, B.double() @ A.double(), rtol=0, atol=1e-5 * float(first.abs().max()))
+
+
 def test_positions_are_packed_the_shorter_way():
     for n in (5, 64, 2**16, 2**17 + 3):
         for count in (0, 1, 2, n // 1000, n // 20, n // 10, n):
