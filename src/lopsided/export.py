@@ -70,7 +70,7 @@ def _warn_of_merges(layers: Mapping[str, LopsidedLinear]) -> None:
 
 @torch.no_grad()
 def _lora_factors(layer: LopsidedLinear, name: str) -> tuple[Tensor, Tensor]:
-    """(A, B) over all links with the scale in B: (Σ r, d_in) and (d_out, Σ r), float32 on the CPU."""
+    """Return (A, B) over all links with the scale in B: (Σ r, d_in) and (d_out, Σ r), float32 on the CPU."""
     pairs = [term.dense() for term in layer.terms(name, torch.device("cpu"))]
     A = torch.cat([A.float() for A, _ in pairs], dim=0)
     B = torch.cat([B.float() for _, B in pairs], dim=1)
@@ -97,7 +97,7 @@ def _lora_config(model: PeftModel, name: str, ranks: dict[str, int], transposed:
 
 
 def _target_modules(model: PeftModel, ranks: dict[str, int]) -> list[str] | str:
-    """The adapted modules by name, or as one expression where PEFT would also match the end of another name."""
+    """Return the adapted modules by name, or as one expression where PEFT would also match the end of another name."""
     others = [name for name, _ in model.get_base_model().named_modules() if name not in ranks]
     if any(other.endswith(f".{name}") for other in others for name in ranks if "." not in name):
         return "|".join(re.escape(name) for name in sorted(ranks))
@@ -105,6 +105,6 @@ def _target_modules(model: PeftModel, ranks: dict[str, int]) -> list[str] | str:
 
 
 def _heads(model: PeftModel, name: str) -> dict[str, Tensor]:
-    """The trained heads, under the names that a saved adapter gives them."""
+    """Return the trained heads, under the names that a saved adapter gives them."""
     saved = get_peft_model_state_dict(model, adapter_name=name)
     return {key: t.contiguous() for key, t in saved.items() if ".lopsided_" not in key}

@@ -68,6 +68,14 @@ def test_nobody_else_is_told(tmp_path):
         trainer(model, tmp_path).train()
 
 
+def test_a_trainer_that_resumes_on_the_last_link_is_told_nothing(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer(adapted(links=2), tmp_path, callbacks=[ChainCallback()], **options).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LopsidedWarning)
+        trainer(adapted(links=2), tmp_path, steps=6, **options).train(resume_from_checkpoint=True)
+
+
 # -- an optimizer that can't be chained with -----------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lopsided import LopsidedConfig
-from lopsided.tuner.layer import layers_of
+from lopsided.tuner import layers_of
 from lopsided.tuner.links import begin_next, draw_next
 from lopsided.tuner.model import LopsidedModel
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 import lopsided
 from lopsided import LopsidedConfig, LopsidedError, LopsidedWarning
 from lopsided.tuner import layers_of
-from lopsided.tuner.supported_layers import loose_weights
+from lopsided.tuner.loose_weights import loose_weights
 from tests import tiny
 
 # One size for everything that a configuration may count; each takes what it has.

@@ -202,7 +202,7 @@ HOOKS_OF_MODULES = "register_module_"
 
 
 def foreign_changes(source: str) -> Iterator[str]:
-    """Yield statements by which a file changes another library, hooks into the whole process, or walks the stack."""
+    """Yield what in a file changes another library, hooks into the whole process, or walks the stack."""
     tree = ast.parse(source)
     imported = set()
     for node in ast.walk(tree):

@@ -28,7 +28,8 @@ from transformers import (
 import lopsided
 from lopsided import LopsidedError, LopsidedWarning
 from lopsided.tuner import layers_of
-from lopsided.tuner.weight_readers import READERS, PastForward, reader_of
+from lopsided.tuner.past_forward import PastForward
+from lopsided.tuner.weight_readers import READERS, reader_of
 from tests import tiny
 
 EVERY = ("linear1", "linear2")

@@ -19,7 +19,7 @@ from lopsided.tuner.weight.delta import undisturbed
 def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | None = None) -> int:
     """End the link in training and start the next one: the function stays, the sketch and the state are new.
 
-    In every layer W ← W + s·B·A (or the term is set beside a 16-bit W), the next sketch is drawn, the trained
+    In every layer W ← W + s·B·A (or the term is kept next to a 16-bit W), the next sketch is drawn, the trained
     factor is set to zero in place, and so is its optimizer state. The schedule of the learning rate goes on.
 
     Args:

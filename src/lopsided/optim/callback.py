@@ -65,6 +65,7 @@ class ChainCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Check the optimizer, and plan the steps after which new links start."""
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         if optimizer is not None:
             check_split(optimizer, split_factors(model))
@@ -95,12 +96,14 @@ class ChainCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Note that the training has ended, so that the next one is not taken for the same one started again."""
         self._training = False
 
     def _advance(self, model: nn.Module, optimizer: Any, step: int) -> None:
         self.events.append(ChainEvent(step=step, link=advance_chain(model, optimizer)))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the chain where a link ends, and check what is about to be evaluated or saved."""
         if state.global_step in self._boundaries:
             self._advance(kwargs["model"], kwargs["optimizer"], state.global_step)
         # Trainer decides on saving the best model only when it has evaluated it.
@@ -110,12 +113,14 @@ class ChainCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Check what is about to be evaluated or saved."""
         if control.should_save or control.should_evaluate:
             _check_finite(kwargs["model"], state.global_step)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Scale the learning rates for this step, where the chain warms up again after an advance."""
         groups = kwargs["optimizer"].param_groups
         self._rates = [group["lr"] for group in groups]
         for group in groups:
@@ -124,15 +129,16 @@ class ChainCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Put the schedule's learning rates back."""
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
             group["lr"] = rate
 
     def _rewarm_factor(self, model: nn.Module, steps_done: int) -> float:
         chain, _ = _chain_of(model)
-        started = max((step for step in self._boundaries if step <= steps_done), default=None)
-        if chain is None or chain.rewarm == 0 or started is None:
+        start = max((step for step in self._boundaries if step <= steps_done), default=None)
+        if chain is None or chain.rewarm == 0 or start is None:
             return 1.0
-        return min(1.0, (steps_done - started + 1) / chain.rewarm)
+        return min(1.0, (steps_done - start + 1) / chain.rewarm)
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

@@ -90,8 +90,8 @@ def check_held(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
     Raises:
         LopsidedError: naming the optimizer.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if any(id(parameter) not in held for parameter in parameters):
+    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if any(id(parameter) not in ids for parameter in parameters):
         raise LopsidedError(
             "the optimizer does not hold the adapter's own factor: expected one built on the model's parameters, "
             f"got {type(optimizer).__name__}, which was built before the adapter or keeps master copies (ZeRO); "

@@ -24,7 +24,7 @@ class Plan:
 
 
 def plan(chain: Chain, *, link: int, step: int, steps: int, restarted: bool = False, go_on: bool = False) -> Plan:
-    """Where the links of a training begin.
+    """Return where the links of a training begin.
 
     The adapter stands where an undisturbed run would: its links are those of `Chain.boundaries`. It stands elsewhere
     because the run was begun with other links or steps, or because the Trainer started again: the links that are left
@@ -61,10 +61,10 @@ def plan(chain: Chain, *, link: int, step: int, steps: int, restarted: bool = Fa
             "this training pass ChainCallback(go_on=True); for more links merge the adapter into its base "
             "(model.merge_and_unload()) and adapt again"
         )
-    return _of_the_rest(chain, link=link, step=step, steps=steps, expected=expected, restarted=restarted)
+    return _plan_of_rest(chain, link=link, step=step, steps=steps, expected=expected, restarted=restarted)
 
 
-def _of_the_rest(chain: Chain, *, link: int, step: int, steps: int, expected: int, restarted: bool) -> Plan:
+def _plan_of_rest(chain: Chain, *, link: int, step: int, steps: int, expected: int, restarted: bool) -> Plan:
     rest = steps - step
     if chain.every is not None:
         boundaries = tuple(range(step + chain.every, steps, chain.every))

@@ -12,7 +12,7 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Method, method_named
 from lopsided.models.targets import as_targets
 from lopsided.settings import check_settings, documented
-from lopsided.tuner.config import with_chain
+from lopsided.tuner.method_parts import with_chain
 from lopsided_settings.train import TrainSettings
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
-from lopsided.tuner.layer import LIVE_LAYERS, LopsidedLinear, layers_of
+from lopsided.tuner.layer import LIVE_LAYERS, LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 
 
 class Average(NamedTuple):

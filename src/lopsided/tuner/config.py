@@ -17,10 +17,10 @@ from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.files.model_card import add_note
 from lopsided.files.patterns import ENDING, HEAD, LAYER, WHOLE
-from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, check_plain, open_tensors, read_json, weights_in
-from lopsided.method import Chain, Method, method_from_parts, method_named
-from lopsided.method.sketch import SKETCHES, Selector, Sketch, Stored
+from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, open_tensors, read_json, weights_in
+from lopsided.method import Method, method_from_parts, method_named
 from lopsided.tuner.lora_fields import takes_lora_fields
+from lopsided.tuner.method_parts import check_parts, with_chain
 
 # A member of PEFT's enum: see `lopsided.tuner.peft_seams.add_enum_member`.
 PEFT_TYPE = "LOPSIDED"
@@ -48,7 +48,7 @@ class LopsidedConfig(PeftConfig):
             alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where they are off,
             and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
-            and keeps links in float32 beside 16-bit and quantized ones.
+            and keeps links in float32 next to 16-bit and quantized ones.
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
         base: fingerprints of the targeted layers' original weights, written when saving.
@@ -100,15 +100,16 @@ class LopsidedConfig(PeftConfig):
             LopsidedConfig, {**fields, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}, "LopsidedConfig"
         )
         if self.task_type is not None and self.task_type not in list(TaskType):
-            known = ", ".join(TaskType)
-            raise LopsidedError(f"task_type must be one of {known}, got {self.task_type!r:.80}; correct it")
+            raise LopsidedError(
+                f"task_type must be one of {', '.join(TaskType)}, got {self.task_type!r:.80}; correct it"
+            )
         super().__post_init__()
         self.peft_type = PeftType(PEFT_TYPE)
         if not 1 <= self.schema <= SCHEMA:
             raise LopsidedError(
                 f"the adapter has schema {self.schema}, this lopsided reads up to {SCHEMA}; upgrade lopsided"
             )
-        # Whether the tensors beside it have names that only `PeftModel` translates.
+        # Whether the tensors next to it have names that only `PeftModel` translates.
         self.older = self.from_file and self.schema < SCHEMA
         self.alpha = _one_of("alpha", self.alpha, "lora_alpha", lora_alpha, default=2 * self.r)
         self.dropout = _one_of("dropout", self.dropout or None, "lora_dropout", lora_dropout, default=0.0)
@@ -200,38 +201,39 @@ class LopsidedConfig(PeftConfig):
             self.links, self.every = method.chain.links, method.chain.every
 
     def as_method(self) -> Method:
-        """The method with the chain that this configuration asks for."""
+        """Return the method with the chain that this configuration asks for."""
         assert self.parts is not None
         return method_from_parts(self.parts)
 
     def scaling(self, r: int, alpha: float) -> float:
-        """s = alpha/r, or alpha/√r with `use_rslora` (Kalajdzievski 2023, arXiv:2312.03732)."""
+        """Return s = alpha/r, or alpha/√r with `use_rslora` (Kalajdzievski 2023, arXiv:2312.03732)."""
         return alpha / r**0.5 if self.use_rslora else alpha / r
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """(r, s) of one layer, by its name in the base model."""
+        """Return (r, s) of one layer, by its name in the base model."""
         r = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
         assert self.alpha is not None, "the configuration fills alpha in"
         alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha)
         return r, self.scaling(r, alpha)
 
     def patterns(self) -> list[tuple[str, str, str]]:
-        """Every regular expression that PEFT will match module names with, as `check_patterns` takes them."""
-        found = [
+        """Return every regular expression that PEFT will match module names with, as `check_patterns` takes them."""
+        patterns = [
             (name, value, WHOLE)
             for name in ("target_modules", "exclude_modules")
             if isinstance(value := getattr(self, name), str)
         ]
         layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        found += [("layers_pattern", text, LAYER) for text in layers or ()]
-        found += [("modules_to_save", text, HEAD) for text in self.modules_to_save or ()]
-        return found + [
+        patterns += [("layers_pattern", text, LAYER) for text in layers or ()]
+        patterns += [("modules_to_save", text, HEAD) for text in self.modules_to_save or ()]
+        return patterns + [
             (name, text, ENDING) for name in ("rank_pattern", "alpha_pattern") for text in getattr(self, name)
         ]
 
     # -- files -----------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they are saved."""
         values = {name: list(v) if isinstance(v, set) else v for name, v in super().to_dict().items()}
         del values["allow_base_mismatch"]
         # Whatever it was read as.
@@ -256,7 +258,7 @@ class LopsidedConfig(PeftConfig):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
     ) -> LopsidedConfig:
-        """A saved configuration, alone or beside an adapter's tensors, in a folder or on the hub.
+        """Return a saved configuration, alone or next to an adapter's tensors, in a folder or on the hub.
 
         In a folder, the configuration's own damage, a pickle in the place of the tensors, and tensors that are cut off
         are seen here, before any model is touched.
@@ -283,59 +285,14 @@ class LopsidedConfig(PeftConfig):
         return config
 
 
-def check_parts(parts: Mapping[str, Any]) -> None:
-    """Check a saved method's parts: registered names and numbers, nothing that could be code.
-
-    A sketch of a class that is not defined here is data: its name is not looked up anywhere.
-
-    Raises:
-        LopsidedError: naming the part.
-    """
-    sketch, chain = parts.get("sketch"), parts.get("chain")
-    check_plain({key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
-    check_fields(Method, {key: value for key, value in parts.items() if key not in ("sketch", "chain")}, "method")
-    for what, part in (("sketch", sketch), ("chain", chain)):
-        if part is not None and not isinstance(part, dict):
-            raise LopsidedError(f"method: {what} must be an object, got {part!r:.80}; correct the configuration")
-    if sketch is not None:
-        kind = sketch.get("kind")
-        if not isinstance(kind, str) or not kind.isidentifier() or SKETCHES.get(kind) in (Sketch, Selector, Stored):
-            raise LopsidedError(
-                f"method: a sketch's kind is a class's name, got {kind!r:.80}; correct the configuration"
-            )
-        check_plain(sketch, f"sketch {kind}")
-        # A user's own class may have annotations that only its own module can read.
-        if kind in SKETCHES and SKETCHES[kind].__module__.startswith("lopsided."):
-            check_fields(SKETCHES[kind], sketch, f"sketch {kind}")
-    if chain is not None:
-        known = {f.name for f in dataclasses.fields(Chain)}
-        if set(chain) != known:
-            raise LopsidedError(f"method: a chain has {sorted(known)}, got {sorted(chain)!r:.80}; upgrade lopsided")
-        check_fields(Chain, chain, "chain")
-
-
-def with_chain(method: Method, *, links: int | None, every: int | None) -> Method:
-    """The method with another length of its links.
-
-    Raises:
-        LopsidedError: if the method has no chain.
-    """
-    if links is None and every is None:
-        return method
-    if method.chain is None:
-        asked = f"links={links}" if links is not None else f"every={every}"
-        raise LopsidedError(f"method {method.name!r} has no chain, got {asked}; leave it out or choose a chained one")
-    chain = dataclasses.replace(method.chain, links=links, every=every)
-    return dataclasses.replace(method, chain=chain)
-
-
 def _is_importable(auto_mapping: Mapping[str, Any]) -> bool:
-    """Whether PEFT's AutoPeftModel would import nothing but transformers for it."""
+    """Return whether PEFT's AutoPeftModel would import nothing but transformers for it."""
     library = auto_mapping.get("parent_library")
     return isinstance(library, str) and (library == "transformers" or library.startswith("transformers."))
 
 
-def _one_of(name: str, value: Any, alias: str, aliased: Any, *, default: Any) -> Any:
-    if value is not None and aliased is not None and value != aliased:
-        raise LopsidedError(f"{name}={value} and {alias}={aliased} are the same option; give one of them")
-    return next((v for v in (value, aliased) if v is not None), default)
+def _one_of(name: str, value: Any, alias: str, alias_value: Any, *, default: Any) -> Any:
+    """Return the value of an option that has two names, of which a caller gives one or none."""
+    if value is not None and alias_value is not None and value != alias_value:
+        raise LopsidedError(f"{name}={value} and {alias}={alias_value} are the same option; give one of them")
+    return next((v for v in (value, alias_value) if v is not None), default)

@@ -34,12 +34,12 @@ from lopsided.tuner.forward.fused import beside, can_fuse, patched
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
 from lopsided.tuner.links import begin_link, start_factors
+from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state import Factor, State
 from lopsided.tuner.weight.delta import delta_weight
 from lopsided.tuner.weight.holder import BaseWeight, SameWeight
 from lopsided.tuner.weight.sharded import gathered
 from lopsided.tuner.weight.use import Use
-from lopsided.tuner.weight_readers import weight_of
 
 # Every layer of the process, for checks that see an optimizer or an average of weights, but no model.
 LIVE_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
@@ -135,9 +135,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     def settle(self) -> None:
         """Make the base weight hold W0 plus exactly what is now active and merged, and the rest be stacked."""
         was_sharded = self.base_weight.settle(self.use())
-        if was_sharded:
-            for name in self.adapters:
-                self.place(name)
+        # A weight that was sharded takes no links any more.
+        for name in self.adapters if was_sharded else ():
+            self.place(name)
 
     def use(self) -> Use:
         """Return how the adapters are in use, for the base weight."""
@@ -194,11 +194,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
                 NaN or Inf. The weight is as it was then.
         """
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.adapters]
-        if not names:
-            return
-        self.check_can_merge(names, safe_merge)
-        self.merged_adapters.extend(names)
-        self.settle()
+        if names:
+            self.check_can_merge(names, safe_merge)
+            self.merged_adapters.extend(names)
+            self.settle()
 
     def check_can_merge(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
         """Raise what `merge` would raise, and change nothing."""
@@ -213,9 +212,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Take every merged adapter out again: the original weight comes back bit for bit."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        self.merged_adapters.clear()
-        self.settle()
+        else:
+            self.merged_adapters.clear()
+            self.settle()
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
@@ -286,6 +285,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         is_lent = self.training and lends(self, name)
         if is_lent and torch.is_grad_enabled():
             return patched(x, weight, bias, term, scaling, lock)
+        # Another thread's training step may be lending just now.
         with lock.mutex if is_lent else nullcontext():
             return beside(x, weight, bias, term, scaling)
 
@@ -344,9 +344,3 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "lopsided." + super().__repr__()
-
-
-def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:
-    """Return the model's layers with Lopsided adapters (or with the one named), by module name."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LopsidedLinear)}
-    return layers if adapter is None else {k: v for k, v in layers.items() if adapter in v.adapters}

@@ -22,7 +22,7 @@ from peft import PeftModel, PeftType
 from lopsided.errors import LopsidedError
 from lopsided.files.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_tensors, weights_in
 from lopsided.tuner.config import PEFT_TYPE, LopsidedConfig
-from lopsided.tuner.layer import layers_of
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.saved import Loading, loading, meet_base
 from lopsided.tuner.state import ADAPTER_ONLY
 

@@ -65,7 +65,7 @@ def takes_lora_fields(cls: type[Config]) -> type[Config]:
 
 
 def _parameters(cls: Any) -> list[str]:
-    """The names that a dataclass takes: its fields, and what is for `__post_init__` alone."""
+    """Return the names that a dataclass takes: its fields, and what is for `__post_init__` alone."""
     return [name for name, field in cls.__dataclass_fields__.items() if field.init]
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.forward.rows import unmerged_links
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 
 BASE = "__base__"
 
@@ -20,10 +21,10 @@ BASE = "__base__"
 def mixed_batch(
     model: Any, adapter_names: list[str], *, num_beams: int | None, known: Collection[str]
 ) -> Iterator[None]:
-    """While it is entered, row i of every adapted layer's input is computed with adapter i.
+    """Inside the context, row i of every adapted layer's input is computed with adapter i.
 
     Args:
-        adapter_names: one name a row of the batch; "__base__" for the model without adapters.
+        adapter_names: one name per row of the batch; "__base__" for the model without adapters.
         num_beams: of a beam search, which repeats every row so many times, but not in an encoder.
         known: names of the model's adapters.
 

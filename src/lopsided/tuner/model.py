@@ -20,13 +20,15 @@ from lopsided.method.sketch import Stored, layer_seed
 from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import pack
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
-from lopsided.tuner.saved import Sealed, accept, check_in_memory, meet_base, note_base
+from lopsided.tuner.saved import SealedTensors, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state import key_of, without_wrappers
-from lopsided.tuner.supported_layers import check_layout, check_supported, loose_weights
+from lopsided.tuner.supported_layers import check_layout, check_supported
 from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
 from lopsided.tuner.weight_readers import keep_off_fused_path
 from lopsided.tuner.weighted_sum import add_weighted
@@ -49,14 +51,14 @@ class LopsidedModel(BaseTuner):
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: LopsidedConfig, model_config: dict[str, Any]) -> LopsidedConfig:
-        known = self.target_module_mapping
-        if peft_config.target_modules is None and model_config.get("model_type") not in known:
+        defaults = self.target_module_mapping
+        if peft_config.target_modules is None and model_config.get("model_type") not in defaults:
             raise LopsidedError(
                 f"no default target_modules for a model of type {model_config.get('model_type')!r}; "
                 "expected names, a regular expression or 'all-linear'; pass target_modules"
             )
-        defaulted = peft_config.target_modules is None
-        if defaulted and isinstance(known[model_config["model_type"]], str):
+        takes_default = peft_config.target_modules is None
+        if takes_default and isinstance(defaults[model_config["model_type"]], str):
             peft_config.check_no_layers("the default target_modules is a regular expression here")
         return super()._prepare_adapter_config(peft_config, model_config)
 
@@ -112,11 +114,16 @@ class LopsidedModel(BaseTuner):
         )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter on the model, or leave the model as it was found.
+
+        Raises:
+            LopsidedError: for what cannot be adapted, or a saved adapter of another base.
+        """
         check_adapter_name(adapter_name)
         # A copy: what an adapter learns about itself is never written into the caller's object.
-        given = self.peft_config[adapter_name]
-        config = self.peft_config[adapter_name] = copy.deepcopy(given)
-        self._like = like_adapter(model, self.peft_config, adapter_name, given)
+        callers = self.peft_config[adapter_name]
+        config = self.peft_config[adapter_name] = copy.deepcopy(callers)
+        self._like = like_adapter(model, self.peft_config, adapter_name, callers)
         names = [name for name, _ in model.named_modules()]
         check_patterns(config.patterns(), names + [weight.key for weight in loose_weights(model)])
         self._settle_targets(config, model, by_tensors=kwargs.get("state_dict") is not None)
@@ -201,11 +208,12 @@ class LopsidedModel(BaseTuner):
             self.set_adapter(rest)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters into the base weights of all layers, or of none: see `LopsidedLinear.merge`."""
         self._check_can_merge(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
     def _check_can_merge(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
-        """Ask every layer before the first one is merged: a refusal must not leave half a merge."""
+        """Check every layer before the first one is merged: a refusal must not leave half a merge."""
         for layer in layers_of(self.model).values():
             # PEFT brings an offloaded layer in for its own merge, which asks again.
             if layer.weight.device.type != "meta":
@@ -224,8 +232,8 @@ class LopsidedModel(BaseTuner):
             if merge:
                 # A merge is asked for by name: that the adapters are switched off now does not undo it.
                 layer.enable_adapters(True)
-            asked = layer.active_adapters if adapter_names is None else adapter_names
-            if not merge or not (layer.merged_adapters or layer.adapters.keys() & set(asked)):
+            names = layer.active_adapters if adapter_names is None else adapter_names
+            if not merge or not (layer.merged_adapters or layer.adapters.keys() & set(names)):
                 # Nothing is merged here: the links of an active chain must not stay, either.
                 layer.base_weight.restore()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
@@ -250,7 +258,7 @@ class LopsidedModel(BaseTuner):
             for what, tensor in pack(layer.adapters[adapter_name]).items():
                 saved.setdefault(key_of(without_wrappers(name), what, adapter_name), tensor)
         note_base(config, layers)
-        return Sealed(saved, layers, adapter_name, layers_of(model))
+        return SealedTensors(saved, layers, adapter_name, layers_of(model))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -265,9 +273,9 @@ def _set_trainable(requires_grad: Mapping[nn.Parameter, bool]) -> None:
 
 
 def like_adapter(
-    model: nn.Module, configs: Mapping[str, LopsidedConfig], name: str, given: LopsidedConfig
+    model: nn.Module, configs: Mapping[str, LopsidedConfig], name: str, config: LopsidedConfig
 ) -> str | None:
-    """The adapter on the model whose frozen part a new one of this configuration shares, if there is one.
+    """Return the adapter on the model whose frozen part a new one of this configuration shares, if there is one.
 
     TRL makes a reference of an adapter that way: it adds one with the same configuration, and copies the parameters.
     Past links and the seeds of a loaded adapter are no parameters, and must be the same as well.
@@ -275,13 +283,13 @@ def like_adapter(
     Raises:
         LopsidedError: if several adapters have the configuration, and differ in what is frozen.
     """
-    if given.waiting:
+    if config.waiting:
         return None
     others = [other for other in configs if other != name and layers_of(model, other)]
-    if same := [other for other in others if configs[other] is given]:
+    if same := [other for other in others if configs[other] is config]:
         return same[0]
-    wanted = without_use(given)
-    equal = [other for other in others if without_use(configs[other]) == wanted]
+    use_aside = without_use(config)
+    equal = [other for other in others if without_use(configs[other]) == use_aside]
     layers = [layer.adapters for layer in layers_of(model).values()]
     for other in equal[1:]:
         pairs = [(adapters[equal[0]], adapters[other]) for adapters in layers if other in adapters]
@@ -295,6 +303,6 @@ def like_adapter(
 
 
 def without_use(config: LopsidedConfig) -> dict[str, Any]:
-    """A configuration without what says how an adapter is used, and what a loader notes."""
+    """Return a configuration without what says how an adapter is used, and what a loader notes."""
     notes = ("inference_mode", "base", "base_model_name_or_path", "auto_mapping", "revision", "schema", "peft_version")
     return {key: set(v) if isinstance(v, list) else v for key, v in config.to_dict().items() if key not in notes}

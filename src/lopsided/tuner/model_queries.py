@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+
+
+def layers_of(model: nn.Module, adapter: str | None = None) -> Mapping[str, LopsidedLinear]:
+    """Return the model's layers with Lopsided adapters (or with the one named), by module name."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LopsidedLinear)}
+    return layers if adapter is None else {k: v for k, v in layers.items() if adapter in v.adapters}
 
 
 def single_active(model: nn.Module) -> str:

@@ -36,8 +36,8 @@ from transformers.trainer_callback import CallbackHandler
 from lopsided.errors import LopsidedError
 from lopsided.tuner.chain_averages import AVERAGES, Average, checked_update, noted_start
 from lopsided.tuner.config import PEFT_TYPE
-from lopsided.tuner.layer import layers_of
 from lopsided.tuner.load_and_save import checked_load, checked_save
+from lopsided.tuner.model_queries import layers_of
 
 PREFIX = "lopsided_"
 

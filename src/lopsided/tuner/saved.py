@@ -1,4 +1,7 @@
-"""Taking a saved adapter in: all of it is checked before any layer changes, so it loads whole or not at all."""
+"""The load of a saved adapter, and the manifest of a save.
+
+All of a saved adapter is checked before any layer changes, so it loads whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.finite import check_finite
 from lopsided.tuner.arrivals import check_unmerged, original_weight
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import EXTRAS, label, unpack
 from lopsided.tuner.state import key_of, parse_key, without_wrappers
 from lopsided.tuner.weight.sharded import gathered
@@ -27,11 +31,17 @@ from lopsided.tuner.weight.sharded import gathered
 
 @dataclass(frozen=True)
 class Loading:
-    """What a caller of PEFT asked for, where PEFT does not pass it on."""
+    """What a caller of PEFT wants, where PEFT does not pass it on.
+
+    Args:
+        allow_base_mismatch: put the adapter on a base that its fingerprints say is another one.
+        ignore_mismatched_sizes: keep the model's own head where the saved one has another shape.
+        low_cpu_mem_usage: whether factors may be on the meta device until they are loaded. Where PEFT's functions are
+            called directly, nothing is known of it.
+    """
 
     allow_base_mismatch: bool = False
     ignore_mismatched_sizes: bool = False
-    # Where PEFT's functions are called directly, nothing is known of it.
     low_cpu_mem_usage: bool = True
 
 
@@ -40,6 +50,7 @@ _LOADING: ContextVar[Loading] = ContextVar("lopsided_loading")
 
 @contextmanager
 def loading(options: Loading) -> Iterator[None]:
+    """Inside the context, loads follow these options."""
     token = _LOADING.set(options)
     try:
         yield
@@ -50,7 +61,7 @@ def loading(options: Loading) -> Iterator[None]:
 # -- saving --------------------------------------------------------------------------------------------------
 
 
-class Sealed(dict[str, Tensor]):
+class SealedTensors(dict[str, Tensor]):
     """An adapter's tensors, to which PEFT still adds heads and embeddings; `items` closes them with a manifest.
 
     PEFT asks for the items once, when everything is in. A list of what it will add, made here, would have to follow
@@ -70,9 +81,10 @@ class Sealed(dict[str, Tensor]):
         self.bases = {f"{without_wrappers(module)}.base_layer.weight": layer for module, layer in adapted.items()}
 
     def items(self) -> Any:
+        """Return the tensors and the manifest, everything in one piece and every base weight as W0."""
         # Every process asks for the items, so that what is sharded can be gathered.
-        found = [(k, original_weight(self.bases[k], t) if k in self.bases else t) for k, t in super().items()]
-        entries, name = [(key, gathered(tensor)) for key, tensor in found], self.name
+        originals = [(k, original_weight(self.bases[k], t) if k in self.bases else t) for k, t in super().items()]
+        entries, name = [(key, gathered(tensor)) for key, tensor in originals], self.name
         plain = {_remove_adapter_name_from_state_dict_key(key, name): tensor for key, tensor in entries}
         manifest = seal(plain, next(iter(self.layers.values())).adapters[name].method, _scales(self.layers, name))
         prefix = PEFT_PREFIX if next(iter(self.layers)).startswith(PEFT_PREFIX) else ""
@@ -97,11 +109,11 @@ def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> N
     """Write into the configuration what the layers' original weights look like.
 
     A weight that can't be read now, because it is sharded or on the meta device, keeps what was noted before; so does
-    a quantized one, whose bytes a quantizer may arrange anew for its kernels.
+    a quantized one, whose bytes a quantizer may rearrange for its kernels.
     """
-    found = [layer.base_weight.fingerprint() for layer in layers.values()]
-    known = config.base if config.base is not None and len(config.base) == len(found) else found
-    config.base = [new if is_floating(new) or not is_read(old) else old for old, new in zip(known, found)]
+    present = [layer.base_weight.fingerprint() for layer in layers.values()]
+    noted = config.base if config.base is not None and len(config.base) == len(present) else present
+    config.base = [new if is_floating(new) or not is_read(old) else old for old, new in zip(noted, present)]
 
 
 # -- loading -------------------------------------------------------------------------------------------------
@@ -119,7 +131,7 @@ def meet_base(saved: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> No
 
 
 def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a saved adapter under the model's names, after every check that can be made.
+    """Return the tensors of a saved adapter under the model's names, after every check that can be made.
 
     Raises:
         LopsidedError: for tensors that are damaged, not finite, of another shape, method, rank or scale, or that do
@@ -160,23 +172,23 @@ def accept(model: nn.Module, config: LopsidedConfig, name: str, state_dict: Mapp
         # Version 0.1.0 saved an adapted output embedding with its links in it, which are written over W0 here.
         linked = {f"{without_wrappers(module)}.base_layer.weight" for module in layers if prepared[module].link}
         loaded = {key: tensor for key, tensor in loaded.items() if key not in linked}
-    for module, named in by_layer.items():
-        loaded |= {key_of(without_wrappers(module), what, name): tensor for what, tensor in named.items()}
+    for module, kinds in by_layer.items():
+        loaded |= {key_of(without_wrappers(module), what, name): tensor for what, tensor in kinds.items()}
     return loaded
 
 
 def _placed(
     model: nn.Module, config: LopsidedConfig, layers: Mapping[str, LopsidedLinear], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[Tensor, Tensor]]]:
-    """Each layer's tensors by what they are, and the others with the live tensor that each replaces."""
+    """Return each layer's tensors by what they are, and the others with the live tensor that each replaces."""
     plain = {without_wrappers(module).removeprefix(PEFT_PREFIX): module for module in layers}
     by_layer: dict[str, dict[str, Tensor]] = {module: {} for module in layers}
     others = {}
-    known = {*EXTRAS, *config.as_method().adapter_side.letters}
+    kinds = {*EXTRAS, *config.as_method().adapter_side.letters}
     prefixed = any(module.startswith(PEFT_PREFIX) for module in layers)
     for key, tensor in tensors.items():
         path, what = parse_key(key.removeprefix(PEFT_PREFIX)) or ("", "")
-        if path in plain and what in known:
+        if path in plain and what in kinds:
             by_layer[plain[path]][what] = tensor
             continue
         # A model without a PeftModel around it has no prefix.
@@ -192,7 +204,7 @@ def _placed(
 
 
 def _live_tensor(model: nn.Module, name: str) -> Tensor | None:
-    """The parameter or saved buffer of that name, or None."""
+    """Return the parameter or saved buffer of that name, or None."""
     path, _, last = name.rpartition(".")
     try:
         holder = model.get_submodule(path)
@@ -206,10 +218,10 @@ def _live_tensor(model: nn.Module, name: str) -> Tensor | None:
 
 def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Any], name: str) -> None:
     trained = list(next(iter(layers.values())).trained(name))
-    links = max((len(named["checksum"]) for named in by_layer.values() if "checksum" in named), default=1)
+    links = max((len(kinds["checksum"]) for kinds in by_layer.values() if "checksum" in kinds), default=1)
     required = ["seed", "checksum", *trained, *(f"past_{letter}" for letter in trained if links > 1)]
     for what in required:
-        missing = [module for module, named in by_layer.items() if what not in named]
+        missing = [module for module, kinds in by_layer.items() if what not in kinds]
         if missing:
             raise LopsidedError(
                 f"the saved adapter lacks {label(what)} of {len(missing)} of {len(layers)} adapted layers, "
@@ -218,7 +230,7 @@ def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mappin
 
 
 def _by_file_name(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that they have in the file: PEFT has renamed those of trained heads."""
+    """Return the tensors under the names that they have in the file: PEFT has renamed those of trained heads."""
     saved = {
         f"{path}.{live}": f"{path}.{file}"
         for path, module in model.named_modules()

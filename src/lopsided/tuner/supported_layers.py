@@ -1,16 +1,10 @@
-"""Which modules can be adapted, why others cannot, and which weights a user may take for a linear layer's."""
+"""Which modules can be adapted, and why others cannot."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
@@ -86,57 +80,3 @@ def check_layout(target: nn.Module, key: str, config: LopsidedConfig) -> None:
             f"fan_in_fan_out=True says that weights are stored as (d_in, d_out), as in a Conv1D; {key} is a "
             f"{type(target).__name__}, which stores (d_out, d_in); leave fan_in_fan_out out"
         )
-
-
-# -- weights that are in no layer ------------------------------------------------------------------------------------
-
-# Names of matrices: `weight`, `in_proj_weight`, `weight_ih_l0`, `gate_up_proj`, `w1`, `kernel`, and XLNet's letters.
-MATRIX = re.compile(r"(.*_)?(weight|proj|projection|kernel|fn|[wv]\d+)(_.*)?|[wqkvor]")
-# A stack of matrices may have any name but that of a table, a token, a bias or a state.
-NO_STACK = re.compile(
-    r".*(embed|emb_|_emb|pos|token|bias|scale|shift|table|log|quer|latent|prompt|mask|cls|mix|alpha|beta|gamma|norm|probe).*"
-)
-# Their weights are known not to be a linear layer's. Layers of other tuners are not looked into.
-OTHER_MODULES = (nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd, BaseTunerLayer, AuxiliaryTrainingWrapper)
-
-
-@dataclass(frozen=True)
-class LooseWeight:
-    """A matrix, or a stack of them, that a module multiplies with and that is in no layer that can be adapted.
-
-    Args:
-        key: its name in the model.
-        owner: the class of the module that holds it.
-    """
-
-    key: str
-    owner: str
-
-
-def loose_weights(model: nn.Module) -> Iterator[LooseWeight]:
-    """Yield the matrices in no linear layer: experts, routers, attention's joint projection, recurrent layers.
-
-    Names and shapes decide, since nothing in a parameter says what is done with it: an embedding, a table of positions
-    or a state matrix is none. The output head is none either, as in "all-linear".
-    """
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    stack = [("", model)]
-    while stack:
-        prefix, module = stack.pop()
-        if module is head or isinstance(module, OTHER_MODULES) or parametrize.is_parametrized(module):
-            continue
-        stack += [(f"{prefix}{name}.", child) for name, child in reversed(list(module.named_children()))]
-        owner = type(module).__name__
-        if isinstance(module, (nn.Linear, Conv1D)) or "Embedding" in owner or "Norm" in owner:
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if _is_matrix(name, parameter):
-                yield LooseWeight(prefix + name, owner)
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    if parameter.ndim not in (2, 3) or min(parameter.shape) < 2 or name.endswith("bias"):
-        return False
-    if MATRIX.fullmatch(name):
-        return True
-    return parameter.ndim == 3 and NO_STACK.fullmatch(name.lower()) is None

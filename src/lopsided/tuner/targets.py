@@ -21,14 +21,12 @@ from peft.tuners.tuners_utils import (
 )
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning, suggestion
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.supported_layers import SUPPORTED, LooseWeight, loose_weights, why_unsupported
+from lopsided.tuner.loose_weights import LooseWeight, loose_names, loose_weights
+from lopsided.tuner.supported_layers import SUPPORTED, why_unsupported
 from lopsided.tuner.weight_readers import reader_of
 
 # What is adapted where nothing is asked for, by type of model. PEFT's table is read when it is needed, so entries that
@@ -38,8 +36,6 @@ DEFAULTS: ChainMap[str, Any] = ChainMap(
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     {"vit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]},
 )
-# What is joined in checkpoints themselves, which transformers' own table of conversions therefore does not say.
-JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
 SHOWN = 4
 
 
@@ -58,9 +54,9 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
         LopsidedError: if no layer is left.
     """
     # PEFT writes the names into the configuration that it is given.
-    found = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
-    left_out = {key: kind for key in sorted(found) if (kind := _refused_as(model, key)) is not None}
-    names: Any = found - left_out.keys()
+    linear = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
+    left_out = {key: kind for key in sorted(linear) if (kind := _refused_as(model, key)) is not None}
+    names: Any = linear - left_out.keys()
     left_out |= _owned(loose_weights(model))
     # What exclude_modules or modules_to_save names, the user has taken out.
     left_out = {key: kind for key, kind in left_out.items() if not _is_taken_out(config, key)}
@@ -111,7 +107,7 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
             `layers_to_transform` that no targeted module has.
     """
     modules = [key for key in _module_names(model) if key]
-    loose = dict(_loose_names(model))
+    loose = dict(loose_names(model))
     asks_for = {
         key: weight
         for key, weight in loose.items()
@@ -119,8 +115,8 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
     }
     if isinstance(config.target_modules, str):
         if asks_for:
-            matched = [key for key in modules if check_target_module_exists(config, key)]
-            raise _partly(f"the expression {config.target_modules!r:.80}", asks_for.values(), matched)
+            matches = [key for key in modules if check_target_module_exists(config, key)]
+            raise _partly(f"the expression {config.target_modules!r:.80}", asks_for.values(), matches)
         return
     names = sorted(config.target_modules or ())
     by_name, loose_by_name = _matches(names, modules), _matches(names, loose)
@@ -170,11 +166,11 @@ def _not_adapted(
             hint = hint or suggestion(name, _linear_names(model))
         reasons.setdefault(reason, []).append(repr(name))
     words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    known = ", ".join(_linear_names(model)[:8]) or "none here"
+    examples = ", ".join(_linear_names(model)[:8]) or "none here"
     them = "it" if len(parts) == 1 else "them"
     return LopsidedError(
-        f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {known}, a regular "
-        f"expression, or 'all-linear'; leave {them} out or correct target_modules{hint}"
+        f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {examples}, a "
+        f"regular expression, or 'all-linear'; leave {them} out or correct target_modules{hint}"
     )
 
 
@@ -217,37 +213,6 @@ def _module_names(model: nn.Module) -> Iterator[str]:
         yield name
 
 
-def _loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
-    """Yield each loose weight under its own name, and under those that a checkpoint of the model gives to its parts.
-
-    transformers 5 joins the experts of a checkpoint, say `experts.0.w1` and `experts.0.w3`, into one parameter; users
-    and PEFT's older adapters still name the parts.
-    """
-    joined = _joined_names(model)
-    for weight in loose_weights(model):
-        yield weight.key, weight
-        owner, _, name = weight.key.rpartition(".")
-        for part in joined.get(name, ()):
-            yield f"{owner}.{part}", weight
-
-
-def _joined_names(model: nn.Module) -> dict[str, set[str]]:
-    """Return, by a parameter's last name, the last names of the checkpoint's tensors that are joined into it."""
-    joined = {name: set(parts) for name, parts in JOINED.items()}
-    if isinstance(model, PreTrainedModel):
-        for conversion in get_model_conversion_mapping(model):
-            if isinstance(conversion, WeightConverter):
-                parts = {_last(pattern) for pattern in conversion.source_patterns}
-                for target in conversion.target_patterns:
-                    joined.setdefault(_last(target), set()).update(parts - {_last(target)})
-    return joined
-
-
-def _last(pattern: str) -> str:
-    """Return the last name of a pattern such as `.experts.*.w1.weight`."""
-    return re.sub(r"[^\w.]", "", pattern).removesuffix(".weight").rpartition(".")[2]
-
-
 # -- layers_to_transform --------------------------------------------------------------------------------------------
 
 
@@ -260,14 +225,14 @@ def _check_layers(config: LopsidedConfig, by_name: Mapping[str, list[str]]) -> N
             f"layers_to_transform chooses among modules of one name, got {whole[0]!r}, a whole name in target_modules, "
             "which it would not act on; name the end of it, or leave layers_to_transform out"
         )
-    keys = [key for matched in by_name.values() for key in matched]
-    asked = config.layers_to_transform
-    for index in [asked] if isinstance(asked, int) else asked:
-        one = copy.copy(config)
-        one.layers_to_transform = [index]
-        if not any(check_target_module_exists(one, key) for key in keys):
+    keys = [key for matches in by_name.values() for key in matches]
+    indices = config.layers_to_transform
+    for index in [indices] if isinstance(indices, int) else indices:
+        layer_alone = copy.copy(config)
+        layer_alone.layers_to_transform = [index]
+        if not any(check_target_module_exists(layer_alone, key) for key in keys):
             raise LopsidedError(
-                f"layers_to_transform={asked!r:.80}: no targeted module lies in layer {index}; expected indices of "
+                f"layers_to_transform={indices!r:.80}: no targeted module lies in layer {index}; expected indices of "
                 "layers that the model has; correct layers_to_transform or layers_pattern"
             )
 

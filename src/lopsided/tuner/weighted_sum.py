@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError, UnknownArgument
 from lopsided.tuner.config import LopsidedConfig
-from lopsided.tuner.layer import LopsidedLinear, layers_of
+from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.weight.sharded import overwrite
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from lopsided import LopsidedError
 from lopsided.tuner.forward.compute import Selected, Term
-from lopsided.tuner.weight import delta, undo
+from lopsided.tuner.weight import delta, exact_product, undo
 from lopsided.tuner.weight import undo_records as corrections
 from lopsided.tuner.weight.delta import Delta, Part, Region, delta_weight
 from lopsided.tuner.weight.undo import Undo
@@ -525,14 +525,36 @@ def test_numbers_that_are_not_finite_are_kept_whole():
     kept = corrections.record(W0, W0, W0.clone())
     guess = torch.tensor([[1.0, float("nan"), float("nan"), -2.0]])
     assert not same(guess, W0)
-    assert same(corrections.mended(guess, kept), W0)
+    assert same(corrections.corrected(guess, kept), W0)
     # Not as a difference of one bit either.
     near = W0.clone()
     near.view(torch.int32)[0, 1] += 1
     kept = corrections.record(W0, W0, near)
-    assert same(corrections.mended(guess.clone(), kept)[:, 1], W0[:, 1])
+    assert same(corrections.corrected(guess.clone(), kept)[:, 1], W0[:, 1])
     tops = torch.tensor([[float("nan"), 5.0], [-float("inf"), 0.0], [1.0, -0.5]])
-    assert delta._exponent(tops, 1).tolist() == [1, 1, 1]
+    assert exact_product._exponent(tops, 1).tolist() == [1, 1, 1]
+
+
+def test_a_product_that_float64_would_round_is_refused():
+    with pytest.raises(AssertionError, match=r"Precision\(depth=64, bits=24\) does not fit"):
+        exact_product.Precision(depth=64, bits=24)
+
+
+@pytest.mark.parametrize("precision", [exact_product.FEW, exact_product.MANY])
+def test_an_exact_product_is_the_same_in_every_order(precision):
+    generator = torch.Generator().manual_seed(0)
+    K = precision.depth
+    # Columns and rows of very different sizes, which a sum in an order of its own would feel.
+    sizes = 2.0 ** torch.randint(-20, 20, (K,), generator=generator)
+    B = torch.randn(5, K, generator=generator) * sizes
+    A = torch.randn(K, 7, generator=generator) / sizes[torch.randperm(K, generator=generator), None]
+    order = torch.randperm(K, generator=generator)
+    first, second = (
+        exact_product.ExactProduct([(b, a)], precision.bits, kept).tile(slice(None), slice(None))
+        for b, a, kept in ((B, A, True), (B[:, order], A[order], False))
+    )
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, B.double() @ A.double(), rtol=0, atol=1e-5 * float(first.abs().max()))
 
 
 def test_positions_are_packed_the_shorter_way():

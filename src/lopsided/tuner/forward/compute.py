@@ -3,7 +3,7 @@
 Notation: x is (..., d_in), a term is s·B·A with A of (r, d_in) and B of (d_out, r). Either factor may be a
 selector, kept as indices: A = selector reads r entries of x, B = its transpose writes r entries of the output.
 
-    gather   one factor is a selector: an r-wide gather or scatter beside the layer's own product
+    gather   one factor is a selector: an r-wide gather or scatter next to the layer's own product
     dense    neither is: two r-wide products
 """
 
@@ -30,15 +30,16 @@ class Selected:
     start: int | None = None
 
     def matrix(self) -> Tensor:
-        """S written out: (r, width), float32."""
+        """Return S written out: (r, width), float32."""
         S = torch.zeros(len(self.indices), self.width, device=self.indices.device)
         return S.scatter_(1, self.indices[:, None], 1.0)
 
     def to(self, device: torch.device) -> Selected:
+        """Return it on a device."""
         return Selected(self.indices.to(device), self.width, self.start)
 
     def add_to(self, rows: Tensor, values: Tensor) -> None:
-        """rows[:, indices] += values, in place: (n, width), (n, r)."""
+        """Add values to the selected columns of rows, in place: (n, width), (n, r)."""
         if self.start is None:
             rows.index_add_(1, self.indices, values)
         else:
@@ -58,21 +59,23 @@ class Term:
     B: Tensor | Selected
 
     def dense(self) -> tuple[Tensor, Tensor]:
-        """(A, B) as matrices."""
+        """Return (A, B) as matrices."""
         A = self.A.matrix() if isinstance(self.A, Selected) else self.A
         B = self.B.matrix().T if isinstance(self.B, Selected) else self.B
         return A, B
 
     def to(self, device: torch.device) -> Term:
+        """Return it on a device."""
         return Term(self.A.to(device), self.B.to(device))
 
     @property
     def way(self) -> str:
+        """How it is computed next to the layer's product: see the module."""
         return "gather" if isinstance(self.A, Selected) or isinstance(self.B, Selected) else "dense"
 
 
 def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool = True) -> Tensor:
-    """out + s·(x·Aᵀ)·Bᵀ, in the term's precision, or autocast's, rounded to `out`'s.
+    """Return out + s·(x·Aᵀ)·Bᵀ, in the term's precision, or autocast's, rounded to `out`'s.
 
     Args:
         cast: whether x is brought to the factors' precision; otherwise the factors are brought to x's.
@@ -85,15 +88,15 @@ def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool =
     h = reads(x, term.A)
     if isinstance(term.B, Selected):
         return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
-    # Scaling B costs d_out·r numbers; scaling the output would cost d_out a token.
+    # Scaling B costs d_out·r numbers; scaling the output would cost d_out per token.
     return out + _linear(h, term.B * scaling).to(out.dtype)
 
 
 def reads(x: Tensor, A: Tensor | Selected) -> Tensor:
-    """x·Aᵀ: (..., d_in) -> (..., r)."""
+    """Return x·Aᵀ: (..., d_in) -> (..., r)."""
     if not isinstance(A, Selected):
         return _linear(x, A)
-    # Compiled code would be compiled anew for every start, and given up after eight links.
+    # Compiled code would be compiled again for every start, and given up after eight links.
     if not torch.compiler.is_compiling() and A.start is not None:
         # A copy, since a view would keep all of x for backward.
         return x.narrow(-1, A.start, len(A.indices)).contiguous()
@@ -108,7 +111,7 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def concatenate(terms: Sequence[Term]) -> list[Term]:
-    """The same sum in as few terms as its kinds of factor allow: Σ B_t·A_t = [B_1 … B_k]·[A_1; …; A_k]."""
+    """Return the same sum in as few terms as its kinds of factor allow: Σ B_t·A_t = [B_1 … B_k]·[A_1; …; A_k]."""
     kinds: dict[tuple[bool, bool], list[Term]] = {}
     for term in terms:
         kinds.setdefault((isinstance(term.A, Selected), isinstance(term.B, Selected)), []).append(term)

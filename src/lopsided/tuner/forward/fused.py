@@ -112,6 +112,7 @@ class _Beside(Function):
         bias: Tensor | None,
         scaling: float,
     ) -> Tensor:
+        """Compute y: the low-rank product is added in place into the layer's own."""
         hidden = _rows(reads(x, A) if h is None else h)
         y = F.linear(x, weight, bias)
         rows = y.view(-1, y.shape[-1])
@@ -124,10 +125,12 @@ class _Beside(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute ∂x, ∂A and ∂B by the formulas of the module."""
         x, h, A, B = _kept(ctx)
         if torch.is_grad_enabled():
             return _differentiable(ctx, g, x, h, A, B)
         rows = _rows(g)
+        # s·g·B, of (n, r): what the adapter passes on to x through A.
         passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
         passed *= ctx.scaling
         grad_x = None
@@ -155,12 +158,14 @@ class _Patched(Function):
         scaling: float,
         lock: Lock,
     ) -> Tensor:
+        """Compute y in one product, with the selected columns or rows of W changed while it runs."""
         ctx.lock = lock
         _keep(ctx, x, h, A, B, weight, scaling)
         return _lent(weight, A, B, scaling, lock, x, lambda x, W: F.linear(x, W, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute ∂x in one product with the changed W, and ∂A or ∂B by the formulas of the module."""
         x, h, A, B = _kept(ctx)
         if torch.is_grad_enabled():
             return (*_differentiable(ctx, g, x, h, A, B), None)

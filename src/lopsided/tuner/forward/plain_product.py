@@ -1,7 +1,7 @@
 """Whether a layer computes the product with its weight and nothing else: one rule for merges, chains and exports.
 
 W0 + ΔW in the weight of such a layer computes x·W0ᵀ + x·ΔWᵀ. A subclass with a forward of its own may compute
-x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what the adapter computes beside it.
+x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what the adapter computes next to it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _is_product(forward: Any) -> bool:
 
 
 def _forward(layer: nn.Module) -> Any:
-    """The function that a call of the layer runs."""
+    """Return the function that a call of the layer runs."""
     own = vars(layer)
     if "forward" not in own:
         return type(layer).forward

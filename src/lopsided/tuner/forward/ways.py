@@ -29,7 +29,7 @@ def fuses(layer: LopsidedLinear, name: str) -> bool:
 
 
 def lends(layer: LopsidedLinear, name: str) -> bool:
-    """Return whether the base weight can hold an adapter's columns or rows during a product, and had better.
+    """Return whether the base weight can hold an adapter's columns or rows during a product, and gains by it.
 
     Windows are lent. Random columns, which lie one entry per cache line, are not: lending them costs more than the
     products next to the layer's own.

@@ -46,7 +46,7 @@ def check_sum(
 
     Args:
         terms: all links, with finite factors.
-        dtype: the weight's where ΔW is written into it, float32 where ΔW stands beside it.
+        dtype: the weight's where ΔW is written into it, float32 where ΔW is computed next to it.
         device: where to compute ΔW, if it comes to that.
         original: gives W0 as (d_out, d_in), where ΔW is written into it; what is not finite in it is left out.
     """

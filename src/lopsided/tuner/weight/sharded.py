@@ -1,4 +1,4 @@
-"""Factors that FSDP2 keeps in shards, one a process: DTensors of torch."""
+"""Factors that FSDP2 keeps in shards, one per process: DTensors of torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def gathered(factor: Tensor) -> Tensor:
-    """The factor in one piece; where it is sharded, every process must ask at the same moment."""
+    """Return the factor in one piece; where it is sharded, every process must ask at the same moment."""
     return factor.full_tensor() if isinstance(factor, DTensor) else factor
 
 
 @torch.no_grad()
 def overwrite(factor: Tensor, value: Tensor) -> None:
-    """factor := value in place, where every process has the same value, whole.
+    """Set factor := value in place, where every process has the same value, whole.
 
     Shapes:
         factor, value: equal.

@@ -1,11 +1,20 @@
 """Writing into a base weight, and the way back to its very bits.
 
 Notation: W0 is the original weight and Δ what is added to it, in float32 (float64 under a float64 weight). The weight
-then holds W1 = round(W0 + Δ), rounded once to its dtype. W1 - Δ is rarely off from W0 by more than its last bits, and
-mostly not at all; Δ can be computed again bit for bit (see `delta`). So what is kept is where round(W1 - Δ) is not W0,
-tile by tile (see `corrections`), or a copy of W0 where that is smaller than the list and the factors together. It stays
-on the CPU. Two digests a tile say whether the weight is still W1, before anything is undone, and whether what came back
-is W0.
+then holds W1 = round(W0 + Δ), rounded once to its dtype.
+
+Keeping a copy of W0 would double the memory of the model. W1 - Δ is rarely off from W0 by more than its last bits, and
+mostly not at all, and Δ can be computed again bit for bit (see `delta`). So per tile only the corrections are kept,
+where round(W1 - Δ) is not W0 (see `undo_records`), or a copy of W0 where that is smaller than the list and the factors
+together. What is kept stays on the CPU.
+
+    write      W0 -> W1, tile by tile: read W0, compute Δ, record how to come back, and only then write W1
+    restore    W1 -> W0, last tile first: compute Δ, subtract, correct, compare with the digest of W0
+    original   the same into a copy, while the weight goes on holding W1
+
+The invariant, which also holds after an interrupt between any two statements: there is a record for every tile that
+holds W1, and a tile without one holds W0. Two digests per tile say whether the weight is still W1, before anything is
+undone, and whether what came back is W0, so that a wrong undo is an error and never a wrong model.
 """
 
 from __future__ import annotations
@@ -18,7 +27,7 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undisturbed
-from lopsided.tuner.weight.undo_records import HEAD, INTEGERS, OBJECT, digest, digests, is_copy, mended, record
+from lopsided.tuner.weight.undo_records import HEAD, INTEGERS, OBJECT, corrected, digest, digests, is_copy, record
 
 
 class Undo:
@@ -33,9 +42,9 @@ class Undo:
         self._module = ""
         self._region: Region | None = None
         self._entries = 0
-        # None of them where all records are copies: nothing is subtracted then.
+        # Empty where all records are copies of W0: nothing is subtracted then, and the factors need not be kept.
         self._parts: tuple[Part, ...] = ()
-        # One a written tile, in the order of the tiles.
+        # One per written tile, in the order of the tiles.
         self._records: list[bytes] = []
 
     @property
@@ -45,12 +54,12 @@ class Undo:
 
     @property
     def nbytes(self) -> int:
-        """What exactness costs in bytes of CPU memory now."""
-        region = 0 if self._region is None else self._region.nbytes
-        return region + sum(part.copied for part in self._parts) + sum(len(r) + OBJECT for r in self._records)
+        """How many bytes of CPU memory the way back takes now."""
+        indices = 0 if self._region is None else self._region.nbytes
+        return indices + sum(part.copied for part in self._parts) + sum(len(r) + OBJECT for r in self._records)
 
     def write(self, weight: Tensor, parts: Sequence[Part], module: str) -> None:
-        """weight := W0 + Δ, in float32 or wider, rounded once to the weight's dtype.
+        """Set weight := W0 + Δ, in float32 or wider, rounded once to the weight's dtype.
 
         Only the region that the parts can change is read, written and listed. The terms are kept by reference: nobody
         may change their tensors afterwards.
@@ -70,20 +79,23 @@ class Undo:
                 f"can't merge into a weight of dtype {weight.dtype}; expected a floating-point weight; "
                 "leave the adapter unmerged, or export it with to_lora"
             )
+        # From W0 itself and never from an earlier W1, so that rounding does not add up over the links of a chain.
         self.restore(weight)
         region, self._entries = Region.of(parts), tile_entries(weight.device)
         self._module, self._parts, self._region = module, tuple(parts), region
         wide = torch.promote_types(weight.dtype, torch.float32)
-        copy = region.height * region.width * weight.dtype.itemsize
+        copy_nbytes = region.height * region.width * weight.dtype.itemsize
         with undisturbed(weight.device):
             delta = Delta(parts, weight.device)
             for tile in region.tiles(self._entries):
                 W0, change = region.read(weight, *tile), delta.tile(*tile).to(wide)
                 W1 = (W0.to(wide) + change).to(weight.dtype)
-                # Recorded before it is written: whenever this is interrupted, `restore` knows every written tile.
+                # Recorded before it is written: whenever this is interrupted, `restore` knows every written tile. One
+                # that was recorded and not written is recognized by the digest of W0.
                 self._records.append(record(W0, W1, (W1.to(wide) - change).to(weight.dtype)))
                 region.write(weight, *tile, W1)
-            if self.nbytes > region.nbytes + copy + len(self._records) * (HEAD + OBJECT):
+            # Many corrections cost more than W0 itself, most often under 16-bit weights: then copies replace them.
+            if self.nbytes > region.nbytes + copy_nbytes + len(self._records) * (HEAD + OBJECT):
                 for i, tile, W0 in self._originals(weight):
                     self._records[i] = record(W0, region.read(weight, *tile), None)
         if all(map(is_copy, self._records)):
@@ -98,13 +110,14 @@ class Undo:
         if self._region is None:
             return
         with undisturbed(weight.device):
+            # The last tile first: its record is the last one of the list, and is dropped once the tile holds W0.
             for i, tile, W0 in self._originals(weight):
                 self._region.write(weight, *tile, W0)
                 del self._records[i]
         self._parts, self._region = (), None
 
     def original(self, weight: Tensor) -> Tensor:
-        """A copy of W0 on the CPU, whatever the weight holds now.
+        """Return a copy of W0 on the CPU, whatever the weight holds now.
 
         Raises:
             LopsidedError: as `restore` does.
@@ -117,7 +130,11 @@ class Undo:
         return out
 
     def loss(self, weight: Tensor, parts: Sequence[Part]) -> float:
-        """‖(W1 - W0) - Δ‖ / ‖Δ‖: what rounding to the weight's dtype took from the parts that are written."""
+        """Return ‖(W1 - W0) - Δ‖ / ‖Δ‖: what rounding to the weight's dtype took from the parts that are written.
+
+        Args:
+            parts: those that were written; `write` may have let go of them.
+        """
         assert self._region is not None
         lost, whole = 0.0, 0.0
         with undisturbed(weight.device):
@@ -129,13 +146,14 @@ class Undo:
         return (lost / whole) ** 0.5 if whole else 0.0
 
     def _originals(self, weight: Tensor) -> Iterator[tuple[int, tuple[slice, slice], Tensor]]:
-        """The number, the place and the W0 of each written tile, the last one first."""
+        """Yield the number, the place and the W0 of each written tile, the last one first."""
         assert self._region is not None
         region = self._region
         tiles = list(zip(region.tiles(self._entries), self._records))
-        found = [digest(region.read(weight, *tile)) for tile, _ in tiles]
-        # A tile that holds W0 already is one that an interrupted call did not come to.
-        if any(now not in digests(kept) for now, (_, kept) in zip(found, tiles)):
+        # All tiles are looked at before the first one is given back: an undo is whole or does not begin. A tile that
+        # holds W0 already is one that an interrupted call did not come to.
+        current = [digest(region.read(weight, *tile)) for tile, _ in tiles]
+        if any(now not in digests(kept) for now, (_, kept) in zip(current, tiles)):
             raise LopsidedError(
                 f"{self._module}: the base weight was changed while adapters were merged into it, so the original "
                 "can't be given back; expected the weight as the merge left it; load the base model again"
@@ -144,10 +162,11 @@ class Undo:
         wide = torch.promote_types(weight.dtype, torch.float32)
         for i, (tile, kept) in reversed(list(enumerate(tiles))):
             W0, (before, _) = region.read(weight, *tile), digests(kept)
-            if found[i] != before:
+            if current[i] != before:
+                # W1 - Δ, rounded as `write` rounded it when it recorded the corrections. Copies need no Δ.
                 if delta is not None:
                     W0 = (W0.to(wide) - delta.tile(*tile).to(wide)).to(weight.dtype)
-                W0 = mended(W0, kept)
+                W0 = corrected(W0, kept)
                 if digest(W0) != before:
                     raise LopsidedError(
                         f"{self._module}: what came back is not the original base weight; expected the factors as "

@@ -1,12 +1,18 @@
 """What leads from a guess at some numbers back to their very bits, as a short string of bytes.
 
-Notation: W0 is a tile of the original weight, W1 what it was overwritten with, and `back` the guess at W0 that W1
-gives. A record holds digests of W0 and W1, and where `back` is not W0:
+Notation: W0 is a tile of the original weight, W1 what it was overwritten with, and the guess is round(W1 - Δ), which is
+W0 for most entries and off by a few units in the last place for the others. The bits of a float are an integer, too,
+and neighbouring floats of one sign are neighbouring integers, so such a small error is a small difference of integers.
 
-    differences   of the integers that the bits are, in 8 bits
-    values        W0's own bits, where a difference is longer or `back` is not finite (no arithmetic promises the bits
-                  of a NaN)
-    a copy        of W0 in place of both, where that is shorter
+A record is
+
+    4 x int64         the digest of W0, the digest of W1, how many differences, how many values
+    differences       where the guess is off by at most 8 bits: positions, then W0 - guess as int8
+    values            where it is off by more, or not finite (no arithmetic promises the bits of a NaN): positions, then
+                      W0's own bits
+
+or, where that is shorter, the same head with COPIED for both counts, and a copy of W0. Positions are packed as the
+steps between them, or as a bitmap, whichever is shorter.
 """
 
 from __future__ import annotations
@@ -21,65 +27,67 @@ INTEGERS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-# The head of a tile's record, four int64: the digests of W0 and W1, and how many differences and values follow.
+# The bytes of a record's head.
 HEAD = 32
 COPIED = -1
-# What a Python `bytes` object and its place in a list cost beside their content.
+# The bytes that a Python `bytes` object and its place in a list take in addition to the content.
 OBJECT = 41
 # Fixed odd numbers for `digest`, from a generator whose stream is frozen.
 _STREAM = np.random.RandomState(0)
 _ACROSS, _DOWN = (torch.from_numpy(_STREAM.randint(-(2**63), 2**63, 2**12, dtype=np.int64) | 1) for _ in range(2))
 
 
-def record(W0: Tensor, W1: Tensor, back: Tensor | None) -> bytes:
-    """What leads from `back`, or from nothing, to W0.
+def record(W0: Tensor, W1: Tensor, guess: Tensor | None) -> bytes:
+    """Return what leads from the guess, or from nothing, to W0.
 
     Shapes:
-        W0, W1, back: equal, contiguous, of one dtype.
+        W0, W1, guess: equal, contiguous, of one dtype.
     """
     bits = W0.view(INTEGERS[W0.dtype]).flatten()
     counts, content = (COPIED, COPIED), b""
-    if back is not None:
-        counts, content = _corrections(bits, back.flatten())
-    if back is None or len(content) >= W0.nbytes:
+    if guess is not None:
+        counts, content = _corrections(bits, guess.flatten())
+    if guess is None or len(content) >= W0.nbytes:
         counts, content = (COPIED, COPIED), bits.cpu().numpy().tobytes()
     return np.array([digest(W0), digest(W1), *counts], dtype=np.int64).tobytes() + content
 
 
-def mended(back: Tensor, record: bytes) -> Tensor:
-    """W0, from the `back` that the record was made with, which is overwritten, or from anything if it is a copy."""
-    kind, n = INTEGERS[back.dtype], back.numel()
-    numbers = np.dtype(f"i{back.itemsize}")
+def corrected(guess: Tensor, record: bytes) -> Tensor:
+    """Return W0, from the guess that the record was made with, which is overwritten, or from any if it is a copy."""
+    kind, n = INTEGERS[guess.dtype], guess.numel()
+    numbers = np.dtype(f"i{guess.itemsize}")
     short, long = _counts(record)
     if short == COPIED:
         copy = torch.from_numpy(np.frombuffer(record, numbers, n, HEAD).copy())
-        return copy.to(back.device).view(back.dtype).view(back.shape)
-    bits, at = back.view(kind).flatten(), HEAD
+        return copy.to(guess.device).view(guess.dtype).view(guess.shape)
+    # A view where the guess is contiguous, as tiles are: the corrections go into the guess itself.
+    bits, at = guess.view(kind).flatten(), HEAD
     positions, at = _unpacked(record, at, short, n)
     differences = torch.from_numpy(np.frombuffer(record, np.int8, short, at).astype(numbers))
     bits.index_add_(0, positions.to(bits.device), differences.to(bits.device))
     positions, at = _unpacked(record, at + short, long, n)
     values = torch.from_numpy(np.frombuffer(record, numbers, long, at).copy())
     bits.index_copy_(0, positions.to(bits.device), values.to(bits.device))
-    return bits.view(back.dtype).view(back.shape)
+    return bits.view(guess.dtype).view(guess.shape)
 
 
 def digests(record: bytes) -> tuple[int, int]:
-    """Those of W0 and of W1."""
+    """Return the digests of W0 and of W1."""
     before, after = np.frombuffer(record, np.int64, 2).tolist()
     return before, after
 
 
 def is_copy(record: bytes) -> bool:
+    """Return whether a record holds W0 itself, and needs no guess."""
     return _counts(record)[0] == COPIED
 
 
 def digest(tile: Tensor) -> int:
-    """A 64-bit number that differs whenever a single entry does: Σ_pq d_p·a_q·x_pq mod 2⁶⁴.
+    """Return a 64-bit number that differs whenever a single entry does: Σ_pq d_p·a_q·x_pq mod 2⁶⁴.
 
-    x are the tile's bits as integers of at most 32 bits, 4096 a row, and d and a are odd. An odd factor has an inverse
-    mod 2⁶⁴, so no single change is lost; sums that wrap around are the same in any order, on every device. (Not 64
-    bits: the topmost of them would look the same under every odd factor, and the signs of two float64 entries could
+    x are the tile's bits as integers of at most 32 bits, 4096 per row, and d and a are odd. An odd factor has an
+    inverse mod 2⁶⁴, so no single change is lost; sums that wrap around are the same in any order, on every device. (Not
+    64 bits: the topmost of them would look the same under every odd factor, and the signs of two float64 entries could
     change unseen.)
     """
     words = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().to(torch.int64)
@@ -91,20 +99,22 @@ def digest(tile: Tensor) -> int:
     return int((sums * down[:whole]).sum() + (rest * across[: len(rest)]).sum() * down[whole])
 
 
-def _corrections(bits: Tensor, back: Tensor) -> tuple[tuple[int, int], bytes]:
-    """How many differences and values there are, and both with their positions."""
-    guesses, n = back.view(bits.dtype), len(bits)
+def _corrections(bits: Tensor, guess: Tensor) -> tuple[tuple[int, int], bytes]:
+    """Return how many differences and values there are, and both with their positions."""
+    guesses, n = guess.view(bits.dtype), len(bits)
     wrong = bits != guesses
-    finite = all(map(torch.isfinite, torch.aminmax(back)))
+    finite = all(map(torch.isfinite, torch.aminmax(guess)))
     if not finite:
-        wrong |= ~back.isfinite()
+        # Even where it is right now: a NaN's bits may come out otherwise on the way back.
+        wrong |= ~guess.isfinite()
     positions = np.flatnonzero(wrong.cpu().numpy())
     index = torch.from_numpy(positions).to(bits.device)
     values = bits[index].cpu().numpy()
+    # Of integers of their own width, which may wrap around: the sum on the way back wraps around, too.
     differences = values - guesses[index].cpu().numpy()
     short = (differences >= -128) & (differences <= 127)
     if not finite:
-        short &= back[index].isfinite().cpu().numpy()
+        short &= guess[index].isfinite().cpu().numpy()
     content = _packed(positions[short], n) + differences[short].astype(np.int8).tobytes()
     content += _packed(positions[~short], n) + values[~short].tobytes()
     return (int(short.sum()), int((~short).sum())), content
@@ -116,7 +126,7 @@ def _counts(record: bytes) -> tuple[int, int]:
 
 
 def _packed(positions: np.ndarray, n: int) -> bytes:
-    """Ascending positions below n: how many bytes each takes, and then the steps between them; or 0 and a bitmap."""
+    """Pack ascending positions below n: the bytes that each takes, and the steps between them; or 0 and a bitmap."""
     steps = np.diff(positions, prepend=-1) - 1
     width = 1 if not len(steps) else np.min_scalar_type(steps.max()).itemsize
     if (n + 7) // 8 < width * len(positions):
@@ -127,7 +137,7 @@ def _packed(positions: np.ndarray, n: int) -> bytes:
 
 
 def _unpacked(record: bytes, at: int, count: int, n: int) -> tuple[Tensor, int]:
-    """The positions that are packed there, and where they end."""
+    """Return the positions that are packed there, and where they end."""
     width, at = record[at], at + 1
     if width == 0:
         length = (n + 7) // 8

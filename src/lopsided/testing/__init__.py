@@ -1,0 +1,67 @@
+"""What every method and every sketch must do: the library's own tests, published for users' own.
+
+`check_method` puts a method on a small network of a `Linear` and a `Conv1D` and tries each contract of
+`METHOD_CONTRACTS`; `check_sketch` does the same for `SKETCH_CONTRACTS`. A broken contract is an `AssertionError`
+that says which one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lopsided.errors import LopsidedError
+from lopsided.method import Method
+from lopsided.method.sketch import Sketch
+from lopsided.testing.method_contracts import METHOD_CONTRACTS
+from lopsided.testing.network import Net, adapted, network, optimizer_of, take_steps
+from lopsided.testing.sketch_contracts import SKETCH_CONTRACTS
+
+__all__ = [
+    "METHOD_CONTRACTS",
+    "SKETCH_CONTRACTS",
+    "Net",
+    "adapted",
+    "check_method",
+    "check_sketch",
+    "network",
+    "optimizer_of",
+    "take_steps",
+]
+
+
+def check_method(method: Method) -> None:
+    """Try every contract of an adapter method.
+
+    Raises:
+        AssertionError: naming the contract that is broken.
+        LopsidedError: if the method is no adapter.
+
+    Example:
+        >>> from lopsided import METHODS
+        >>> check_method(METHODS["cla"])
+    """
+    if not method.is_adapter:
+        raise LopsidedError(f"method {method.name!r} trains {method.train!r}; expected an adapter method")
+    _try(METHOD_CONTRACTS, method, method.name)
+
+
+def check_sketch(sketch: Sketch) -> None:
+    """Try every contract of a sketch.
+
+    Raises:
+        AssertionError: naming the contract that is broken.
+
+    Example:
+        >>> from lopsided import Orthonormal
+        >>> check_sketch(Orthonormal())
+    """
+    _try(SKETCH_CONTRACTS, sketch, str(sketch))
+
+
+def _try(contracts: Sequence[Callable[[Any], None]], subject: Any, name: str) -> None:
+    for contract in contracts:
+        try:
+            contract(subject)
+        except AssertionError as error:
+            raise AssertionError(f"{name}, {contract.__name__}: {error}") from error
