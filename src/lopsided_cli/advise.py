@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lopsided_cli import options
+
+if TYPE_CHECKING:
+    from lopsided.advise import Advice
 
 
 def advise(
@@ -70,42 +73,40 @@ def advise(
         if json:
             print_json(result)
             return
-        _tell(advice, config.task)
+        _print_advice(advice, config.task)
         print(f"wrote {folder}")
 
 
-def _tell(advice, task: str) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_advice(advice: Advice, task: str) -> None:
     from lopsided_cli.shared import figure
+    from lopsided_cli.wide_table import print_table
 
-    totals = advice.totals()
-    table = Table(
+    rows = []
+    for total in advice.totals():
+        low, high = total.ranks
+        rows.append(
+            (
+                total.method,
+                f"{total.side} (upper bound)" if total.side == "AB" else total.side,
+                str(low) if low == high else f"{low} to {high}",
+                f"{total.trained:,}",
+                figure(total.reduction, ".4g"),
+                figure(total.fitted, ".4g"),
+            )
+        )
+    print_table(
+        ("method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"),
+        rows,
         title=f"Estimated reduction of the loss on {task}, each layer alone and added up: {advice.predictions} "
         f"predictions, budget of training B at r={advice.r}. Read the order, not the size",
-        title_justify="left",
     )
-    for heading in ("method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"):
-        table.add_column(heading, overflow="fold")
-    for total in totals:
-        low, high = total.ranks
-        table.add_row(
-            total.method,
-            f"{total.side} (upper bound)" if total.side == "AB" else total.side,
-            str(low) if low == high else f"{low} to {high}",
-            f"{total.trained:,}",
-            figure(total.reduction, ".4g"),
-            figure(total.fitted, ".4g"),
-        )
-    layers = Table(title="The best single side of each layer", title_justify="left")
-    for heading in ("layer", "method", "trains", "rank", "expected reduction"):
-        layers.add_column(heading, overflow="fold")
-    for module, row in advice.best().items():
-        layers.add_row(module, row.method, row.side, str(row.rank), f"{row.reduction:.4g}")
-    # A pipe has no width: give the tables room there, and the terminal's width elsewhere.
-    console = Console(width=None if Console().is_terminal else 150)
-    console.print(table)
-    console.print(layers)
+    print_table(
+        ("layer", "method", "trains", "rank", "expected reduction"),
+        [
+            (module, row.method, row.side, str(row.rank), f"{row.reduction:.4g}")
+            for module, row in advice.best().items()
+        ],
+        title="The best single side of each layer",
+    )
     if advice.unseen:
         print(f"the loss does not depend on {', '.join(advice.unseen)}")

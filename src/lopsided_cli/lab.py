@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lopsided_cli import options
+
+if TYPE_CHECKING:
+    from lopsided.lab import Experiment, LabResult
 
 
 def lab(
@@ -28,66 +32,56 @@ def lab(
         from lopsided.lab import EXPERIMENTS, Request, experiment_named, run_experiment, write_page
 
         if list_:
-            _list(list(EXPERIMENTS.values()), json)
+            _list(EXPERIMENTS.values(), json)
             return
         if name is None:
             raise BadInput(f"expected an experiment or all, got none; write one of {', '.join(EXPERIMENTS)}, or --list")
-        chosen = list(EXPERIMENTS.values()) if name == "all" else [experiment_named(name)]
+        experiments = list(EXPERIMENTS.values()) if name == "all" else [experiment_named(name)]
         if data is not None and name == "all":
             raise BadInput("--data is for one experiment, got all; name the experiment, such as digits-chain")
         folder = out or options.free_folder(f"lab-{name}")
-        results, folders = [], []
-        for experiment in chosen:
-            request = Request(
-                size="quick" if quick else "full",
-                seeds=seeds,
-                data=data,
-                note=lambda text, e=experiment: typer.echo(f"{e.name}: {text}", err=True),  # type: ignore[misc]
-            )
-            folders.append(folder / experiment.name if name == "all" else folder)
-            results.append(run_experiment(experiment, request, folders[-1], resume=resume))
+        results = []
+        for experiment in experiments:
+            request = Request(size="quick" if quick else "full", seeds=seeds, data=data, note=_note_of(experiment.name))
+            own_folder = folder / experiment.name if name == "all" else folder
+            results.append(run_experiment(experiment, request, own_folder, resume=resume))
             if not json:
-                _tell(results[-1], folders[-1])
+                _print_result(results[-1])
         if page is not None:
-            write_page(folders, page)
+            write_page([result.folder for result in results], page)
         if json:
-            print_json(results if name == "all" else results[0])
+            records = [result.record for result in results]
+            print_json(records if name == "all" else records[0])
 
 
-def _list(experiments, json: bool) -> None:  # type: ignore[no-untyped-def]
+def _note_of(name: str) -> Callable[[str], None]:
+    """What tells a person how far an experiment is."""
+
+    def note(text: str) -> None:
+        typer.echo(f"{name}: {text}", err=True)
+
+    return note
+
+
+def _list(experiments: Iterable[Experiment], json: bool) -> None:
+    from lopsided_cli.shared import print_json
+    from lopsided_cli.wide_table import print_table
+
     if json:
-        from lopsided_cli.shared import print_json
-
-        rows = [{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments]
-        print_json(rows)
+        print_json([{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("experiment", "claim", "source"):
-        table.add_column(heading, no_wrap=heading == "experiment", overflow="fold")
-    for experiment in experiments:
-        table.add_row(experiment.name, experiment.claim, experiment.source)
-    Console(width=None if Console().is_terminal else 150).print(table)
+    rows = [(e.name, e.claim, e.source) for e in experiments]
+    print_table(("experiment", "claim", "source"), rows, whole="experiment")
 
 
-def _tell(result, folder: Path) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.table import Table
+def _print_result(result: LabResult) -> None:
+    from lopsided_cli.wide_table import print_table
 
-    from lopsided.lab.result_file import measured_text, state_text
-
-    title = f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("figure", "measured", "range for the claim", "paper", ""):
-        table.add_column(heading, overflow="fold")
-    for found in result["figures"]:
-        table.add_row(
-            found["what"],
-            measured_text(found),
-            found["tolerance"],
-            "" if found["paper"] is None else f"{found['paper']:.4g}",
-            state_text(found),
-        )
-    Console(width=None if Console().is_terminal else 150).print(table)
+    print_table(
+        ("figure", "measured", "range for the claim", "paper", ""),
+        [
+            (figure.what, figure.measured_text, figure.tolerance, figure.paper_text, figure.state_text)
+            for figure in result.figures
+        ],
+        title=f"{result.name}: {result.verdict}  ({result.seconds:g} s, {result.folder}/result.json)",
+    )

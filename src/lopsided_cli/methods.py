@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
+
+if TYPE_CHECKING:
+    from lopsided.method import Method
 
 
 def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
     """Print every method: what it trains, its sketch, its chain, its size and its source."""
     from lopsided_cli.shared import print_json, verb
+    from lopsided_cli.wide_table import print_table
 
     with verb():
         from lopsided import METHODS
@@ -16,19 +22,19 @@ def methods(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> N
             rows = [{**method.parts(), "trained_numbers": method.trained_formula} for method in METHODS.values()]
             print_json(rows)
             return
-        from rich.console import Console
-        from rich.table import Table
+        print_table(
+            ("method", "trains", "sketch", "chain", "trained numbers", "source"),
+            [
+                (name, method.train, _sketch(method), _chain(method), method.trained_formula, method.source)
+                for name, method in METHODS.items()
+            ],
+            title="Trained numbers are those of one layer, d_out x d_in, at rank r",
+            whole="method",
+        )
 
-        table = Table(title="Trained numbers are those of one layer, d_out x d_in, at rank r", title_justify="left")
-        for heading in ("method", "trains", "sketch", "chain", "trained numbers", "source"):
-            table.add_column(heading, no_wrap=heading == "method", overflow="fold")
-        for name, method in METHODS.items():
-            table.add_row(name, method.train, _sketch(method), _chain(method), method.trained_formula, method.source)
-        # A pipe has no width: give the table room there, and the terminal's width elsewhere.
-        Console(width=None if Console().is_terminal else 150).print(table)
 
-
-def _sketch(method) -> str:  # type: ignore[no-untyped-def]
+def _sketch(method: Method) -> str:
+    """The sketch with its order or kind, or a dash."""
     if method.sketch is None:
         return "-"
     parts = method.sketch.parts()
@@ -36,7 +42,8 @@ def _sketch(method) -> str:  # type: ignore[no-untyped-def]
     return f"{parts['kind']}({fields})" if fields else parts["kind"]
 
 
-def _chain(method) -> str:  # type: ignore[no-untyped-def]
+def _chain(method: Method) -> str:
+    """The chain's links and what else it does, or a dash."""
     if method.chain is None:
         return "-"
     extras = [f"prune {method.chain.prune:g}"] if method.chain.prune < 1 else []

@@ -141,8 +141,8 @@ def test_a_guide_has_its_slope_and_the_height_of_the_runs():
 def test_an_experiment_runs_from_end_to_end_and_again_alike(experiment, monkeypatch):
     """A few steps and samples: the figures are those of the same code, not those of the claim."""
     for module in ("sample_complexity", "concentration"):
-        monkeypatch.setattr(f"lopsided.lab.{module}.sup_gap", short)
-        monkeypatch.setattr(f"lopsided.lab.{module}.RANKS", [1, 2])
+        monkeypatch.setattr(f"lopsided.lab.experiments.{module}.sup_gap", short)
+        monkeypatch.setattr(f"lopsided.lab.experiments.{module}.RANKS", [1, 2])
     monkeypatch.setattr("lopsided.lab.experiments.sample_complexity.SIZES", [16, 32, 64])
     monkeypatch.setattr("lopsided.lab.experiments.sample_complexity.SIZE", 32)
     monkeypatch.setattr("lopsided.lab.experiments.concentration.DRAWS", 3)

@@ -9,8 +9,7 @@ from typing import Any
 
 from lopsided.advise.advice import Advice
 from lopsided.files.atomic import atomic_folder, write_json
-from lopsided.lab.protocol import Line, Plot
-from lopsided.plotting.svg import draw
+from lopsided.plotting.svg import Drawing, Trace, draw
 
 SCHEMA = 1
 # More lines than these can't be told apart.
@@ -48,19 +47,19 @@ def write_advice(advice: Advice, folder: Path, settings: Mapping[str, Any]) -> d
     return record
 
 
-def plots(advice: Advice) -> list[Plot]:
+def plots(advice: Advice) -> list[Drawing]:
     """The methods' totals, and the best ones' layers."""
     totals = advice.totals()
     modules = list(dict.fromkeys(row.module for row in advice.rows))
     by_place = {(row.method, row.module): row.reduction for row in advice.rows}
     return [
-        Plot(
+        Drawing(
             name="methods",
             title=f"Estimated reduction of the loss at equal trained numbers (training B: r={advice.r})",
             x="method; a star marks an upper bound for two factors",
             y="expected reduction of the loss",
             lines=[
-                Line(
+                Trace(
                     name="all layers",
                     x=[f"{total.method}*" if total.side == "AB" else total.method for total in totals],
                     y=[total.reduction for total in totals],
@@ -68,13 +67,13 @@ def plots(advice: Advice) -> list[Plot]:
                 )
             ],
         ),
-        Plot(
+        Drawing(
             name="layers",
             title="Where the reduction is expected",
             x="layer, in the model's order",
             y="expected reduction of the loss",
             lines=[
-                Line(
+                Trace(
                     name=f"{total.method} (trains {total.side})",
                     x=list(range(len(modules))),
                     y=[by_place[total.method, module] for module in modules],

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from lopsided.formatting import MISSING, duration, is_finite
-from lopsided.lab.result_file import counted
+from lopsided.lab.recorded_figure import count_states
 from lopsided.report.notes import joined
 
 # A hash is quoted by its beginning, as elsewhere.
@@ -24,7 +24,7 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             result["name"],
             result["claim"],
             result["verdict"],
-            counted(result),
+            count_states(figure["state"] for figure in result["figures"]),
             result["size"],
             result["source"],
         ]
