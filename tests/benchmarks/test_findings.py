@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import findings as script
+from lopsided import METHODS
 
 
 def study(folder, methods: dict[str, float], seeds=(0, 1, 2), rates: dict[str, float] | None = None):
@@ -17,13 +18,18 @@ def study(folder, methods: dict[str, float], seeds=(0, 1, 2), rates: dict[str, f
             run = folder / "runs" / f"{method}-seed{seed}"
             run.mkdir(parents=True)
             x = level + seed
+            figures = {"score": x / 100, "score_se": None, "loss": x, "loss_se": None, "rows": 10}
             record = {
-                "schema": 1,
-                "method": {"name": method, "lr": 1.0 if rates is None else rates[method]},
+                **{"schema": 1, "status": "finished", "versions": {}, "machine": {}, "model": {}, "history": []},
+                **{"trained_parameters": 1, "generalization_error": None, "timings": {}, "kept_bytes": 1, "steps": 1},
+                **{"adapter_bytes": 1, "chain": None, "config": {"seed": seed}},
+                "method": {**METHODS[method].parts(), "lr": 1.0 if rates is None else rates[method]},
                 "learning_rate": 1.0,
-                "config": {"seed": seed},
-                "metrics": {"test": {"score": x / 100}, "vader/nyt": {"score": x / 100}},
-                "task": {"out_of_domain": ["vader/nyt"]},
+                "metrics": {"test": figures, "vader/nyt": figures},
+                "task": {
+                    **{"name": "", "kind": "", "labels": [], "metric": {"name": "", "greater_is_better": True}},
+                    **{"rows": {}, "out_of_domain": ["vader/nyt"], "note": ""},
+                },
             }
             diagnosis = {
                 "intruders": {"epsilons": [0.25, 0.5], "all": {"mean": [0, x]}, "top_k": {"mean": [0, x]}},
@@ -55,7 +61,7 @@ def test_a_twin_at_the_chains_rate_is_another_comparison(tmp_path):
     study(tmp_path / "own", {"lora": 1.0, "cola": 5.0}, rates={"lora": 1.0, "cola": 1.0})
     for path in (tmp_path / "own" / "runs").glob("cola*/run.json"):
         record = json.loads(path.read_text()) | {"learning_rate": 3.0}
-        path.write_text(json.dumps({**record, "method": {"name": "cola", "lr": 3.0}}))
+        path.write_text(json.dumps({**record, "method": {**METHODS["cola"].parts(), "lr": 3.0}}))
     study(tmp_path / "other", {"lora": 4.0})
     for path in (tmp_path / "other" / "runs").glob("*/run.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": 3.0}))
