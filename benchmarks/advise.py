@@ -36,7 +36,7 @@ from lopsided.runs import TrainConfig
 from lopsided.runs.measure import machine, versions
 
 RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
-# One of each first link, and training A beside selectors, which no registered method does.
+# One of each first link, and training A next to selectors, which no registered method does.
 NAMES = ("lora", "lora_fa", "asym_b", "asym_a", "bernoulli", "cla", "rcla", "rc3la")
 MORE = tuple(
     Method(name=f"{sketch.parts()['kind'].lower()}_a", train="A", sketch=sketch, source="this script")

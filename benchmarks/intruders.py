@@ -1,4 +1,4 @@
-"""What the first ten singular vectors of a tuned layer cost beside a decomposition of it.
+"""What the first ten singular vectors of a tuned layer cost next to a decomposition of it.
 
     python -m benchmarks.intruders [--hidden 2048] [--r 16] [--rounds 7] [--out DIR]
 
@@ -37,6 +37,7 @@ TARGET = 8.0
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return times and counts of both ways."""
     shares = [share for share in SHARES if only is None or str(share) in only]
     if not shares:
         raise LopsidedError(f"expected shares among {', '.join(map(str, SHARES))}, got {only}; correct --only")
@@ -49,7 +50,7 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
 
 def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """The ratio of both ways' times for an update of that share, and their milliseconds."""
-    layer = made(setting, share)
+    layer = tuned_layer(setting, share)
     base = base_svd(layer.weight, cache)
     exact = count(closest(layer, base)[:TOP], EPSILONS)
     found: dict[str, list[int]] = {}
@@ -71,7 +72,7 @@ def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], di
     }, taken
 
 
-def made(setting: Setting, share: float) -> Layer:
+def tuned_layer(setting: Setting, share: float) -> Layer:
     """A layer with an update of that share of the weight's norm."""
     draw, d = torch.Generator().manual_seed(setting.seed), setting.hidden
     W0 = 0.02 * torch.randn(d, d, generator=draw)
@@ -88,6 +89,7 @@ def decomposed(layer: Layer, cache: Path) -> np.ndarray:
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of times, as markdown."""
     rows = []
     for share, found in result["figures"].items():
         taken, at_half = found["milliseconds"], found["counts"]["float64"][EPSILONS.index(0.5)]

@@ -42,6 +42,7 @@ def search(loss_at: Callable[[float], float], start: float) -> dict[float, float
 
 
 def main() -> None:
+    """Search every method's learning rate, and write the losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -62,6 +63,7 @@ def main() -> None:
 
 
 def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, float]:
+    """Return the validation figures of one run."""
     out = shared.out / f"{name}-{rate:g}-{seed}"
     config = dataclasses.replace(shared, method=name, lr=rate, seed=seed, out=out)
     try:

@@ -151,13 +151,13 @@ def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: f
             f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"
         )
     parameters = [p for name in heads for p in model.get_submodule(name).parameters()]
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     trained = {id(parameter) for parameter in parameters}
     rate = METHODS["head"].lr if lr is None else lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     was_training = model.training
     model.eval()
-    for parameter, _ in asked:
+    for parameter, _ in flags:
         parameter.requires_grad_(id(parameter) in trained)
     for step, batch in zip(range(steps), cycle(batches)):
         for group in optimizer.param_groups:
@@ -169,6 +169,6 @@ def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: f
         loss.backward()
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for parameter, wanted in asked:
-        parameter.requires_grad_(wanted)
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
     model.train(was_training)

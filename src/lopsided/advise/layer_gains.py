@@ -214,14 +214,14 @@ def _estimate(
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
     rank = equal_rank(method, d_out, d_in, r)
     if method.train == "AB":
-        found = local.bound_ab(rank)
+        gain = local.bound_ab(rank)
     else:
         weight = _weight(module) if method.sketch is not None and method.sketch.reads_weight else None
         random = method.sketch is not None and method.sketch.random
         draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
-        found = Gain(
-            fitted=float(np.mean([gain.fitted for gain in draws])),
-            expected=float(np.mean([gain.expected for gain in draws])),
+        gain = Gain(
+            fitted=float(np.mean([draw.fitted for draw in draws])),
+            expected=float(np.mean([draw.expected for draw in draws])),
         )
     assert method.train not in ("all", "head")
     return LayerEstimate(
@@ -230,8 +230,8 @@ def _estimate(
         side=method.train,  # type: ignore[arg-type]
         rank=rank,
         trained=method.trained_numbers(d_out, d_in, rank),
-        reduction=found.expected,
-        fitted=found.fitted,
+        reduction=gain.expected,
+        fitted=gain.fitted,
     )
 
 

@@ -230,15 +230,15 @@ def _moments(sums: _Sums, counts: Sequence[int]) -> Moments:
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode without weight gradients, and everything as it was afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
     try:
-        for parameter, _ in asked:
+        for parameter, _ in flags:
             parameter.requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
-        for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
         for module, training in modes:
             module.training = training

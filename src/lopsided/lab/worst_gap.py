@@ -86,7 +86,7 @@ def risk(worlds: Worlds, A: list[Tensor], B: list[Tensor], x: Tensor, y: Tensor)
 
 
 @torch.no_grad()
-def project(B: list[Tensor], radius: float = RADIUS) -> None:
+def project_onto_ball(B: list[Tensor], radius: float = RADIUS) -> None:
     """Move each run's B to the nearest point of the ball, in place."""
     norm = torch.stack([(b * b).sum(dim=(2, 3)) for b in B]).sum(dim=0).sqrt()
     scale = (radius / norm.clamp_min(1e-12)).clamp_max(1.0)[..., None, None]
@@ -105,7 +105,7 @@ def ascend(worlds: Worlds, A: list[Tensor], x: Tensor, y: Tensor, *, steps: int)
         (risk(worlds, A, B, *samples(worlds, FRESH)) - risk(worlds, A, B, x, y)).sum().backward()
         optimizer.step()
         schedule.step()
-        project(B)
+        project_onto_ball(B)
     return [b.detach() for b in B]
 
 

@@ -101,7 +101,7 @@ def layer_dims(
         The widths m_i and n_i of Cadenhead et al. 2026, arXiv:2606.13767, Table 1.
 
     Raises:
-        LopsidedError: if the model has no such layer, or a layer's widths can't be read.
+        LopsidedError: if the model has no such layer, or a layer's widths cannot be read.
     """
     if not isinstance(layers, nn.Module):
         entries: list[LayerDims | tuple[int, int]] = list(layers)

@@ -155,7 +155,7 @@ def generalization_bound(
 
     Raises:
         LopsidedError: if r, n, sigma, bits or links are not positive; if a method without a chain is given links; for
-            a model whose layers can't be listed; for a method that trains a head, without a model that has one; for a
+            a model whose layers cannot be listed; for a method that trains a head, without a model that has one; for a
             bound that is too large for a float.
 
     Units:

@@ -34,7 +34,7 @@ TINY = 1e-12
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def gap(W: np.ndarray) -> np.ndarray:
+def relative_gap(W: np.ndarray) -> np.ndarray:
     """Return (f(W) - f*) / (f(0) - f*): (seeds, 3, 3) -> (seeds,)"""
     value = np.sum(0.5 * CURVATURE * W**2 + SLOPE * W, axis=(1, 2))
     return (value - OPTIMUM) / -OPTIMUM
@@ -73,25 +73,25 @@ DESCENTS = {
 }
 
 
-def descend(descent: Descent, *, links: int, seeds: int) -> np.ndarray:
+def gaps_by_link(descent: Descent, *, links: int, seeds: int) -> np.ndarray:
     """Return the gap at the start and after each link: (links + 1, seeds). Runs that leave the floats give infinity."""
     draw = np.random.RandomState(0)
     W, B, A = np.zeros((seeds, 3, 3)), np.zeros((seeds, 3, 1)), draw.standard_normal((seeds, 1, 3))
-    gaps = [gap(W)]
+    gaps = [relative_gap(W)]
     with np.errstate(over="ignore", invalid="ignore"):
         for link in range(links):
             if descent.redraw and link > 0:
                 W, B, A = W + B @ A, np.zeros_like(B), draw.standard_normal(A.shape)
             for _ in range(LINK):
                 W, B, A = descent.step(W, B, A)
-            gaps.append(gap(W + B @ A))
+            gaps.append(relative_gap(W + B @ A))
     return np.nan_to_num(np.array(gaps), nan=np.inf, posinf=np.inf)
 
 
 def run(request: Request) -> Outcome:
     """Descend with each method from many draws of A."""
     seeds = request.number_of_seeds(quick=40, full=40)
-    gaps = {name: descend(descent, links=LINKS, seeds=seeds) for name, descent in DESCENTS.items()}
+    gaps = {name: gaps_by_link(descent, links=LINKS, seeds=seeds) for name, descent in DESCENTS.items()}
     shown = {name: np.minimum(values, FAR) for name, values in gaps.items()}
     return Outcome(
         measured=[
