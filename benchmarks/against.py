@@ -146,7 +146,7 @@ def main() -> int:
     load = [os.getloadavg()[0]]
     figures = measure(options.before.resolve(), setting, options.only.split(","))
     load.append(os.getloadavg()[0])
-    result = {"setting": dataclasses.asdict(setting), "machine": machine(), "versions": versions()}
+    result: dict[str, Any] = {"setting": dataclasses.asdict(setting), "machine": machine(), "versions": versions()}
     result |= {"load": load, "figures": figures}
     write_json(options.out / "against.json", result)
     print(table(result))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], di
         found["decomposition"] = count(decomposed(layer, cache), EPSILONS)
 
     ways = {"search": search, "decomposition": decomposition}
-    taken = turns({name: lambda work=work: wall_ms(work) for name, work in ways.items()}, setting, f"share {share}")
+    taken = turns({name: partial(wall_ms, work) for name, work in ways.items()}, setting, f"share {share}")
     return {
         "times_faster": ratio(taken, "decomposition", "search"),
         "milliseconds": {name: median_interval(values) for name, values in taken.items()},
@@ -84,6 +85,7 @@ def tuned_layer(setting: Setting, share: float) -> Layer:
 def decomposed(layer: Layer, cache: Path) -> np.ndarray:
     """max_i |⟨u_j, u_i⁰⟩| of the first vectors, from torch's decomposition of the tuned weight in float32."""
     base, update = base_svd(layer.weight, cache), layer.links[0]
+    assert update.right is not None
     tuned = torch.linalg.svd(layer.weight + update.left @ update.right, full_matrices=False)[0]
     return (base.left.T @ tuned[:, :TOP]).abs().amax(0).numpy()
 

@@ -90,7 +90,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     work = {ROW: lambda: timed(ROW, row), PASSES: lambda: timed(PASSES, passes)}
     taken = turns(work, setting, "landscape: rounds")
     busy = {name: times[-setting.rounds :] for name, times in busy.items()}
-    result = {
+    result: dict[str, Any] = {
         "milliseconds": taken,
         "processor_milliseconds": busy,
         "figures": {
@@ -110,7 +110,7 @@ def merged_model(setting: Setting) -> tuple[Any, list[Batch]]:
     data, model, tokenizer = load_all(config)
     rows = sample_rows(data.encoded.splits["validation"], setting.rows)
     collate = collator(data.task, tokenizer)
-    batches = [
+    batches: list[Batch] = [
         dict(collate([rows[i] for i in range(start, min(start + setting.batch_size, len(rows)))]))
         for start in range(0, len(rows), setting.batch_size)
     ]

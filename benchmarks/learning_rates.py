@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def main() -> None:
         print(dumps({"method": name, "chosen": min(losses, key=lambda rate: losses[rate])}, indent=None), flush=True)
 
 
-def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, float]:
+def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, Any]:
     """Return the validation figures of one run."""
     out = shared.out / f"{name}-{rate:g}-{seed}"
     config = dataclasses.replace(shared, method=name, lr=rate, seed=seed, out=out)

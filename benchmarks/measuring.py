@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -144,7 +144,23 @@ def wall_ms(work: Callable[[], object]) -> float:
     return 1000.0 * (time.perf_counter() - start)
 
 
-def turns(work: Mapping[str, Callable[[], float]], setting: Setting, title: str) -> dict[str, list[float]]:
+class Rounds(Protocol):
+    """How often a benchmark measures, and the seed of its order."""
+
+    @property
+    def rounds(self) -> int:
+        """Measurements of each piece of work."""
+
+    @property
+    def warmup(self) -> int:
+        """Measurements before them, which are thrown away."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the turns."""
+
+
+def turns(work: Mapping[str, Callable[[], float]], setting: Rounds, title: str) -> dict[str, list[float]]:
     """Measure each piece of work once a round, in an order that is shuffled again for each round.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from lopsided.method.sketch import Sketch
 from lopsided.plotting.svg import Trace
 
-Side = Literal["right", "left"]
+SketchSide = Literal["right", "left"]
 # About as many points of a curve are drawn.
 MOST_POINTS = 200
 
@@ -28,7 +28,7 @@ def draw_sketches(sketch: Sketch, r: int, d: int, *, seeds: int, link: int) -> n
     return np.stack([sketch.sample(r, d, seed=seed, link=link) for seed in range(seeds)]).astype(np.float64)
 
 
-def project(G: np.ndarray, S: np.ndarray, side: Side) -> np.ndarray:
+def project(G: np.ndarray, S: np.ndarray, side: SketchSide) -> np.ndarray:
     """Return G·H, or H·G on the left, for sketches of full rank.
 
     Shapes:
@@ -40,7 +40,7 @@ def project(G: np.ndarray, S: np.ndarray, side: Side) -> np.ndarray:
     return G @ St @ np.linalg.solve(S @ St, S)
 
 
-def width(W: np.ndarray, side: Side) -> int:
+def width(W: np.ndarray, side: SketchSide) -> int:
     """Return d, the width that the sketches of a side have."""
     return W.shape[2 if side == "right" else 1]
 
@@ -53,7 +53,7 @@ def descend(
     step: np.ndarray,
     sketch: Sketch,
     r: int,
-    side: Side,
+    side: SketchSide,
     links: int,
     target: np.ndarray | None = None,
 ) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lopsided.lab.intervals import largest, largest_mean, slope
-from lopsided.lab.projected_descent import Side, curve, descend, rate, width
+from lopsided.lab.projected_descent import SketchSide, curve, descend, rate, width
 from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Request
 from lopsided.lab.regression_problems import Regression, draw_regression
 from lopsided.method.selectors import Orthonormal
@@ -23,10 +23,10 @@ from lopsided.theory import Problem
 
 SAMPLES, D_IN, D_OUT = 500, 20, 10
 NOISE = 0.1
-RANKS: dict[Side, tuple[int, ...]] = {"right": (1, 2, 5, 10, 20), "left": (1, 2, 5, 10)}
+RANKS: dict[SketchSide, tuple[int, ...]] = {"right": (1, 2, 5, 10, 20), "left": (1, 2, 5, 10)}
 
 
-def gaps_by_link(problem: Regression, W: np.ndarray, side: Side, r: int, horizon: int) -> np.ndarray:
+def gaps_by_link(problem: Regression, W: np.ndarray, side: SketchSide, r: int, horizon: int) -> np.ndarray:
     """Return the gap at the start and after each of horizon·d/r links: (links + 1, seeds)"""
     return descend(
         problem.gradient,
@@ -90,7 +90,7 @@ class SideRates:
         return dict(zip(self.ranks, (self.rates.mean(axis=1) / self.parts).tolist(), strict=True))
 
 
-def descend_all(problem: Regression, side: Side, horizon: int, request: Request) -> SideRates:
+def descend_all(problem: Regression, side: SketchSide, horizon: int, request: Request) -> SideRates:
     """Descend from W = 0 with sketches of each rank of a side."""
     # Of plain memory order: `problem.best` is a transposed array, and products round as their operands lie.
     W = np.zeros(problem.best.shape)
@@ -143,7 +143,7 @@ def _descent_drawing(right: SideRates) -> Drawing:
     )
 
 
-def _rates_drawing(sides: Mapping[Side, SideRates], condition: float) -> Drawing:
+def _rates_drawing(sides: Mapping[SketchSide, SideRates], condition: float) -> Drawing:
     parts = sides["right"].parts
     return Drawing(
         name="rates",

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit
 
 from lopsided.lab.intervals import ONE_RUN, largest, mean_and_reach, slope
-from lopsided.lab.projected_descent import Side, curve, descend, width
+from lopsided.lab.projected_descent import SketchSide, curve, descend, width
 from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Request
 from lopsided.method.selectors import Orthonormal
 from lopsided.plotting.svg import Drawing, Trace
@@ -35,7 +35,7 @@ START = 2.0
 TARGET = 1e-3
 # The most links, times d/r.
 HORIZON = 500
-RANKS: dict[Side, tuple[int, ...]] = {"right": (1, 2, 5, 10, 20), "left": (1, 2, 5, 10)}
+RANKS: dict[SketchSide, tuple[int, ...]] = {"right": (1, 2, 5, 10, 20), "left": (1, 2, 5, 10)}
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class SideLinks:
         return dict(zip(self.ranks, (self.links.mean(axis=1) / self.ratios).tolist(), strict=True))
 
 
-def descend_all(problem: Logistic, W: np.ndarray, side: Side, request: Request) -> SideLinks:
+def descend_all(problem: Logistic, W: np.ndarray, side: SketchSide, request: Request) -> SideLinks:
     """Descend from W with sketches of each rank of a side, until every run has reached its target."""
     d, target, first = width(W, side), TARGET * problem.squared_gradient(W), problem.value(W)
     squares, links, shares = [], [], []
@@ -216,7 +216,7 @@ def _gradient_drawing(right: SideLinks) -> Drawing:
     )
 
 
-def _links_drawing(sides: Mapping[Side, SideLinks]) -> Drawing:
+def _links_drawing(sides: Mapping[SketchSide, SideLinks]) -> Drawing:
     curves = [curve(f"{side}, d = {result.d}", result.ratios, result.links) for side, result in sides.items()]
     # Its last point is the sketch of full rank, with d/r = 1.
     whole = curves[0]
