@@ -7,7 +7,7 @@ The head is trained first, and frozen. Then come two kinds of runs from there, e
     methods   all layers, each method at equal trained numbers, for 10 steps at one learning rate
     layers    every second layer, one at a time, training B and training A at equal trained numbers, for 5 steps
 
-What is measured is how far the mean loss fell on training rows that neither the run nor the estimate has read. It is
+The measured figure is how far the mean loss fell on training rows that neither the run nor the estimate has read. It is
 compared with the estimate by Spearman's ρ; intervals are from a bootstrap over the methods, or over the layers.
 """
 
@@ -29,7 +29,7 @@ from benchmarks.measuring import Progress
 from benchmarks.writing import markdown
 from lopsided import METHODS, Columns, LopsidedError, Method, Window, adapt, param_groups
 from lopsided.advise import Advice, advise, fit_head
-from lopsided.advise.by_name import Batch, load, task_batches
+from lopsided.advise.by_name import Batch, advice_inputs, task_batches
 from lopsided.files.atomic import write_json
 from lopsided.method import side_named
 from lopsided.runs import TrainConfig
@@ -37,7 +37,7 @@ from lopsided.runs.measure import machine, versions
 from lopsided.stats import rank_correlation, rank_correlation_interval
 
 RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
-# One of each first link, and training A beside selectors, which no registered method does.
+# One of each first link, and training A next to selectors, which no registered method does.
 NAMES = ("lora", "lora_fa", "asym_b", "asym_a", "bernoulli", "cla", "rcla", "rc3la")
 MORE = tuple(
     Method(name=f"{sketch.parts()['kind'].lower()}_a", train="A", sketch=sketch, source="this script")
@@ -68,7 +68,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model with its head trained, batches to train on, and batches to measure the loss on."""
+    """A model with its head trained, batches to train on, and batches to measure the loss on.
+
+    Args:
+        before: the loss on the latter before any run.
+    """
 
     model: Any
     training: list[Batch]
@@ -76,7 +80,7 @@ class Bench:
     before: float
 
     def reduction(self, method: Method, ranks: dict[str, int], *, lr: float, steps: int) -> float:
-        """How far the loss falls in a run on these layers, at these ranks."""
+        """Return how far the loss falls in a run on these layers, at these ranks."""
         model = adapt(
             copy.deepcopy(self.model),
             method,
@@ -98,13 +102,14 @@ class Bench:
 
 
 def mean_loss(model: Any, batches: Sequence[Batch]) -> float:
+    """Return the mean loss over batches."""
     model.eval()
     with torch.no_grad():
         return float(np.mean([float(model(**batch).loss) for batch in batches]))
 
 
 def agreement(estimated: Sequence[float], measured: Sequence[float], *, draws: int = 2000) -> dict[str, Any]:
-    """Spearman's ρ, with a 95 % percentile bootstrap over the points.
+    """Return Spearman's ρ, with a 95 % percentile bootstrap over the points.
 
     Example:
         >>> agreement([1, 2, 3, 4], [1, 4, 9, 16])["rho"]
@@ -116,6 +121,7 @@ def agreement(estimated: Sequence[float], measured: Sequence[float], *, draws: i
 
 
 def measure(setting: Setting) -> dict[str, Any]:
+    """Return what advise.json holds: the estimates, the runs, and their rank correlations."""
     started = time.perf_counter()
     config = TrainConfig(
         model=setting.model,
@@ -125,15 +131,16 @@ def measure(setting: Setting) -> dict[str, Any]:
         seed=setting.seed,
         out=Path("unused"),
     )
-    _, model, rows = load(config)
-    seen, others = task_batches(rows, setting.batch_size, setting.batches, seed=setting.seed)
+    inputs = advice_inputs(config)
+    model = inputs.model
+    for_estimate, others = task_batches(inputs.rows, setting.batch_size, setting.batches, seed=setting.seed)
     held_out, training = others[: setting.eval_batches], others[setting.eval_batches :]
     if len(training) < max(setting.steps, setting.layer_steps):
         raise LopsidedError(f"expected {setting.steps} batches to train on, got {len(training)}; lower --steps")
     # From the end, so that the head has not learned the rows that the runs begin with.
     fit_head(model, training[::-1], setting.head_steps)
     methods = [*(METHODS[name] for name in NAMES), *MORE]
-    advices = {d: advise(model, seen, methods=methods, r=setting.r, damping=d) for d in DAMPINGS}
+    advices = {d: advise(model, for_estimate, methods=methods, r=setting.r, damping=d) for d in DAMPINGS}
     bench = Bench(model, training, held_out, mean_loss(model, held_out))
     by_method = _methods(bench, advices[DAMPINGS[0]], methods, setting)
     by_layer = _layers(bench, advices[DAMPINGS[0]], setting)
@@ -154,65 +161,83 @@ def _ranks(advice: Advice, method: str) -> dict[str, int]:
 
 
 def _methods(bench: Bench, advice: Advice, methods: Sequence[Method], setting: Setting) -> list[dict[str, Any]]:
-    progress, found = Progress("methods", len(methods) * len(RATES)), []
+    """The measured reduction of each method, on all layers."""
+    progress, reductions = Progress("methods", len(methods) * len(RATES)), []
     for method in methods:
         by_rate = {}
         for lr in RATES:
             by_rate[str(lr)] = bench.reduction(method, _ranks(advice, method.name), lr=lr, steps=setting.steps)
             progress.advance(method.name)
-        found.append(
+        reductions.append(
             {"method": method.name, "trains": method.train, "rates": by_rate, "measured": max(by_rate.values())}
         )
-    return found
+    return reductions
 
 
 def _layers(bench: Bench, advice: Advice, setting: Setting) -> list[dict[str, Any]]:
+    """The measured reduction of training one layer alone, on either side."""
     modules = list(dict.fromkeys(row.module for row in advice.rows))[:: setting.stride]
     rows = [row for row in advice.rows if row.method in SIDES and row.module in modules]
-    progress, found = Progress("layers", len(rows)), []
+    progress, reductions = Progress("layers", len(rows)), []
     for row in rows:
         measured = bench.reduction(METHODS[row.method], {row.module: row.rank}, lr=RATES[0], steps=setting.layer_steps)
-        found.append({"module": row.module, "method": row.method, "measured": measured})
+        reductions.append({"module": row.module, "method": row.method, "measured": measured})
         progress.advance(row.module)
-    return found
+    return reductions
+
+
+# Estimates and measured figures of the same things, in one order.
+Pairing = tuple[list[float], list[float]]
+B_LESS_A = "B less A, over layers"
 
 
 def _correlations(
     advice: Advice, by_method: Sequence[dict[str, Any]], by_layer: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Of the expected and the fitted reduction at one damping."""
-    totals = {total.method: total for total in advice.totals()}
-    rows = {(row.module, row.method): row for row in advice.rows}
     kinds: dict[str, Callable[[Any], float]] = {"expected": lambda e: e.reduction, "fitted": lambda e: e.fitted}
-    found: dict[str, Any] = {"damping": advice.damping}
+    correlations: dict[str, Any] = {"damping": advice.damping}
     for kind, read in kinds.items():
-        one_sided = [m for m in by_method if not side_named(m["trains"]).gain_is_bound]
-        groups = {
-            "methods": ([read(totals[m["method"]]) for m in by_method], [m["measured"] for m in by_method]),
-            "one-sided methods": ([read(totals[m["method"]]) for m in one_sided], [m["measured"] for m in one_sided]),
+        pairings = {**_of_methods(advice, by_method, read), **_of_layers(advice, by_layer, read)}
+        estimated, measured = pairings[B_LESS_A]
+        agreed = np.sign(estimated) == np.sign(measured)
+        correlations[kind] = {
+            **{name: agreement(x, y) for name, (x, y) in pairings.items()},
+            "right side": {"layers": int(agreed.sum()), "of": len(estimated)},
         }
-        for side in SIDES:
-            points = [p for p in by_layer if p["method"] == side]
-            groups[f"layers, {side}"] = (
-                [read(rows[p["module"], side]) for p in points],
-                [p["measured"] for p in points],
-            )
-        # Which of the two sides to train, layer by layer: the question that the command is asked.
-        modules = list(dict.fromkeys(p["module"] for p in by_layer))
-        real = {(p["module"], p["method"]): p["measured"] for p in by_layer}
-        groups["B less A, over layers"] = (
-            [read(rows[m, "asym_b"]) - read(rows[m, "asym_a"]) for m in modules],
-            [real[m, "asym_b"] - real[m, "asym_a"] for m in modules],
-        )
-        found[kind] = {name: agreement(x, y) for name, (x, y) in groups.items()}
-        agreed = np.sign(groups["B less A, over layers"][0]) == np.sign(groups["B less A, over layers"][1])
-        found[kind]["right side"] = {"layers": int(agreed.sum()), "of": len(modules)}
-    found["totals"] = {name: {"expected": t.reduction, "fitted": t.fitted} for name, t in totals.items()}
-    return found
+    correlations["totals"] = {t.method: {"expected": t.reduction, "fitted": t.fitted} for t in advice.totals()}
+    return correlations
+
+
+def _of_methods(
+    advice: Advice, by_method: Sequence[dict[str, Any]], read: Callable[[Any], float]
+) -> dict[str, Pairing]:
+    totals = {total.method: total for total in advice.totals()}
+    one_sided = [m for m in by_method if not side_named(m["trains"]).gain_is_bound]
+    return {
+        "methods": ([read(totals[m["method"]]) for m in by_method], [m["measured"] for m in by_method]),
+        "one-sided methods": ([read(totals[m["method"]]) for m in one_sided], [m["measured"] for m in one_sided]),
+    }
+
+
+def _of_layers(advice: Advice, by_layer: Sequence[dict[str, Any]], read: Callable[[Any], float]) -> dict[str, Pairing]:
+    rows = {(row.module, row.method): row for row in advice.rows}
+    measured = {(point["module"], point["method"]): point["measured"] for point in by_layer}
+    modules = list(dict.fromkeys(point["module"] for point in by_layer))
+    pairings: dict[str, Pairing] = {
+        f"layers, {side}": ([read(rows[m, side]) for m in modules], [measured[m, side] for m in modules])
+        for side in SIDES
+    }
+    # Which of the two sides to train, layer by layer: the question that the command answers.
+    pairings[B_LESS_A] = (
+        [read(rows[m, "asym_b"]) - read(rows[m, "asym_a"]) for m in modules],
+        [measured[m, "asym_b"] - measured[m, "asym_a"] for m in modules],
+    )
+    return pairings
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The section about the estimate's worth, as markdown."""
+    """Return the section about the estimate, as markdown."""
     first = result["correlations"][0]
     methods = [
         [
@@ -246,6 +271,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write advise.json, and print its tables."""
     parser = argparse.ArgumentParser(description="Writes advise.json and prints its tables.")
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     for name, default in Setting().__dict__.items():

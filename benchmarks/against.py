@@ -4,8 +4,8 @@
     python -m benchmarks.against ../before [--only cla,c3la@2] [--rounds 30] [--quick]
 
 Two processes, one per checkout, take turns round by round (A B, B A, ...); within a round each measures all variants in
-a shuffled order, its own limit among them. What is compared are the ratios to that limit, since two processes do not
-share an allocator's luck.
+a shuffled order, its own limit among them. The ratios to that limit are compared, since the memory layouts of two
+processes differ by chance.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def serve(setting: Setting, variants: list[str]) -> None:
 
 @torch.no_grad()
 def look(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the loss of one forward pass."""
     return model(**batch).loss
 
 
@@ -77,6 +78,7 @@ class Side:
         self.read()
 
     def read(self) -> str:
+        """Return the next line that the process prints."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -84,16 +86,19 @@ class Side:
         return line
 
     def round(self, kind: str, seed: int) -> dict[str, float]:
+        """Return one round of the process: each variant's milliseconds."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([kind, seed], allow_nan=False) + "\n")
         self.process.stdin.flush()
         return json.loads(self.read())
 
     def end(self) -> None:
+        """Wait until the process has ended."""
         self.process.communicate(timeout=60)
 
 
 def measure(before: Path, setting: Setting, variants: list[str]) -> dict[str, Any]:
+    """Measure both checkouts in turns, and return the ratios to their limits."""
     sides = {"before": Side(before, setting, variants), "after": Side(HERE, setting, variants)}
     rounds: dict[str, dict[str, list[dict[str, float]]]] = {kind: {name: [] for name in sides} for kind in KINDS}
     for kind in KINDS:
@@ -115,6 +120,7 @@ def compared(rounds: dict[str, list[dict[str, float]]], variant: str) -> dict[st
 
 
 def table(result: dict[str, Any]) -> str:
+    """Return the table of the ratios, as markdown."""
     header = ["", "variant", "before, x its limit", "after, x its limit", "after / before"]
     rows = [
         [kind, f"`{variant}`", *(figure(found[name], places=3) for name in ("before", "after", "after / before"))]
@@ -128,6 +134,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    """Compare this checkout with another one, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the other checkout")
     parser.add_argument("--only", default=",".join(VARIANTS))
@@ -139,7 +146,7 @@ def main() -> int:
     load = [os.getloadavg()[0]]
     figures = measure(options.before.resolve(), setting, options.only.split(","))
     load.append(os.getloadavg()[0])
-    result = {"setting": dataclasses.asdict(setting), "machine": machine(), "versions": versions()}
+    result: dict[str, Any] = {"setting": dataclasses.asdict(setting), "machine": machine(), "versions": versions()}
     result |= {"load": load, "figures": figures}
     write_json(options.out / "against.json", result)
     print(table(result))

@@ -43,6 +43,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return the sizes on disk and the times of loading."""
     variants = chosen(only, adapters(), [LORA])
     small = setting if setting.hidden < 768 else replace(setting, layers=4, hidden=768)
     loaded = chosen(only, representatives(chained=True), [LORA])
@@ -143,6 +144,7 @@ def loading_figures(milliseconds: Mapping[str, Sequence[float]]) -> dict[str, di
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of sizes and times, as markdown."""
     rows = []
     for variant, mine in result["bytes"].items():
         where, found = result["groups"].get(variant), result["figures"][variant]

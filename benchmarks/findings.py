@@ -33,99 +33,112 @@ RESULT = Path(__file__).parents[1] / "docs" / "findings.json"
 # A chain, and the method that is its first link alone.
 TWINS = {"cola": "lora", "rac_b": "asym_b", "rac_a": "asym_a", "c3la": "cla", "rc3la": "rcla", "cpaca": "paca"}
 EPSILON = 0.5
-Diagnosis = dict[str, Any]
-# Runs and what was found about each, by method and seed.
-Study = Mapping[str, Mapping[int, tuple[Run, Diagnosis]]]
+Diagnosis = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class DiagnosedRun:
+    """A finished run and what `lopsided diagnose` says of it."""
+
+    run: Run
+    diagnosis: Diagnosis
+
+    @property
+    def label(self) -> str:
+        """The method, with its learning rate where that is not the method's own."""
+        method, rate = self.run.method, self.run.learning_rate
+        return method.name if rate == method.lr else f"{method.name} at {rate:g}"
+
+
+# Each method's runs, by seed.
+Study = Mapping[str, Mapping[int, DiagnosedRun]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigure:
     """One figure of a run, and how it is written."""
 
     title: str
     read: Callable[[Run, Diagnosis], float]
     places: int = 3
 
+    def of(self, diagnosed: DiagnosedRun) -> float:
+        """Return the figure of a run."""
+        return self.read(diagnosed.run, diagnosed.diagnosis)
+
 
 def _intruders(which: str) -> Callable[[Run, Diagnosis], float]:
     def read(run: Run, diagnosis: Diagnosis) -> float:
-        found = diagnosis["intruders"]
-        place = int(np.argmin(np.abs(np.array(found["epsilons"]) - EPSILON)))
-        return float(found[which]["mean"][place])
+        intruders = diagnosis["intruders"]
+        place = int(np.argmin(np.abs(np.array(intruders["epsilons"]) - EPSILON)))
+        return float(intruders[which]["mean"][place])
 
     return read
 
 
-def score_of(run: Run, split: str) -> float:
-    """Return a run's score on a split; NaN where it could not be computed."""
-    score = run.metrics[split].score.value
-    return float("nan") if score is None else score
+def _score(run: Run, splits: Sequence[str]) -> float:
+    """The mean score of splits, in points."""
+    return 100 * float(np.mean([np.nan if (s := run.metrics[name].score.value) is None else s for name in splits]))
 
 
 FIGURES = {
-    "intruders": Figure(title=f"intruders a layer at ε = {EPSILON}, all vectors", read=_intruders("all"), places=1),
-    "intruders_top": Figure(title=f"intruders a layer at ε = {EPSILON}, top 10", read=_intruders("top_k"), places=2),
-    "hessian_top": Figure(
+    "intruders": RunFigure(title=f"intruders a layer at ε = {EPSILON}, all vectors", read=_intruders("all"), places=1),
+    "intruders_top": RunFigure(title=f"intruders a layer at ε = {EPSILON}, top 10", read=_intruders("top_k"), places=2),
+    "hessian_top": RunFigure(
         title="top Hessian eigenvalue", read=lambda r, d: d["landscape"]["sharpness"]["hessian_top"], places=2
     ),
-    "largest": Figure(
+    "largest": RunFigure(
         title="largest rise of the loss within the radius", read=lambda r, d: d["landscape"]["sharpness"]["largest"]
     ),
-    "norm": Figure(
+    "norm": RunFigure(
         title="‖ΔW‖_F, all layers",
         read=lambda r, d: float(np.sqrt(sum(layer["delta"]["frobenius"] ** 2 for layer in d["layers"]))),
         places=2,
     ),
-    "gap": Figure(title="test loss - training loss", read=lambda r, d: d["generalization"]["gaps"]["test"]["value"]),
-    "test_loss": Figure(title="test loss", read=lambda r, d: d["generalization"]["splits"]["test"]["loss"]),
-    "test_score": Figure(title="test score, points", read=lambda r, d: 100 * score_of(r, "test"), places=1),
-    "out_of_domain": Figure(
+    "gap": RunFigure(title="test loss - training loss", read=lambda r, d: d["generalization"]["gaps"]["test"]["value"]),
+    "test_loss": RunFigure(title="test loss", read=lambda r, d: d["generalization"]["splits"]["test"]["loss"]),
+    "test_score": RunFigure(title="test score, points", read=lambda r, d: _score(r, ["test"]), places=1),
+    "out_of_domain": RunFigure(
         title="out-of-domain score, points",
-        read=lambda r, d: 100 * float(np.mean([score_of(r, name) for name in r.task.out_of_domain])),
+        read=lambda r, d: _score(r, r.task.out_of_domain),
         places=1,
     ),
 }
 
 
-def read_study(folders: Sequence[Path]) -> dict[str, dict[int, tuple[Run, Diagnosis]]]:
-    """Each method's diagnosed runs, by seed; a method at another learning rate than its own is one for itself.
+def read_study(folders: Sequence[Path]) -> dict[str, dict[int, DiagnosedRun]]:
+    """Read each method's diagnosed runs, by seed; a method at another learning rate than its own counts as another.
 
     Raises:
-        LopsidedError: if a run has no diagnosis.
+        LopsidedError: if a run is not finished, or has no diagnosis.
     """
-    found: dict[str, dict[int, tuple[Run, Diagnosis]]] = {}
-    for folder in folders:
-        for path in run_folders(folder):
-            run = finished_run(path)
-            if run.diagnosis is None:
-                why = run.diagnosis_note or "there is none"
-                raise LopsidedError(f"expected a diagnosed run, got {path} without diagnosis.json ({why})")
-            found.setdefault(label(run), {})[run.seed] = (run, run.diagnosis)
-    return found
-
-
-def label(run: Run) -> str:
-    """Return a method's name, and its learning rate where it is not its own."""
-    method, rate = run.method, run.learning_rate
-    return method.name if rate == method.lr else f"{method.name} at {rate:g}"
+    study: dict[str, dict[int, DiagnosedRun]] = {}
+    for path in [path for folder in folders for path in run_folders(folder)]:
+        run = finished_run(path)
+        if run.diagnosis is None:
+            why = run.diagnosis_note or "there is none"
+            raise LopsidedError(f"expected a diagnosed run, got {path} without diagnosis.json ({why})")
+        diagnosed = DiagnosedRun(run=run, diagnosis=run.diagnosis)
+        study.setdefault(diagnosed.label, {})[run.seed] = diagnosed
+    return study
 
 
 def comparisons(study: Study) -> dict[str, dict[str, str]]:
-    """Chains and their twins: each at its own learning rate, and at the chain's where the twin was run at it."""
-    rates = {name: next(iter(runs.values()))[0].learning_rate for name, runs in study.items()}
+    """Pair chains with their twins: each at its own learning rate, and at the chain's where the twin was run at it."""
+    rates = {name: next(iter(runs.values())).run.learning_rate for name, runs in study.items()}
     own = {chain: twin for chain, twin in TWINS.items() if chain in study and twin in study}
     equal = {
-        chain: found
+        chain: label
         for chain, twin in TWINS.items()
-        for found in (twin, f"{twin} at {rates.get(chain, 0):g}")
-        if chain in study and found in study and rates[found] == rates[chain]
+        for label in (twin, f"{twin} at {rates.get(chain, 0):g}")
+        if chain in study and label in study and rates[label] == rates[chain]
     }
     pairs = {"each at its own learning rate": own, "both at one learning rate": equal}
     return {name: twins for name, twins in pairs.items() if twins}
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """Means and paired differences of every figure."""
+    """Return the means and paired differences of every figure, as findings.json holds them."""
     pairs = comparisons(study)
     paired = [set(study[name]) for twins in pairs.values() for pair in twins.items() for name in pair]
     seeds = sorted(set.intersection(*paired)) if paired else []
@@ -134,41 +147,42 @@ def measure(study: Study) -> dict[str, Any]:
     result: dict[str, Any] = {"seeds": seeds, "pairs": pairs, "figures": {}}
     for key, figure in FIGURES.items():
         values = {
-            name: {seed: figure.read(*run) for seed, run in runs.items()}
+            name: {seed: figure.of(run) for seed, run in runs.items()}
             for name, runs in study.items()
             if all(_has(figure, run) for run in runs.values())
-        }
-        apart = {
-            title: {
-                chain: np.array([values[chain][seed] - values[twin][seed] for seed in seeds])
-                for chain, twin in twins.items()
-            }
-            for title, twins in pairs.items()
         }
         result["figures"][key] = {
             "title": figure.title,
             "methods": {name: _plain(over_seeds(list(of.values()))) for name, of in values.items()},
-            "chain less twin": {
-                title: {
-                    **{chain: _plain(over_seeds(difference)) for chain, difference in of.items()},
-                    "all": _plain(over_seeds(np.mean(list(of.values()), axis=0))),
-                }
-                for title, of in apart.items()
-            },
+            "chain less twin": {title: _differences(values, twins, seeds) for title, twins in pairs.items()},
         }
     return result
 
 
-def _has(figure: Figure, run: tuple[Run, Diagnosis]) -> bool:
+def _differences(
+    values: Mapping[str, Mapping[int, float]], twins: Mapping[str, str], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Chain minus twin, paired by seed: of each pair, and the mean over pairs."""
+    apart = {
+        chain: np.array([values[chain][seed] - values[twin][seed] for seed in seeds]) for chain, twin in twins.items()
+    }
+    return {
+        **{chain: _plain(over_seeds(difference)) for chain, difference in apart.items()},
+        # Within a seed first, so that its interval is over seeds as well.
+        "all": _plain(over_seeds(np.mean(list(apart.values()), axis=0))),
+    }
+
+
+def _has(figure: RunFigure, run: DiagnosedRun) -> bool:
     """Whether a run has the figure; whole-model runs have no layers' factors, and so on."""
     try:
-        return np.isfinite(figure.read(*run))
+        return bool(np.isfinite(figure.of(run)))
     except (KeyError, TypeError):
         return False
 
 
-def _plain(found: Measured) -> dict[str, Any]:
-    return {"value": found.value, "interval": None if found.interval is None else list(found.interval)}
+def _plain(figure: Measured) -> dict[str, Any]:
+    return {"value": figure.value, "interval": None if figure.interval is None else list(figure.interval)}
 
 
 def tables(result: Mapping[str, Any]) -> str:
@@ -201,6 +215,7 @@ def _written(found: Mapping[str, Any] | None, places: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write findings.json, and print its tables."""
     parser = argparse.ArgumentParser(description="Writes findings.json and prints its tables.")
     parser.add_argument("runs", type=Path, nargs="+", help="diagnosed run directories, or folders of them")
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")

@@ -29,6 +29,11 @@ Peak = Callable[[Callable[[], object]], int]
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return memory, throughput and times of every variant.
+
+    Raises:
+        LopsidedError: without a CUDA device.
+    """
     if not torch.cuda.is_available():
         raise LopsidedError(
             "expected a CUDA device, found none, so nothing is measured and no figure is printed; run it on a machine "
@@ -135,6 +140,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the tables of memory and times, as markdown."""
     parts = []
     for dtype, found in result["by_dtype"].items():
         rows = [

@@ -1,4 +1,4 @@
-"""What the first ten singular vectors of a tuned layer cost beside a decomposition of it.
+"""What the first ten singular vectors of a tuned layer cost next to a decomposition of it.
 
     python -m benchmarks.intruders [--hidden 2048] [--r 16] [--rounds 7] [--out DIR]
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ TARGET = 8.0
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return times and counts of both ways."""
     shares = [share for share in SHARES if only is None or str(share) in only]
     if not shares:
         raise LopsidedError(f"expected shares among {', '.join(map(str, SHARES))}, got {only}; correct --only")
@@ -49,7 +51,7 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
 
 def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """The ratio of both ways' times for an update of that share, and their milliseconds."""
-    layer = made(setting, share)
+    layer = tuned_layer(setting, share)
     base = base_svd(layer.weight, cache)
     exact = count(closest(layer, base)[:TOP], EPSILONS)
     found: dict[str, list[int]] = {}
@@ -61,7 +63,7 @@ def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], di
         found["decomposition"] = count(decomposed(layer, cache), EPSILONS)
 
     ways = {"search": search, "decomposition": decomposition}
-    taken = turns({name: lambda work=work: wall_ms(work) for name, work in ways.items()}, setting, f"share {share}")
+    taken = turns({name: partial(wall_ms, work) for name, work in ways.items()}, setting, f"share {share}")
     return {
         "times_faster": ratio(taken, "decomposition", "search"),
         "milliseconds": {name: median_interval(values) for name, values in taken.items()},
@@ -71,7 +73,7 @@ def one(setting: Setting, share: float, cache: Path) -> tuple[dict[str, Any], di
     }, taken
 
 
-def made(setting: Setting, share: float) -> Layer:
+def tuned_layer(setting: Setting, share: float) -> Layer:
     """A layer with an update of that share of the weight's norm."""
     draw, d = torch.Generator().manual_seed(setting.seed), setting.hidden
     W0 = 0.02 * torch.randn(d, d, generator=draw)
@@ -83,11 +85,13 @@ def made(setting: Setting, share: float) -> Layer:
 def decomposed(layer: Layer, cache: Path) -> np.ndarray:
     """max_i |⟨u_j, u_i⁰⟩| of the first vectors, from torch's decomposition of the tuned weight in float32."""
     base, update = base_svd(layer.weight, cache), layer.links[0]
+    assert update.right is not None
     tuned = torch.linalg.svd(layer.weight + update.left @ update.right, full_matrices=False)[0]
     return (base.left.T @ tuned[:, :TOP]).abs().amax(0).numpy()
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of times, as markdown."""
     rows = []
     for share, found in result["figures"].items():
         taken, at_half = found["milliseconds"], found["counts"]["float64"][EPSILONS.index(0.5)]

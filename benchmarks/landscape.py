@@ -1,10 +1,10 @@
-"""What a landscape costs beside its evaluations alone.
+"""What a landscape costs next to its evaluations alone.
 
     python -m benchmarks.landscape [--rounds 5] [--points 25] [--rows 256] [--whole] [--out DIR]
 
 A chained adapter on all linear layers of the embedded model is merged, and 256 validation rows of vader/movie are put
 into batches of similar lengths. In each round, one row of a surface of 25 x 25 points takes its turn with 25 plain
-evaluations of the same batches at the centre, in an order that is shuffled anew; a row is what a surface consists of.
+evaluations of the same batches at the centre, in a freshly shuffled order; a surface consists of such rows.
 With --whole, the surface with all its 625 points is timed against 625 evaluations, once.
 """
 
@@ -63,7 +63,7 @@ class Setting:
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Times of a row and of its evaluations alone, and their ratio."""
-    model, batches = made(setting)
+    model, batches = merged_model(setting)
     plane = Plane(model, random_directions(plane_parameters(model), seed=setting.seed))
     values, chosen = axis(setting.points), random.Random(setting.seed)
 
@@ -89,7 +89,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     work = {ROW: lambda: timed(ROW, row), PASSES: lambda: timed(PASSES, passes)}
     taken = turns(work, setting, "landscape: rounds")
     busy = {name: times[-setting.rounds :] for name, times in busy.items()}
-    result = {
+    result: dict[str, Any] = {
         "milliseconds": taken,
         "processor_milliseconds": busy,
         "figures": {
@@ -103,13 +103,13 @@ def measure(setting: Setting) -> dict[str, Any]:
     return result
 
 
-def made(setting: Setting) -> tuple[Any, list[Batch]]:
+def merged_model(setting: Setting) -> tuple[Any, list[Batch]]:
     """The merged model, and batches of similar lengths."""
     config = TrainConfig(model=setting.model, task=setting.task, seed=setting.seed, out=Path("unused"))
     inputs = load_inputs(config)
     rows = sample_rows(inputs.data.encoded.splits["validation"], setting.rows)
     collate = inputs.data.collator()
-    batches = [
+    batches: list[Batch] = [
         dict(collate([rows[i] for i in range(start, min(start + setting.batch_size, len(rows)))]))
         for start in range(0, len(rows), setting.batch_size)
     ]
@@ -140,6 +140,7 @@ def whole(setting: Setting, model: Any, batches: list[Batch]) -> float:
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of times, as markdown."""
     setting = result["setting"]
     words = {
         "row_to_evaluations": f"a row of {setting['points']} points against {setting['points']} evaluations",
@@ -158,6 +159,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Write landscape.json, and print its table."""
     parser = argparse.ArgumentParser(description="Writes landscape.json and prints its table.")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     for field in dataclasses.fields(Setting):

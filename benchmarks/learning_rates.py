@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def search(loss_at: Callable[[float], float], start: float) -> dict[float, float
 
 
 def main() -> None:
+    """Search every method's learning rate, and write the losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -61,7 +63,8 @@ def main() -> None:
         print(dumps({"method": name, "chosen": min(losses, key=lambda rate: losses[rate])}, indent=None), flush=True)
 
 
-def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, float]:
+def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) -> dict[str, Any]:
+    """Return the validation figures of one run."""
     out = shared.out / f"{name}-{rate:g}-{seed}"
     config = dataclasses.replace(shared, method=name, lr=rate, seed=seed, out=out)
     try:

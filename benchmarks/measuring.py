@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class Setting:
 
     Args:
         layers, hidden: of the encoder; heads are 64 wide, the feed-forward part is four times as wide.
-        batch, length: rows and tokens a row.
+        batch, length: rows and tokens per row.
         r: rank of every adapter.
         dropout: the model's own. 0 by default: the masks would be in every figure, the limit's as well, and bring
             all ratios nearer to 1.
@@ -77,7 +77,7 @@ class Benchmark:
 
     Args:
         name: of its JSON file.
-        measure: (setting, variants asked for or None) -> what the result holds beside settings and machine.
+        measure: (setting, requested variants or None) -> what the result holds next to settings and machine.
         table: the whole result as markdown.
         default: the setting when no option is given.
     """
@@ -119,7 +119,7 @@ class Benchmark:
 
 
 def stamped(name: str, setting: Any, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured with `setting.threads` threads, beside all that is needed to read it elsewhere."""
+    """Measure with `setting.threads` threads, and return the figures with all that is needed to read them elsewhere."""
     torch.set_num_threads(setting.threads)
     before = os.getloadavg()[0]
     measured = measure()
@@ -144,8 +144,24 @@ def wall_ms(work: Callable[[], object]) -> float:
     return 1000.0 * (time.perf_counter() - start)
 
 
-def turns(work: Mapping[str, Callable[[], float]], setting: Setting, title: str) -> dict[str, list[float]]:
-    """Measure each piece of work once a round, in an order that is shuffled anew for each round.
+class Rounds(Protocol):
+    """How often a benchmark measures, and the seed of its order."""
+
+    @property
+    def rounds(self) -> int:
+        """Measurements of each piece of work."""
+
+    @property
+    def warmup(self) -> int:
+        """Measurements before them, which are thrown away."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the turns."""
+
+
+def turns(work: Mapping[str, Callable[[], float]], setting: Rounds, title: str) -> dict[str, list[float]]:
+    """Measure each piece of work once a round, in an order that is shuffled again for each round.
 
     Args:
         work: by name; each call does the work once and returns its milliseconds.
@@ -185,6 +201,7 @@ class Progress:
         self.done, self.start, self.said = 0, time.monotonic(), time.monotonic()
 
     def advance(self, what: str = "") -> None:
+        """Count one more step, and print how far the work is."""
         self.done += 1
         now = time.monotonic()
         if now - self.said >= self.every or self.done == self.total:

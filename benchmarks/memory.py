@@ -1,4 +1,4 @@
-"""What training keeps in memory: the bytes that autograd saves, the peak of a fresh process, and an advance's extra.
+"""The memory of training: the bytes that autograd saves, the peak of a fresh process, and an advance's extra.
 
     python -m benchmarks.memory [--only cla,c3la] [--quick]
 
@@ -76,6 +76,7 @@ def figures(bytes_of: Mapping[str, Measured]) -> dict[str, dict[str, Interval]]:
 
 
 def in_fresh_process(variant: str, setting: Setting) -> Measured:
+    """Measure a variant in a process of its own."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(one, variant, setting).result()
 
@@ -100,6 +101,7 @@ def one(variant: str, setting: Setting) -> Measured:
 
 
 def is_chained(variant: str) -> bool:
+    """Return whether a variant's method has a chain."""
     name, _ = split(variant)
     return name in METHODS and METHODS[name].chain is not None
 
@@ -166,6 +168,7 @@ def allocated_within(events: Sequence[Mapping[str, Any]], name: str) -> dict[str
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the tables of bytes, as markdown."""
     rows, advances = [], []
     for variant, mine in result["bytes"].items():
         found, where = result["figures"][variant], result["groups"].get(variant)

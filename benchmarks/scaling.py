@@ -41,6 +41,7 @@ Part = dict[str, Any]
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return the parts, each with its figures."""
     for name in only or ():
         if name not in PARTS:
             raise LopsidedError(f"expected parts among {', '.join(PARTS)}, got {name!r}; correct --only")
@@ -54,6 +55,7 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
 
 
 def stepping(trainees: Mapping[str, Trainee]) -> dict[str, Callable[[], float]]:
+    """Return functions that time one training step of each trainee."""
     return {key: partial(wall_ms, made.step) for key, made in trainees.items()}
 
 
@@ -109,7 +111,7 @@ def links(setting: Setting) -> Part:
 
 
 def stacked(setting: Setting) -> Part:
-    """The same beside a bfloat16 base, where links stay stacked in float32."""
+    """The same next to a bfloat16 base, where links stay stacked in float32."""
     return chains(setting, torch.bfloat16, "links, stacked")
 
 
@@ -119,6 +121,7 @@ def chained() -> list[str]:
 
 
 def chains(setting: Setting, dtype: torch.dtype, name: str) -> Part:
+    """Measure steps with several links behind them."""
     lengths = LINKS if setting.hidden >= 768 else LINKS[:3]
     small = replace(setting, layers=1)
     trainees = {LIMIT: trainee(LIMIT, small, dtype=dtype), TWIN: trainee(TWIN, small, dtype=dtype)}
@@ -152,7 +155,7 @@ def count(setting: Setting) -> Part:
 
 
 def add_adapters(model: torch.nn.Module, variant: str, number: int) -> None:
-    """Add idle adapters of the same kind beside the active one."""
+    """Add idle adapters of the same kind to the active one."""
     assert isinstance(model, peft.PeftModel)
     first = model.peft_config["default"]
     for i in range(number):
@@ -177,6 +180,7 @@ def disable(setting: Setting) -> Part:
 
 
 def in_and_out(model: torch.nn.Module) -> None:
+    """Enter and leave `disable_adapter` once."""
     assert isinstance(model, peft.PeftModel)
     with model.disable_adapter():
         pass
@@ -196,6 +200,7 @@ def advance(setting: Setting) -> Part:
 
 
 def advancing(made: Trainee) -> float:
+    """Return the milliseconds of one advance."""
     learn_something(made.model)
     return wall_ms(made.advance)
 
@@ -246,6 +251,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def by_point(part: Part, figures: str) -> str:
+    """Return a part as a table with one row per point of its sweep."""
     shown = dict.fromkeys(key.partition(" ")[0] for key in part[figures])
     variants = [variant for variant in shown if variant != LIMIT]
     rows = [
@@ -255,6 +261,7 @@ def by_point(part: Part, figures: str) -> str:
 
 
 def by_moment(part: Part) -> str:
+    """Return a part as a table with one row per variant."""
     rows = [[f"`{v}`", figure(part["ms"][v], places=1), figure(part["in_steps"][v], places=3)] for v in part["ms"]]
     return markdown(["variant", "ms", "in training steps"], rows)
 

@@ -44,9 +44,10 @@ def everything() -> list[str]:
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
-    asked = chosen(only, everything(), [LIMIT, TWIN, LORA])
-    references = [variant for variant in asked if group(variant) is None]
-    batches = [[*references, *(v for v in asked if group(v) == name)] for name in GROUPS]
+    """Return the times of each process, and their ratios."""
+    variants = chosen(only, everything(), [LIMIT, TWIN, LORA])
+    references = [variant for variant in variants if group(variant) is None]
+    batches = [[*references, *(v for v in variants if group(v) == name)] for name in GROUPS]
     batches = [batch for batch in batches if len(batch) > len(references)] or [references]
     # Few models in memory at once, as in training.
     run = step_times if len(batches) == 1 else in_fresh_process
@@ -56,14 +57,15 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
         found = {**figures(milliseconds), **found}
     noises = [ratio(milliseconds, TWIN, LIMIT) for milliseconds in processes]
     return {
-        "groups": groups(asked),
+        "groups": groups(variants),
         "noise": max(noises, key=lambda noise: abs(noise["median"] - 1)),
-        "figures": {variant: found[variant] for variant in asked},
+        "figures": {variant: found[variant] for variant in variants},
         "processes": processes,
     }
 
 
 def in_fresh_process(variants: Sequence[str], setting: Setting) -> dict[str, list[float]]:
+    """Measure variants in a process of their own."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(step_times, variants, setting).result()
 
@@ -96,6 +98,7 @@ def figures(milliseconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, 
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of step times, as markdown."""
     rows = []
     for variant, found in result["figures"].items():
         where = result["groups"].get(variant)

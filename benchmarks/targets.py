@@ -1,4 +1,4 @@
-"""What was aimed at, as data, and how the measured figures stand to it.
+"""The targets of the benchmarks, as data, and whether the measured figures meet them.
 
 Every benchmark's result holds `figures`, by variant and by figure, as intervals, and `groups`, which says what group a
 variant belongs to. A target looks at the worst variant of its group.
@@ -95,7 +95,7 @@ def worst(target: Target, result: Mapping[str, Any]) -> tuple[str, Interval] | N
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """All targets with the figures beside them, from the results by benchmark."""
+    """Return all targets with their figures as a table, from the results by benchmark."""
     rows = []
     for target in TARGETS:
         result = results.get(target.benchmark)
@@ -113,7 +113,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def cell(value: Interval | None, benchmark: str, name: str, group: str | None) -> str:
-    """A figure of one variant with its target and verdict beside it, where its group has one."""
+    """Return a figure of one variant, with its target and verdict where its group has one."""
     aimed = [t for t in TARGETS if (t.benchmark, t.figure) == (benchmark, name) and t.group == group]
     if value is None or group is None or not aimed or aimed[0].at_most is None:
         return figure(value)

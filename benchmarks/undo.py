@@ -1,4 +1,4 @@
-"""What exact undo costs in bytes a weight, by the size of the update.
+"""What exact undo costs in bytes per weight, by the size of the update.
 
     python -m benchmarks.undo [--hidden 768] [--r 16] [--out DIR]
 
@@ -6,7 +6,7 @@ W0 is normal with a standard deviation of 0.02; the update is one link's s·B·A
 given share of W0's over the entries that ΔW can reach. Bytes count what is kept while a chain's ended link is written
 in: corrections, digests, and which columns a selector reaches. A merged adapter keeps a copy of its trained factor as
 well. A weight is one of all d_out·d_in, so a selector, which reaches r columns only, costs little whatever its update.
-These are counts, not times: one run says it all.
+These are counts, not times, and one run is enough.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ KINDS = ("dense", "columns")
 
 
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
+    """Return bytes per weight by the size of the update."""
     return {
         "figures": {
             f"{kind}, {dtype}": {
@@ -78,6 +79,7 @@ def takeover(setting: Setting, kind: str, dtype: torch.dtype) -> float | None:
 
 
 def table(result: Mapping[str, Any]) -> str:
+    """Return the table of bytes, as markdown."""
     rows = []
     for name, found in result["figures"].items():
         costs = [f"{found['bytes_a_weight'][str(share)]:.2g}" for share in SHARES]

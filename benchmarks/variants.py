@@ -8,8 +8,8 @@ the references
     peft_lora            stock `peft.LoraConfig` of the same rank, scale and targets
     peft_lora_frozen_A   the same with A frozen
 
-In every variant the output of the embeddings asks for a gradient, as it does where gradients are checkpointed, so all
-of them do the limit's work and differ by the adapter alone.
+In every variant the output of the embeddings requires a gradient, as it does where gradients are checkpointed, so that
+all of them do the limit's work and differ by the adapter alone.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def representatives(*, chained: bool) -> list[str]:
 
 
 def chosen(only: Sequence[str] | None, default: Sequence[str], references: Sequence[str]) -> list[str]:
-    """The references and what was asked for, or the default where nothing was; names are checked before any work."""
+    """Return the references and the requested variants, or the default ones; names are checked before any work."""
     variants = list(dict.fromkeys([*references, *(default if only is None else only)]))
     for variant in variants:
         split(variant)

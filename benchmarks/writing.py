@@ -55,6 +55,7 @@ def verdict(value: Interval, at_most: float | None) -> str:
 
 
 def mebibytes(count: float) -> str:
+    """Return bytes as text, in MiB."""
     return f"{count / 2**20:,.1f} MiB"
 
 

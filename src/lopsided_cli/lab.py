@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from lopsided_cli.failures import BadInput
 from lopsided_cli.printing import print_json, print_table
 
 if TYPE_CHECKING:
-    from lopsided.lab import Experiment
+    from lopsided.lab import Experiment, LabResult
 
 
 def lab(
@@ -31,26 +31,22 @@ def lab(
     from lopsided.lab import EXPERIMENTS, Request, run_experiment, write_page
 
     if list_:
-        _list(list(EXPERIMENTS.values()), json)
+        _list(EXPERIMENTS.values(), json)
         return
     experiments = _experiments(name, data)
     folder = out or options.free_folder(f"lab-{name}")
-    results, folders = [], []
+    results = []
     for experiment in experiments:
-        request = Request(
-            size="quick" if quick else "full",
-            seeds=seeds,
-            data=data,
-            note=lambda text, e=experiment: typer.echo(f"{e.name}: {text}", err=True),  # type: ignore[misc]
-        )
-        folders.append(folder / experiment.name if name == "all" else folder)
-        results.append(run_experiment(experiment, request, folders[-1], resume=resume))
+        request = Request(size="quick" if quick else "full", seeds=seeds, data=data, note=_note_of(experiment.name))
+        own_folder = folder / experiment.name if name == "all" else folder
+        results.append(run_experiment(experiment, request, own_folder, resume=resume))
         if not json:
-            _print_result(results[-1], folders[-1])
+            _print_result(results[-1])
     if page is not None:
-        write_page(folders, page)
+        write_page([result.folder for result in results], page)
     if json:
-        print_json(results if name == "all" else results[0])
+        records = [result.record for result in results]
+        print_json(records if name == "all" else records[0])
 
 
 def _experiments(name: str | None, data: Path | None) -> list[Experiment]:
@@ -65,7 +61,16 @@ def _experiments(name: str | None, data: Path | None) -> list[Experiment]:
     return list(EXPERIMENTS.values())
 
 
-def _list(experiments: Sequence[Experiment], json: bool) -> None:
+def _note_of(name: str) -> Callable[[str], None]:
+    """What tells a person how far an experiment is."""
+
+    def note(text: str) -> None:
+        typer.echo(f"{name}: {text}", err=True)
+
+    return note
+
+
+def _list(experiments: Iterable[Experiment], json: bool) -> None:
     if json:
         print_json([{"name": e.name, "claim": e.claim, "source": e.source} for e in experiments])
         return
@@ -73,20 +78,12 @@ def _list(experiments: Sequence[Experiment], json: bool) -> None:
     print_table(("experiment", "claim", "source"), rows, unbroken=("experiment",))
 
 
-def _print_result(result: Mapping[str, Any], folder: Path) -> None:
-    from lopsided.lab.result_file import measured_text, state_text
-
+def _print_result(result: LabResult) -> None:
     print_table(
         ("figure", "measured", "range for the claim", "paper", ""),
         [
-            (
-                each["what"],
-                measured_text(each),
-                each["tolerance"],
-                "" if each["paper"] is None else f"{each['paper']:.4g}",
-                state_text(each),
-            )
-            for each in result["figures"]
+            (figure.what, figure.measured_text, figure.tolerance, figure.paper_text, figure.state_text)
+            for figure in result.figures
         ],
-        title=f"{result['name']}: {result['verdict']}  ({result['seconds']:g} s, {folder}/result.json)",
+        title=f"{result.name}: {result.verdict}  ({result.seconds:g} s, {result.folder}/result.json)",
     )

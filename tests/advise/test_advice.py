@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lopsided import METHODS, LopsidedError, Orthonormal, Singular, register
 from lopsided.advise import advise, collect, distinct, fit_head
-from lopsided.advise.advice import equal_rank
+from lopsided.advise.layer_gains import equal_rank
 from lopsided.method.sketch import layer_seed
 from lopsided.theory.dims import linear_maps
 from tests import tiny
@@ -163,9 +163,9 @@ def test_ranks_stay_within_one_and_the_width():
 
 def test_gradients_are_those_of_autograd():
     model, batches = tiny.bert(), bert_batches()
-    moments, predictions = collect(model, batches, linear_maps(model))
-    assert predictions == 10
-    for name, found in moments.items():
+    moments = collect(model, batches, linear_maps(model))
+    assert moments.predictions == 10
+    for name, found in moments.by_layer.items():
         weight = model.get_submodule(name).weight
         for batch, gradient in zip(batches, found.gradients):
             (expected,) = torch.autograd.grad(model(**batch).loss, weight)
@@ -179,7 +179,7 @@ def test_curvature_of_a_classifier_is_its_fisher_information():
     model = Linear(4, 3)
     model.map.weight.data[:, 0] = torch.tensor([1.0, 0.0, -1.0])
     labels = torch.zeros(20000, dtype=torch.long)
-    moments, _ = collect(model, split(features, labels, 5000), [("map", model.map)])
+    moments = collect(model, split(features, labels, 5000), [("map", model.map)]).by_layer
     p = model(features, labels).logits.softmax(1).detach()
     expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(0)
     # All labels are of one class: gradients of the data would show another matrix.
@@ -194,7 +194,7 @@ def test_padding_does_not_count():
         mask = F.pad(batch["attention_mask"], (0, 3))
         padded.append({**batch, "input_ids": F.pad(batch["input_ids"], (0, 3), value=7), "attention_mask": mask})
     layers = linear_maps(model)
-    plain, with_padding = collect(model, batches, layers)[0], collect(model, padded, layers)[0]
+    plain, with_padding = (collect(model, given, layers).by_layer for given in (batches, padded))
     for name in plain:
         assert np.allclose(plain[name].sigma, with_padding[name].sigma, atol=1e-5), name
         assert np.allclose(plain[name].gamma, with_padding[name].gamma, atol=1e-6), name
@@ -207,7 +207,7 @@ def test_tokens_that_the_loss_does_not_see_do_not_count():
     last = model.bert.encoder.layer[-1].output.dense
     hook = last.register_forward_hook(lambda module, args, output: inputs.append(args[0].detach()[:, 0]))
     [name] = [name for name, module in linear_maps(model) if module is last]
-    moments, _ = collect(model, batches, [(name, last)])
+    moments = collect(model, batches, [(name, last)]).by_layer
     hook.remove()
     first = torch.cat(inputs).double().numpy()
     assert np.allclose(moments[name].sigma, first.T @ first / len(first), atol=1e-5)
@@ -221,15 +221,15 @@ def test_a_language_models_predictions_are_its_labelled_tokens(build):
     for size in (3, 2):
         ids = torch.randint(1, 40, (size, 6), generator=generator)
         batches.append({"input_ids": ids, "labels": torch.where(torch.arange(6) < 2, -100, ids)})
-    moments, predictions = collect(model, batches, linear_maps(model))
-    assert predictions == 5 * 4
-    for name, found in moments.items():
+    moments = collect(model, batches, linear_maps(model))
+    assert moments.predictions == 5 * 4
+    for name, found in moments.by_layer.items():
         weight = model.get_submodule(name).weight
         (expected,) = torch.autograd.grad(model(**batches[0]).loss, weight)
         # GPT-2 keeps its weights transposed.
         expected = expected.T if build is tiny.gpt2 else expected
         assert torch.allclose(torch.from_numpy(found.gradients[0]), expected, atol=1e-6)
-    assert len(advise(model, batches, methods=["cla"], r=2).rows) == len(moments)
+    assert len(advise(model, batches, methods=["cla"], r=2).rows) == len(moments.by_layer)
 
 
 def test_the_model_is_left_as_it_was():

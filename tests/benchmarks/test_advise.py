@@ -47,8 +47,9 @@ def test_the_script_from_end_to_end(bert, words, tmp_path, capsys, monkeypatch):
 
 def test_a_run_trains_its_layers_and_lowers_the_loss(bert, words):
     config = script.TrainConfig(model=bert, task=words, batch_size=8, out=Path("unused"))
-    _, model, rows = script.load(config)
-    held_out, training = script.task_batches(rows, 8, 2, seed=0)
+    inputs = script.advice_inputs(config)
+    model = inputs.model
+    held_out, training = script.task_batches(inputs.rows, 8, 2, seed=0)
     before = script.mean_loss(model, held_out)
     bench = script.Bench(model, training, held_out, before)
     name = "bert.encoder.layer.1.output.dense"

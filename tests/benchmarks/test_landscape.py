@@ -36,7 +36,7 @@ def test_the_script_measures_and_writes(bert, words, tmp_path, capsys):
 
 def test_the_merged_adapter_is_in_the_weights(bert, words):
     setting = script.Setting(model=bert, task=words, r=2, rows=12, batch_size=5)
-    model, batches = script.made(setting)
+    model, batches = script.merged_model(setting)
     plain = script.load_inputs(script.TrainConfig(model=bert, task=words, out=script.Path("unused"))).model
     assert mean_loss(model, batches) != pytest.approx(mean_loss(plain.eval(), batches), abs=1e-4)
     lengths = [batch["input_ids"].shape[1] for batch in batches]

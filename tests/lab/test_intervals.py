@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lopsided import LopsidedError
-from lopsided.lab import EXPERIMENTS, Expected, Measured, read_results
+from lopsided.lab import EXPERIMENTS, Expected, Measured, read_result
 from lopsided.lab.experiments.digits_chain import PAPER
 from lopsided.lab.intervals import largest, largest_mean, least, over_seeds, quantile, share, slope
 from lopsided.lab.protocol import verdict_of
@@ -223,8 +223,12 @@ def test_a_result_of_version_0_1_0_is_judged_as_ranges_are_now(tmp_path):
     assert found["figures"][1]["why"] == {"state": "no interval was recorded"}
     assert found["verdict"] == "undecided"
     assert judged({"figures": [{**old, "interval": None}]}, frozenset({"x"}))["verdict"] == "reproduced"
-    (tmp_path / "result.json").write_text(json.dumps({"schema": 1, "verdict": "reproduced", "figures": figures}))
-    assert read_results([tmp_path])[0][1]["verdict"] == "undecided"
+    whole = json.loads((LAB / "counterexample" / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({**whole, "verdict": "reproduced", "figures": figures}))
+    result = read_result(tmp_path)
+    assert result.verdict == result.record["verdict"] == "undecided"
+    assert result.counts == "1 holds, 3 undecided"
+    assert [figure.to_json() for figure in result.figures] == result.record["figures"]
 
 
 def test_the_recorded_verdicts_follow_from_their_intervals_and_the_pages_say_so():

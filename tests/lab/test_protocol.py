@@ -12,23 +12,22 @@ from lopsided.lab import (
     EXPERIMENTS,
     Expected,
     Experiment,
-    Line,
     Measured,
     Outcome,
-    Plot,
     Request,
     experiment_named,
     over_seeds,
-    read_results,
+    read_result,
     run_experiment,
     slope,
     verdict,
     write_page,
 )
+from lopsided.plotting.svg import Drawing, Trace
 
 
 def outcome_of(values: list[float]) -> Outcome:
-    plot = Plot(name="p", title="A plot", x="x", y="y", lines=[Line(name="a", x=[1, 2], y=[1.0, 2.0])])
+    plot = Drawing(name="p", title="A plot", x="x", y="y", lines=[Trace(name="a", x=[1, 2], y=[1.0, 2.0])])
     return Outcome(
         measured=[value if isinstance(value, Measured) else Measured(value=value) for value in values],
         settings={"seeds": np.int64(3)},
@@ -106,9 +105,9 @@ def test_a_run_leaves_a_record_and_replaces_the_last_one(tmp_path):
     out = tmp_path / "out"
     run_experiment(experiment([0.5], AT_MOST_ONE), Request(), out)
     result = run_experiment(experiment([2.0], AT_MOST_ONE), Request(size="full"), out)
-    assert json.loads((out / "result.json").read_text()) == result
-    assert (result["verdict"], result["size"], result["settings"]) == ("not reproduced", "full", {"seeds": 3})
-    assert result["figures"] == [
+    assert json.loads((out / "result.json").read_text()) == result.record
+    assert (result.verdict, result.size, result.settings) == ("not reproduced", "full", {"seeds": 3})
+    assert result.record["figures"] == [
         {
             **{"what": "x", "value": 2.0, "interval": None, "tolerance": "at most 1", "paper": 0.5},
             **{"exact": True, "holds": False, "state": "fails"},
@@ -127,8 +126,8 @@ def test_a_finished_experiment_is_kept_on_resume_if_the_same_was_asked(tmp_path)
     again = experiment([2.0], AT_MOST_ONE)
     assert run_experiment(again, Request(seeds=3), out, resume=True) == first
     for other in (Request(seeds=4), Request(seeds=3, size="full")):
-        assert run_experiment(again, other, out, resume=True)["verdict"] == "not reproduced"
-    assert run_experiment(experiment([0.5], AT_MOST_ONE), other, out)["verdict"] == "reproduced"
+        assert run_experiment(again, other, out, resume=True).verdict == "not reproduced"
+    assert run_experiment(experiment([0.5], AT_MOST_ONE), other, out).verdict == "reproduced"
 
 
 def test_the_same_data_give_the_same_picture(tmp_path):
@@ -141,10 +140,10 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(LopsidedError, match="unknown experiment"):
         experiment_named("mine")
     with pytest.raises(LopsidedError, match=r"without result\.json"):
-        read_results([tmp_path])
+        read_result(tmp_path)
     (tmp_path / "result.json").write_text('{"schema": 0}')
     with pytest.raises(LopsidedError, match="expected 1"):
-        read_results([tmp_path])
+        read_result(tmp_path)
 
 
 def test_a_missing_matplotlib_is_told_before_the_work(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 import lopsided
 from lopsided import METHODS, Gaussian, LopsidedError, Method
-from lopsided.lab.short_runs import Run, crossed, few_rows, registered, trained_factors
+from lopsided.lab.short_runs import ShortRun, crossed, few_rows, registered, trained_factors
 from lopsided.runs import Data
 from lopsided.tasks import EncodedTask, Task, get_metric
 from lopsided.tuner import layers_of
@@ -100,6 +100,6 @@ def test_the_crossed_interval_holds_its_mean_and_knows_certainty():
 
 def test_a_run_counts_its_right_answers(tmp_path):
     rows = {"prediction": np.array([1, 0, 1]), "label": np.array([1, 1, 1]), "loss": np.array([0.1, 0.2, 0.6])}
-    run = Run(folder=tmp_path, trained=1, rows={"test": rows})
+    run = ShortRun(folder=tmp_path, trained=1, answers={"test": rows})
     assert run.right("test").tolist() == [1.0, 0.0, 1.0]
     assert run.loss("test") == pytest.approx(0.3)

@@ -1,16 +1,19 @@
-"""Advice for a model and a task by name, as the command line asks for it."""
+"""Advice for a model and a task by their names, with the task's head trained first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from lopsided.advise.advice import Advice, adapters_named, advise
+from lopsided.advise.layer_gains import Advice, adapters_named, advise
 from lopsided.errors import LopsidedError
 from lopsided.finite import all_finite
 from lopsided.method import METHODS, Method
@@ -41,9 +44,9 @@ def advise_task(
     first, on rows that the estimate does not use.
 
     Args:
-        config: its model, task, rank, target_modules, batch_size, max_length and seed are read, and how the task's
-            rows are; the other fields are for runs.
-        batches: how many the estimate comes from.
+        config: its model, task, rank, target_modules, batch_size, max_length and seed are used, and the fields that
+            say how the task's rows are read; the other fields are for runs.
+        batches: how many batches the estimate comes from.
         head_steps: 0 leaves the head as it is. Generation has none.
         note: tells a person how far the work is.
 
@@ -52,21 +55,22 @@ def advise_task(
     """
     check_positive(seeds=seeds)
     check_not_negative(damping=damping, head_steps=head_steps)
-    chosen = adapters_named(methods)
+    # Everything that can be wrong with the request is refused before the model is loaded.
+    adapters = adapters_named(methods)
     if batches < 2:
         raise LopsidedError(f"expected at least 2 batches, got {batches}; raise --batches")
-    task, model, rows = load(config)
-    seen, others = task_batches(rows, config.batch_size, batches, seed=config.seed)
-    if task.described:
-        note(f"rows read as {task.described}")
-    if task.kind != "generation" and head_steps > 0:
-        fit_head(model, others, head_steps)
+    inputs = advice_inputs(config)
+    for_estimate, others = task_batches(inputs.rows, config.batch_size, batches, seed=config.seed)
+    if inputs.task.described:
+        note(f"rows read as {inputs.task.described}")
+    if inputs.task.kind != "generation" and head_steps > 0:
+        fit_head(inputs.model, others, head_steps)
         note(f"trained the head for {head_steps} steps")
     targets = config.targets
     return advise(
-        model,
-        seen,
-        methods=chosen,
+        inputs.model,
+        for_estimate,
+        methods=adapters,
         r=config.rank,
         target_modules="all-linear" if targets is None else targets,
         damping=damping,
@@ -74,35 +78,53 @@ def advise_task(
     )
 
 
-class Rows:
-    """A task's training rows as batches."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """A task's training rows, of which batches are made.
 
-    def __init__(self, rows: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.rows, self.collate = rows, collate
+    Args:
+        rows: as tokens.
+        collate: makes a batch of several rows.
+    """
+
+    rows: Dataset
+    collate: Callable[[list[Any]], Mapping[str, Tensor]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the rows at some indices as one batch."""
         return dict(self.collate([self.rows[int(i)] for i in indices]))
 
 
-def load(config: TrainConfig) -> tuple[Task, Any, Rows]:
-    """The task, the model with its head, and the training rows.
+@dataclass(frozen=True, kw_only=True)
+class AdviceInputs:
+    """What advice is computed from: the task, the model with its head, and the training rows; loaded once."""
+
+    task: Task
+    model: PreTrainedModel
+    rows: TrainingRows
+
+
+def advice_inputs(config: TrainConfig) -> AdviceInputs:
+    """Load the task, the model with its head, and the training rows.
 
     Raises:
-        LopsidedError: for rows that the model can't compute.
+        LopsidedError: for rows that the model cannot compute.
     """
     inputs = load_inputs(config)
     check_rows(config, inputs)
     data = inputs.data
-    return data.task, inputs.model, Rows(data.encoded.splits["train"], data.collator())
+    rows = TrainingRows(rows=data.encoded.splits["train"], collate=data.collator())
+    return AdviceInputs(task=data.task, model=inputs.model, rows=rows)
 
 
-def task_batches(rows: Rows, size: int, count: int, *, seed: int) -> tuple[list[Batch], list[Batch]]:
-    """Batches for the estimate, and all other rows' batches; drawn, since data sets come sorted by label.
+def task_batches(rows: TrainingRows, size: int, count: int, *, seed: int) -> tuple[list[Batch], list[Batch]]:
+    """Return batches for the estimate, and the batches of all other rows.
 
-    Without other rows, the second list holds the first one's batches.
+    Rows are shuffled first, since data sets may be sorted by label. Without other rows, the second list holds the
+    batches of the first.
 
     Raises:
         LopsidedError: if there are not enough rows for two batches.
@@ -116,7 +138,7 @@ def task_batches(rows: Rows, size: int, count: int, *, seed: int) -> tuple[list[
     return batches[:count], batches[count:] or batches[:count]
 
 
-def fit_head(model: Any, batches: Sequence[Batch], steps: int, lr: float | None = None) -> None:
+def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: float | None = None) -> None:
     """Train a task's head alone, in place, with AdamW at a rate that falls linearly to zero; without dropout.
 
     Args:

@@ -1,23 +1,24 @@
 """The moments of a model's layers, from forward and backward passes over a few batches.
 
-Notation: `lopsided.theory.sides`. The mean gradient G comes from the labels. Γ comes from labels that are drawn from
-the model's own predictions, as the Fisher information asks: gradients of the data's labels would tell how large the
-errors are, not how the loss bends.
+Notation: as in `lopsided.theory.sides`. The mean gradient G comes from the labels. Γ comes from labels that are drawn
+from the model's own predictions, by the definition of the Fisher information: gradients of the data's labels would
+measure the size of the errors, not the curvature of the loss.
 
-A token counts in Σ if the loss sees it, that is, if its gradient in a layer is not exactly zero. So padding does not
-count, nor do the tokens beside the one that a classifier reads in its last layer, and no mask is needed.
+A token counts in Σ if the loss depends on it, that is, if its gradient in a layer is not exactly zero. So padding does
+not count, nor do the tokens other than the one that a classifier reads in its last layer, and no mask is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lopsided.errors import LopsidedError
 from lopsided.finite import all_finite
@@ -27,7 +28,7 @@ from lopsided.theory.sides import Moments
 
 @dataclass(eq=False)
 class _Sums:
-    """What one layer has seen so far."""
+    """The sums of one layer over the batches so far."""
 
     sigma: Tensor | None = None
     gamma: Tensor | None = None
@@ -45,13 +46,15 @@ class _Collector:
         # Adding it makes a gradient flow through layers whose weights are frozen.
         self.anchor = torch.zeros((), requires_grad=True)
 
-    def watch(self, name: str, module: nn.Module) -> Any:
+    def watch(self, name: str, module: nn.Module) -> RemovableHandle:
+        """Hook a layer; its sums begin with the next forward pass."""
+
         def on_forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             # Not in place: a model may write into its own activations.
-            reached = output + self.anchor.to(output.device, output.dtype)
+            output_with_gradient = output + self.anchor.to(output.device, output.dtype)
             x = inputs[0].detach()
-            reached.register_hook(lambda gradient: self._add(name, x, gradient))
-            return reached
+            output_with_gradient.register_hook(lambda gradient: self._add(name, x, gradient))
+            return output_with_gradient
 
         return module.register_forward_hook(on_forward)
 
@@ -63,11 +66,24 @@ class _Collector:
         if self.collecting == "gradient":
             sums.gradients[self.batch] = sums.gradients.get(self.batch, 0) + g.T @ x
             return
-        seen = g.ne(0).any(1)
-        x, g = x[seen], g[seen]
+        counts = g.ne(0).any(1)
+        x, g = x[counts], g[counts]
         sums.sigma = x.T @ x if sums.sigma is None else sums.sigma + x.T @ x
         sums.gamma = g.T @ g if sums.gamma is None else sums.gamma + g.T @ g
         sums.tokens += len(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMoments:
+    """The moments of a model's layers.
+
+    Args:
+        by_layer: of the layers that the loss depends on.
+        predictions: the number of predictions that they come from.
+    """
+
+    by_layer: dict[str, Moments]
+    predictions: int
 
 
 def collect(
@@ -76,12 +92,12 @@ def collect(
     layers: Sequence[tuple[str, nn.Module]],
     *,
     seed: int = 0,
-) -> tuple[dict[str, Moments], int]:
-    """The moments of the layers that the loss sees, by name, and the number of predictions.
+) -> ModelMoments:
+    """Compute the moments of the layers that the loss depends on.
 
     The model runs in eval mode; its mode, weights, gradients and requires_grad flags are left as they were. A batch
-    costs a forward and two backward passes without weight gradients. Held at once are one gradient of every layer's
-    weight for each batch.
+    costs a forward and two backward passes without weight gradients. The memory holds one gradient of every layer's
+    weight per batch.
 
     Args:
         model: a transformers model whose loss is the mean cross-entropy of its logits, over rows or over labelled
@@ -112,16 +128,18 @@ def collect(
         finally:
             for hook in hooks:
                 hook.remove()
-    return {
+    by_layer = {
         name: _moments(collector.sums[name], counts)
         for name, _ in layers
         if name in collector.sums and collector.sums[name].tokens > 0
-    }, sum(counts)
+    }
+    return ModelMoments(by_layer=by_layer, predictions=sum(counts))
 
 
 def _both_passes(
     model: nn.Module, batch: Mapping[str, Tensor], collector: _Collector, generator: torch.Generator
 ) -> int:
+    """Add a batch to the sums: one forward pass, one backward pass for G and one for Γ; returns its predictions."""
     outputs = model(**batch)
     if "logits" not in outputs or outputs["logits"] is None:
         raise LopsidedError(
@@ -129,7 +147,7 @@ def _both_passes(
             "classification, regression or generation"
         )
     logits, labels = outputs["logits"], batch["labels"]
-    # Beyond this, a NaN would be a layer's gain, or end in an error about matrices.
+    # Later on, a NaN would become a layer's gain, or end in an error about matrices.
     if bool(torch.isnan(logits).any()) or not all_finite(outputs["loss"]):
         raise LopsidedError(
             f"expected finite logits and a finite loss, got a loss of {float(outputs['loss'])}; start from a model "
@@ -147,7 +165,7 @@ def _both_passes(
 
 
 def _predictions(logits: Tensor, slope: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:
-    """How many predictions the loss is the mean of, and their gradients by the logits for labels that are drawn.
+    """The number of predictions that the loss is the mean of, and their gradients by the logits for drawn labels.
 
     A drawn gradient v has E[v·vᵀ] = the loss's second derivative by the logits.
 
@@ -155,21 +173,31 @@ def _predictions(logits: Tensor, slope: Tensor, labels: Tensor, generator: torch
         slope: the gradient of the mean loss by the logits, which is not zero exactly where a prediction counts.
     """
     if labels.is_floating_point():
-        count = logits.numel()
-        error = 2 * (logits.float().reshape(-1) - labels.float().reshape(-1)) if labels.numel() == count else None
-        if error is None or not torch.allclose(slope.float().reshape(-1) * count, error, rtol=1e-3, atol=1e-4):
-            raise LopsidedError(
-                f"the labels are numbers, and the loss is not the mean squared error of logits of shape "
-                f"{tuple(logits.shape)}; expected regression; pass another model"
-            )
-        noise = torch.randn(count, generator=generator).to(logits).reshape(logits.shape)
-        return count, noise * 2**0.5
+        return _squared_errors(logits, slope, labels, generator)
+    return _cross_entropies(logits, slope, generator)
+
+
+def _squared_errors(logits: Tensor, slope: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:
+    """`_predictions` of a regression, whose loss must be the mean squared error."""
+    count = logits.numel()
+    error = 2 * (logits.float().reshape(-1) - labels.float().reshape(-1)) if labels.numel() == count else None
+    if error is None or not torch.allclose(slope.float().reshape(-1) * count, error, rtol=1e-3, atol=1e-4):
+        raise LopsidedError(
+            f"the labels are numbers, and the loss is not the mean squared error of logits of shape "
+            f"{tuple(logits.shape)}; expected regression; pass another model"
+        )
+    noise = torch.randn(count, generator=generator).to(logits).reshape(logits.shape)
+    return count, noise * 2**0.5
+
+
+def _cross_entropies(logits: Tensor, slope: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:
+    """`_predictions` of classes or tokens, whose loss must be the mean cross-entropy of some of the logits' rows."""
     rows = slope.flatten(0, -2).ne(0).any(1)
     shares, slopes = logits.flatten(0, -2)[rows].float().softmax(1), slope.flatten(0, -2)[rows].float()
-    # The slope of a mean of n cross-entropies is (p - e)/n, which is negative at the label alone. A prediction that is
-    # sure has no slope, so n is read off the others.
-    labelled = slopes.argmin(1) if len(slopes) else torch.zeros(0, dtype=torch.long)
-    one_hot = F.one_hot(labelled, logits.shape[-1]).to(shares)
+    # The slope of a mean of n cross-entropies is (p - e)/n, which is negative at the label alone. A prediction with
+    # p = e has no slope, so that n follows from the others.
+    label = slopes.argmin(1) if len(slopes) else torch.zeros(0, dtype=torch.long)
+    one_hot = F.one_hot(label, logits.shape[-1]).to(shares)
     ratios = ((1 - shares) * one_hot).sum(1) / -(slopes * one_hot).sum(1)
     count = round(float(ratios.median())) if len(ratios) else 0
     possible = 1 <= len(shares) <= count <= rows.numel()
@@ -178,13 +206,14 @@ def _predictions(logits: Tensor, slope: Tensor, labels: Tensor, generator: torch
             f"the loss is not the mean cross-entropy of logits of shape {tuple(logits.shape)}; expected one class or "
             "token a prediction, without weights or smoothing; pass another model"
         )
-    chosen = torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(shares.device)
-    drawn = torch.zeros_like(logits).flatten(0, -2)
-    drawn[rows] = (shares - F.one_hot(chosen, shares.shape[1])).to(drawn)
-    return count, drawn.reshape(logits.shape)
+    drawn_label = torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(shares.device)
+    gradients = torch.zeros_like(logits).flatten(0, -2)
+    gradients[rows] = (shares - F.one_hot(drawn_label, shares.shape[1])).to(gradients)
+    return count, gradients.reshape(logits.shape)
 
 
 def _moments(sums: _Sums, counts: Sequence[int]) -> Moments:
+    """A layer's sums over the numbers of tokens and predictions that they are means of."""
     assert sums.sigma is not None
     assert sums.gamma is not None
     n = sum(counts)

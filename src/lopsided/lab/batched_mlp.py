@@ -1,7 +1,7 @@
 """Many small networks at once, each with its own adapters, merges and optimizer: one batched product for all of them.
 
 Notation: R runs of a ReLU network x -> W_3·relu(W_2·relu(W_1·x + b_1) + b_2) + b_3. A run has the factors B_l, A_l of
-rank r beside W_l, of which it trains one or both, and may merge them into W_l between two epochs.
+rank r next to W_l, of which it trains one or both, and may merge them into W_l between two epochs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Networks:
 
     @property
     def parameters(self) -> list[Tensor]:
+        """Weights, then biases."""
         return [*self.W, *self.b]
 
-    def chosen(self, runs: Sequence[int]) -> Networks:
-        """Copies of some of them, in that order; a network may be chosen more than once."""
+    def take(self, runs: Sequence[int]) -> Networks:
+        """Return copies of some of the networks, in that order; a network may be taken more than once."""
         return Networks(W=[W[list(runs)] for W in self.W], b=[b[list(runs)] for b in self.b])
 
 
@@ -47,6 +48,7 @@ class Factors:
 
     @property
     def parameters(self) -> list[Tensor]:
+        """The factors A of all layers, then B."""
         return [*self.A, *self.B]
 
 
@@ -55,8 +57,8 @@ class Recipe:
     """How runs train.
 
     Args:
-        epochs: over the training rows; rows that do not fill a last batch are left out of that epoch.
-        dropout: the probability for a hidden number.
+        epochs: passes over the training rows; rows that do not fill a last batch are left out of that epoch.
+        dropout: the probability with which a hidden number is dropped.
     """
 
     lr: float
@@ -67,7 +69,7 @@ class Recipe:
 
 
 def new_networks(widths: Sequence[int], seeds: Sequence[int]) -> Networks:
-    """One network for each seed, weights and biases uniform on ±1/√d_in, as `torch.nn.Linear` draws them."""
+    """Return one network per seed, weights and biases uniform on ±1/√d_in, as `torch.nn.Linear` draws them."""
     W: list[list[Tensor]] = []
     b: list[list[Tensor]] = []
     for seed in seeds:
@@ -81,7 +83,7 @@ def new_networks(widths: Sequence[int], seeds: Sequence[int]) -> Networks:
 def logits(
     x: Tensor, networks: Networks, factors: Factors | None = None, drop: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """(R, n, d_in) -> (R, n, classes)"""
+    """Return the networks' outputs: (R, n, d_in) -> (R, n, classes)"""
     last = len(networks.W) - 1
     for layer, (W, b) in enumerate(zip(networks.W, networks.b)):
         z = torch.baddbmm(b[:, None], x, W.mT)
@@ -96,6 +98,8 @@ def logits(
 class FreshAdamW:
     """AdamW over batched tensors, whose state can be cleared for some of the runs.
 
+    Moments, steps and bias corrections are kept per run, so that a run that restarts does not see the others.
+
     Args:
         parameters: each of (R, ...).
         trained: for each parameter, a mask of (R,): the runs in which it moves.
@@ -103,20 +107,22 @@ class FreshAdamW:
 
     def __init__(self, parameters: list[Tensor], trained: list[Tensor], lr: float, weight_decay: float) -> None:
         self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
-        self.trained = [_beside(mask.to(p.dtype), p) for mask, p in zip(trained, parameters)]
+        self.masks = [_with_axes_of(mask.to(p.dtype), p) for mask, p in zip(trained, parameters)]
         self.steps = torch.zeros(len(parameters[0]))
         self.m = [torch.zeros_like(p) for p in parameters]
         self.v = [torch.zeros_like(p) for p in parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
+        """Take one step with the gradients of the parameters, in their order."""
         self.steps += 1
-        for p, g, m, v, trained in zip(self.parameters, gradients, self.m, self.v, self.trained):
+        for p, g, m, v, mask in zip(self.parameters, gradients, self.m, self.v, self.masks):
             m.lerp_(g, 0.1)
             v.lerp_(g * g, 0.001)
-            first, second = _beside(1 - 0.9**self.steps, p), _beside(1 - 0.999**self.steps, p)
+            # The bias corrections, with each run's own number of steps since its last restart.
+            first, second = _with_axes_of(1 - 0.9**self.steps, p), _with_axes_of(1 - 0.999**self.steps, p)
             move = (m / first) / ((v / second).sqrt_() + 1e-8) + self.weight_decay * p
-            p -= self.lr * trained * move
+            p -= self.lr * mask * move
 
     def restart(self, runs: Tensor) -> None:
         """Clear the state of the runs in a mask of (R,)."""
@@ -139,11 +145,11 @@ def train(
 ) -> None:
     """Train in place: the factors, or without them the networks' own weights and biases.
 
-    Runs with the same rows see the same batches, so that their difference is the method's.
+    Runs with the same rows see the same batches, so that what they differ by is the method.
 
     Args:
-        trained: for each parameter, the runs in which it moves.
-        before_epoch: may merge and redraw.
+        trained: for each parameter, a mask of (R,): the runs in which it moves.
+        before_epoch: called with the epoch and the optimizer; may merge and draw fresh factors.
 
     Shapes:
         x: (examples, d_in); y: (examples,); rows: (S, n), the training rows of S seeds. R is a multiple of S, and the
@@ -163,6 +169,7 @@ def train(
     for epoch in range(recipe.epochs):
         before_epoch(epoch, optimizer)
         order = rows.gather(1, torch.rand(rows.shape, generator=draw).argsort(dim=1))
+        # Without the rows that do not fill a last batch.
         for start in range(0, rows.shape[1] - recipe.batch + 1, recipe.batch):
             batch = order[:, start : start + recipe.batch]
             out = logits(x[batch].repeat(copies, 1, 1), networks, factors, drop if recipe.dropout else None)
@@ -175,22 +182,22 @@ def train(
 
 @torch.no_grad()
 def merge(networks: Networks, factors: Factors, runs: Tensor) -> None:
-    """W ← W + B·A in the runs of a mask; the factors stay as they are."""
+    """Add B·A to W in the runs of a mask; the factors stay as they are."""
     for W, A, B in zip(networks.W, factors.A, factors.B):
         W[runs] += B[runs] @ A[runs]
 
 
 @torch.no_grad()
 def accuracy(networks: Networks, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-    """The share of right answers in percent: (R,), for rows of (S, n) as in `train`."""
-    right = []
+    """Return the share of right answers in percent: (R,), for rows of (S, n) as in `train`."""
+    shares = []
     for run in range(len(networks.W[0])):
-        mine = rows[run % len(rows)]
-        out = logits(x[mine][None], networks.chosen([run]))[0]
-        right.append((out.argmax(dim=1) == y[mine]).double().mean() * 100)
-    return torch.stack(right)
+        own_rows = rows[run % len(rows)]
+        out = logits(x[own_rows][None], networks.take([run]))[0]
+        shares.append((out.argmax(dim=1) == y[own_rows]).double().mean() * 100)
+    return torch.stack(shares)
 
 
-def _beside(values: Tensor, p: Tensor) -> Tensor:
-    """(R,) with as many axes as p."""
+def _with_axes_of(values: Tensor, p: Tensor) -> Tensor:
+    """Numbers per run, (R,), with as many axes as p."""
     return values.reshape(-1, *[1] * (p.dim() - 1))

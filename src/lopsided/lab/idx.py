@@ -26,7 +26,7 @@ NAMES = {
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The numbers of one file, which may be compressed (.gz).
+    """Return the numbers of one file, which may be compressed (.gz).
 
     Args:
         dimensions: how many the file must have: 3 for images, 1 for labels.
@@ -49,7 +49,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             count = math.prod(shape)
             if not 0 < count <= MOST_NUMBERS:
                 raise LopsidedError(f"{path} says it has the shape {shape}, expected 1 to 2^30 numbers; fetch it again")
-            # One more than there should be, to see that there is none.
+            # Read one more than there should be: a longer file is refused, too.
             numbers = stream.read(count + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise LopsidedError(f"{path} can't be decompressed ({error}), expected gzip; fetch it again") from error
@@ -60,13 +60,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def read_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one part, "train" or "test".
+    """Return the images and labels of one part, "train" or "test".
 
     Shapes:
         images: (n, height, width) of 0 to 255; labels: (n,)
 
     Raises:
-        LopsidedError: if a file is missing or damaged, or there is not one label for each image.
+        LopsidedError: if a file is missing or damaged, or the numbers of labels and images differ.
     """
     images, labels = (read_idx(_find(folder, name), 3 - 2 * i) for i, name in enumerate(NAMES[part]))
     if len(images) != len(labels):

@@ -17,13 +17,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lopsided.errors import LopsidedError
+from lopsided.plotting.svg import Drawing
 
 Size = Literal["quick", "full"]
 State = Literal["holds", "fails", "undecided"]
 Verdict = Literal["reproduced", "partly", "not reproduced", "undecided"]
+
+Setting = TypeVar("Setting")
+# The place of an experiment that gives none: after all others.
+LAST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +62,12 @@ class Expected:
             )
 
     def contains(self, value: float) -> bool:
-        """Whether a value lies in the range; NaN does not."""
+        """Return whether a value lies in the range; NaN does not."""
         above = self.low is None or value >= self.low
         return above and (self.high is None or value <= self.high) and value == value
 
     def judge(self, measured: Measured) -> Judgement:
-        """What a figure says about the range, and why it decides nothing where it does not.
+        """Return what a figure says about the range, and why it decides nothing where it does not.
 
         Example:
             >>> Expected(what="x", low=0.0).judge(Measured(value=1.0, interval=(-0.5, 2.5)))
@@ -74,16 +79,18 @@ class Expected:
             return Judgement(state="holds" if self.contains(measured.value) else "fails")
         if measured.interval is None:
             return Judgement(state="undecided", why=measured.why or "it has no interval")
-        low, high = measured.interval
+        return self._judge_interval(*measured.interval)
+
+    def _judge_interval(self, low: float, high: float) -> Judgement:
         if not (math.isfinite(low) and math.isfinite(high)):
             return Judgement(state="undecided", why="its interval could not be computed")
         if self.contains(low) and self.contains(high):
             return Judgement(state="holds")
         if (self.low is not None and high < self.low) or (self.high is not None and low > self.high):
             return Judgement(state="fails")
-        crossed = [limit for limit in (self.low, self.high) if limit is not None and low <= limit <= high]
-        limits = " and ".join(f"{limit:g}" for limit in crossed)
-        return Judgement(state="undecided", why=f"its interval crosses {limits}")
+        limits = [limit for limit in (self.low, self.high) if limit is not None and low <= limit <= high]
+        words = " and ".join(f"{limit:g}" for limit in limits)
+        return Judgement(state="undecided", why=f"its interval crosses {words}")
 
     @property
     def range(self) -> str:
@@ -95,7 +102,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Whether a range holds, and why not, where that is undecided."""
+    """Whether a range holds, and the reason where that is undecided."""
 
     state: State
     why: str = ""
@@ -116,61 +123,25 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One curve or set of points of a plot.
-
-    Args:
-        x, y: the points.
-        low, high: a band around a curve; NaN where there is none.
-        style: "line", "points", or "bars", whose x are names.
-    """
-
-    name: str
-    x: list[Any]
-    y: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
-    style: Literal["line", "points", "bars", "dashed"] = "line"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A picture of an experiment, as data.
-
-    Args:
-        name: of its file.
-        title: what it shows, in one sentence.
-        log: the axes with a logarithmic scale: "", "x", "y" or "xy".
-    """
-
-    name: str
-    title: str
-    x: str
-    y: str
-    lines: list[Line]
-    log: Literal["", "x", "y", "xy"] = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What an experiment measured.
 
     Args:
-        measured: a figure for each `Expected`, in their order.
-        settings: everything that the figures depend on, beside the seeds.
+        measured: one figure per `Expected`, in their order.
+        settings: everything that the figures depend on, apart from the seeds.
         details: further figures, for a table or a reader of result.json.
         plots: at least one.
     """
 
     measured: list[Measured]
     settings: Mapping[str, Any]
-    plots: list[Plot]
+    plots: list[Drawing]
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked of an experiment.
+    """How an experiment is to be run.
 
     Args:
         size: "quick" for a look, "full" for the record.
@@ -188,11 +159,12 @@ class Request:
         if self.seeds is not None and self.seeds < 1:
             raise LopsidedError(f"expected at least one seed, got {self.seeds}; raise --seeds")
 
-    def pick(self, *, quick: Any, full: Any) -> Any:
-        """One of two settings, by the size."""
+    def pick(self, *, quick: Setting, full: Setting) -> Setting:
+        """Return one of two settings, by the size."""
         return quick if self.size == "quick" else full
 
     def number_of_seeds(self, *, quick: int, full: int) -> int:
+        """Return how many seeds to run: the requested number, or the experiment's own for the size."""
         return self.seeds if self.seeds is not None else self.pick(quick=quick, full=full)
 
 
@@ -208,6 +180,8 @@ class Experiment:
         expected: the figures and their ranges.
         run: measures them.
         takes_data: whether `Request.data` means something to it.
+        place: where it stands in the list and in `lopsided lab all`; the lowest comes first, and experiments of one
+            place follow each other by name.
     """
 
     name: str
@@ -217,22 +191,23 @@ class Experiment:
     expected: tuple[Expected, ...]
     run: Callable[[Request], Outcome]
     takes_data: bool = False
+    place: int = LAST
 
 
 def verdict(experiment: Experiment, outcome: Outcome) -> Verdict:
-    """What the figures say about the claim."""
+    """Return what the figures say about the claim."""
     pairs = zip(experiment.expected, outcome.measured, strict=True)
     return verdict_of([expected.judge(measured).state for expected, measured in pairs])
 
 
 def verdict_of(states: Iterable[State]) -> Verdict:
-    """The verdict that follows from the states of all ranges.
+    """Return the verdict that follows from the states of all ranges.
 
     Example:
         >>> verdict_of(["holds", "undecided"]), verdict_of(["holds", "fails"]), verdict_of(["undecided", "fails"])
         ('undecided', 'partly', 'not reproduced')
     """
-    found = set(states)
-    if "fails" in found:
-        return "partly" if "holds" in found else "not reproduced"
-    return "undecided" if "undecided" in found else "reproduced"
+    different = set(states)
+    if "fails" in different:
+        return "partly" if "holds" in different else "not reproduced"
+    return "undecided" if "undecided" in different else "reproduced"

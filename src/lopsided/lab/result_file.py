@@ -1,4 +1,4 @@
-"""Runs of experiments on disk: a folder with result.json and its plots, and a page about several."""
+"""Runs of experiments on disk: a folder with result.json and its plots, and the typed view of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,139 @@ import torch
 
 import lopsided
 from lopsided.errors import LopsidedError
-from lopsided.files.atomic import atomic_folder, write_json, write_text
-from lopsided.files.strict_json import loads, strict
-from lopsided.lab.protocol import Experiment, Outcome, Request, verdict
-from lopsided.lab.rejudge import figure_of, judged
+from lopsided.files.atomic import atomic_folder, write_json
+from lopsided.files.strict_json import loads
+from lopsided.lab.experiments import exact_figures
+from lopsided.lab.protocol import Experiment, Outcome, Request, Size, Verdict, verdict
+from lopsided.lab.recorded_figure import RecordedFigure, count_states
+from lopsided.lab.rejudge import judged
 from lopsided.plotting.svg import check_drawable, draw
 
 SCHEMA = 1
+RECORD = "result.json"
 
 
-def run_experiment(experiment: Experiment, request: Request, out: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Run one experiment and leave its folder; returns what result.json holds.
+@dataclass(frozen=True, kw_only=True)
+class DrawingFile:
+    """A drawing of a result: its file in the result's folder, and its title."""
 
-    The folder appears whole or not at all; one that was there is replaced, or with `resume` kept if the same was asked.
+    file: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabResult:
+    """A folder of `lopsided lab`, read once.
+
+    Args:
+        folder: where it lies.
+        size: "quick" or "full".
+        figures: with their ranges, in the order of the claim's statements.
+        settings: everything that the figures depend on, apart from the seeds.
+        plots: the drawings in the folder.
+        seconds: how long the experiment took.
+        note: a remark of a person about the result; "" where there is none.
+        record: the whole of result.json.
+    """
+
+    folder: Path
+    name: str
+    size: Size
+    claim: str
+    meaning: str
+    source: str
+    verdict: Verdict
+    figures: tuple[RecordedFigure, ...]
+    settings: Mapping[str, Any]
+    plots: tuple[DrawingFile, ...]
+    seconds: float
+    machine: str
+    versions: Mapping[str, str]
+    note: str
+    record: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def counts(self) -> str:
+        """How many ranges hold, fail and are undecided, in words."""
+        return count_states(figure.state for figure in self.figures)
+
+    def answers(self, experiment: Experiment, request: Request) -> bool:
+        """Return whether this is what a request asks of an experiment."""
+        return all(self.record[key] == value for key, value in _request_json(experiment, request).items())
+
+
+def run_experiment(experiment: Experiment, request: Request, out: Path, *, resume: bool = False) -> LabResult:
+    """Run one experiment and write its folder.
+
+    The folder appears whole or not at all. One that was there is replaced, or with `resume` kept if it answers the same
+    request.
 
     Raises:
-        LopsidedError: for data that the experiment can't use; if matplotlib is not installed.
+        LopsidedError: for data that the experiment cannot use; if matplotlib is not installed.
     """
     check_drawable()
     if request.data is not None and not experiment.takes_data:
         raise LopsidedError(f"experiment {experiment.name!r} takes no data, got --data {request.data}; leave it out")
-    if resume and (out / "result.json").is_file():
-        [(_, result)] = read_results([out])
-        if {key: result[key] for key in ("name", "size", "asked")} == _asked(experiment, request):
-            return result
+    if resume and (out / RECORD).is_file():
+        earlier = read_result(out)
+        if earlier.answers(experiment, request):
+            return earlier
     started = time.perf_counter()
     outcome = experiment.run(request)
-    result = strict(result_of(experiment, request, outcome, seconds=time.perf_counter() - started))
+    record = result_record(experiment, request, outcome, seconds=time.perf_counter() - started)
     with atomic_folder(out) as folder:
-        for plot in outcome.plots:
-            draw(plot, folder / f"{plot.name}.svg")
-        write_json(folder / "result.json", result)
-    return result
+        for drawing in outcome.plots:
+            draw(drawing, folder / f"{drawing.name}.svg")
+        write_json(folder / RECORD, record)
+    return read_result(out)
 
 
-def _asked(experiment: Experiment, request: Request) -> dict[str, Any]:
-    """What one experiment was asked to do, as result.json says it."""
-    asked = {"seeds": request.seeds, "data": None if request.data is None else str(request.data)}
-    return {"name": experiment.name, "size": request.size, "asked": asked}
+def read_result(folder: Path) -> LabResult:
+    """Return the result in a folder; one of version 0.1.0 is judged as ranges are now.
+
+    Raises:
+        LopsidedError: for a folder without a result, or one of another schema.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise LopsidedError(f"expected a folder of `lopsided lab`, got {folder} without result.json; run it first")
+    record = loads(path.read_text())
+    if record.get("schema") != SCHEMA:
+        raise LopsidedError(f"{path} has schema {record.get('schema')}, expected {SCHEMA}; run it again")
+    record = judged(record, exact_figures())
+    return LabResult(
+        folder=folder,
+        name=record["name"],
+        size=record["size"],
+        claim=record["claim"],
+        meaning=record["meaning"],
+        source=record["source"],
+        verdict=record["verdict"],
+        figures=tuple(RecordedFigure.from_json(entry) for entry in record["figures"]),
+        settings=record["settings"],
+        plots=tuple(DrawingFile(file=plot["file"], title=plot["title"]) for plot in record["plots"]),
+        seconds=record["seconds"],
+        machine=record["machine"],
+        versions=record["versions"],
+        note=record.get("note", ""),
+        record=record,
+    )
 
 
-def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
-    """What result.json holds: claim, verdict, figures beside their ranges and the paper's, settings, plots' data."""
+def result_record(experiment: Experiment, request: Request, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """Return what result.json holds: claim, verdict, figures with their ranges, settings, the drawings' data."""
+    figures = [RecordedFigure.judge(e, m) for e, m in zip(experiment.expected, outcome.measured, strict=True)]
     return {
         "schema": SCHEMA,
-        **_asked(experiment, request),
+        **_request_json(experiment, request),
         "claim": experiment.claim,
         "meaning": experiment.meaning,
         "source": experiment.source,
         "verdict": verdict(experiment, outcome),
-        "figures": [figure_of(e, m) for e, m in zip(experiment.expected, outcome.measured, strict=True)],
+        "figures": [figure.to_json() for figure in figures],
         "settings": plain(outcome.settings),
         "details": plain(outcome.details),
-        "plots": [{"file": f"{plot.name}.svg", **plain(plot)} for plot in outcome.plots],
+        "plots": [{"file": f"{drawing.name}.svg", **plain(drawing)} for drawing in outcome.plots],
         "seconds": round(seconds, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {
@@ -80,7 +161,7 @@ def result_of(experiment: Experiment, request: Request, outcome: Outcome, *, sec
 
 
 def plain(value: Any) -> Any:
-    """NumPy's and torch's numbers, dataclasses and paths as what JSON knows."""
+    """Return NumPy's and torch's numbers, dataclasses and paths as types that JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
@@ -94,115 +175,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_results(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Each folder with its result.json, one of version 0.1.0 judged as ranges are now.
-
-    Raises:
-        LopsidedError: for a folder without one, or of another schema.
-    """
-    found = []
-    for folder in folders:
-        path = folder / "result.json"
-        if not path.is_file():
-            raise LopsidedError(f"expected a folder of `lopsided lab`, got {folder} without result.json; run it first")
-        result = loads(path.read_text())
-        if result.get("schema") != SCHEMA:
-            raise LopsidedError(f"{path} has schema {result.get('schema')}, expected {SCHEMA}; run it again")
-        found.append((folder, judged(result, exact_figures())))
-    return found
-
-
-def exact_figures() -> frozenset[str]:
-    """The figures of all experiments that are computed without sampling, by their words."""
-    # Here and not at the top: the table of experiments imports what trains models.
-    from lopsided.lab.experiments import EXPERIMENTS
-
-    return frozenset(e.what for experiment in EXPERIMENTS.values() for e in experiment.expected if e.exact)
-
-
-def write_page(folders: Iterable[Path], page: Path) -> None:
-    """A markdown page with every experiment's claim, plot, figures, verdict and settings."""
-    results = read_results(folders)
-    text = "\n".join([HEAD, _overview(results), *(_section(folder, result, page) for folder, result in results)])
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_text(page, text)
-
-
-HEAD = """# Lab: the papers' claims, put to the test
-
-Each experiment states its claim and the ranges in which the claim would hold before it measures. A range *holds* if the
-figure's whole 95 % interval lies in it, *fails* if the whole interval lies outside, and is *undecided* if the interval
-crosses a limit, or there is none. What is computed without sampling is *exact*, and judged by its value.
-
-A claim is *reproduced* if every range holds, *partly* reproduced if some fail and some hold, *not reproduced* if some
-fail and none holds, and *undecided* if none fails and some are undecided: more seeds may decide it. `lopsided lab NAME
---full` makes a section again; `lopsided lab all --quick` takes a shorter look at all of them.
-"""
-
-
-def _overview(results: list[tuple[Path, dict[str, Any]]]) -> str:
-    rows = ["| experiment | claim | verdict | ranges | source |", "|---|---|---|---|---|"]
-    for _, result in results:
-        rows.append(
-            f"| [{result['name']}](#{result['name']}) | {result['claim']} | **{result['verdict']}** | "
-            f"{counted(result)} | {result['source']} |"
-        )
-    return "\n".join(rows) + "\n"
-
-
-def _section(folder: Path, result: dict[str, Any], page: Path) -> str:
-    lines = [f"## {result['name']}", "", f"**Claim.** {result['claim']} ({result['source']})", ""]
-    lines += [f"**What it means for a run, where it holds.** {result['meaning']}", ""]
-    lines += [f"**Verdict: {result['verdict']}.** {counted(result).capitalize()}.", ""]
-    lines += ["| figure | measured | range for the claim | paper | in range |", "|---|---:|---|---:|---|"]
-    for found in result["figures"]:
-        paper = "" if found["paper"] is None else f"{found['paper']:.4g}"
-        lines.append(
-            f"| {found['what']} | {measured_text(found)} | {found['tolerance']} | {paper} | {state_text(found)} |"
-        )
-    lines.append("")
-    lines += [f"**Note.** {result['note']}", ""] if result.get("note") else []
-    for plot in result["plots"]:
-        where = os.path.relpath(folder / plot["file"], page.parent)
-        lines += [f"![{plot['title']}]({Path(where).as_posix()})", ""]
-    settings = ", ".join(f"{key} {_short(value)}" for key, value in result["settings"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines += [
-        f"Settings ({result['size']}): {settings}. {result['seconds']:g} s on {result['machine']}; {versions}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def counted(result: Mapping[str, Any]) -> str:
-    """How many ranges hold, fail and are undecided, in words.
-
-    Example:
-        >>> counted({"figures": [{"state": "holds"}, {"state": "undecided"}]})
-        '1 holds, 1 undecided'
-    """
-    states = [found["state"] for found in result["figures"]]
-    words = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("undecided", "undecided")}
-    return ", ".join(f"{n} {words[state][n > 1]}" for state in words if (n := states.count(state)))
-
-
-def measured_text(found: Mapping[str, Any]) -> str:
-    """A figure with its interval, or a dash."""
-    if found["value"] is None:
-        return "–"
-    interval = "" if found["interval"] is None else " [{:.3g}, {:.3g}]".format(*found["interval"])
-    return f"{found['value']:.4g}{interval}{', exact' if found['exact'] else ''}"
-
-
-def state_text(found: Mapping[str, Any]) -> str:
-    """Whether a figure's range holds, and why that is undecided."""
-    why = found.get("why", {}).get("state")
-    return found["state"] if why is None else f"{found['state']}: {why}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) + ")"
-    if isinstance(value, list):
-        return "[" + ", ".join(_short(inner) for inner in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _request_json(experiment: Experiment, request: Request) -> dict[str, Any]:
+    """What result.json says about the request, by which `--resume` knows it again."""
+    asked = {"seeds": request.seeds, "data": None if request.data is None else str(request.data)}
+    return {"name": experiment.name, "size": request.size, "asked": asked}

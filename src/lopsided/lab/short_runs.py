@@ -19,8 +19,7 @@ import numpy as np
 
 from lopsided.files.untrusted import open_tensors, weights_in
 from lopsided.lab.intervals import ONE_RUN
-from lopsided.lab.mean_lines import ends_of
-from lopsided.lab.protocol import Line, Measured
+from lopsided.lab.protocol import Measured
 from lopsided.method import METHODS, Method, register
 from lopsided.runs import Data, Predictions, TrainConfig, load_data, train
 from lopsided.stats import crossed_bootstrap_means, percentile_interval
@@ -36,41 +35,49 @@ SHORT: dict[str, Any] = {
     "train_rows": 32,
     "test": False,
 }
-# At 60 steps of 32 rows it has the lowest validation loss for B-training, and one for LoRA that its lowest is not told
-# apart from (docs/decisions/0004); with lower rates, or adapters on few layers, runs as short as these learn nothing.
+# At 60 steps of 32 rows it has the lowest validation loss for B-training, and for LoRA one that does not differ from
+# the lowest within the error (docs/decisions/0004). With lower rates, or adapters on few layers, runs as short as these
+# learn nothing.
 RATE = 3e-3
-# Rows of a batch in full runs that ask how good a method gets: what RATE was found with.
+# Rows of a batch in full runs that ask how good a method gets: those for which RATE was determined.
 FULL_BATCH = 32
 DRAWS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run: its folder, how many numbers it trained, and its answers by split and column."""
+class ShortRun:
+    """A finished run of an experiment.
+
+    Args:
+        folder: the run directory.
+        trained: how many numbers were trained, with the head.
+        answers: every row's answer, by split and column.
+    """
 
     folder: Path
     trained: int
-    rows: Mapping[str, Predictions]
+    answers: Mapping[str, Predictions]
 
     def right(self, split: str) -> np.ndarray:
-        """1 for each row of a split that was answered right, 0 for the others: (rows,)"""
-        return (self.rows[split]["prediction"] == self.rows[split]["label"]).astype(np.float64)
+        """Return 1 for each row of a split that was answered right, 0 for the others: (rows,)"""
+        answers = self.answers[split]
+        return (answers["prediction"] == answers["label"]).astype(np.float64)
 
     def loss(self, split: str) -> float:
-        """The mean loss of a split, in nats a row."""
-        return float(self.rows[split]["loss"].mean())
+        """Return the mean loss of a split, in nats per row."""
+        return float(self.answers[split]["loss"].mean())
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A folder for run directories, deleted at the end."""
+    """Give a folder for run directories, which is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="lopsided-lab-") as folder:
         yield Path(folder)
 
 
 @contextmanager
 def registered(methods: Sequence[Method]) -> Iterator[None]:
-    """Have the methods in `METHODS` for a while.
+    """Have the methods in `METHODS` inside the context.
 
     Raises:
         LopsidedError: if a name is taken by other parts.
@@ -78,7 +85,7 @@ def registered(methods: Sequence[Method]) -> Iterator[None]:
     new = [method for method in methods if method.name not in METHODS]
     try:
         for method in methods:
-            register(**{field.name: getattr(method, field.name) for field in dataclasses.fields(method)})
+            register(**{part.name: getattr(method, part.name) for part in dataclasses.fields(method) if part.init})
         yield
     finally:
         for method in new:
@@ -86,13 +93,14 @@ def registered(methods: Sequence[Method]) -> Iterator[None]:
 
 
 def load_rows(config: TrainConfig, **most: int) -> Data:
-    """A task's rows for all runs that share its model, task and length: see `few_rows`."""
+    """Load a task's rows for all runs that share its model, task and length: see `few_rows`."""
     return few_rows(load_data(config), most)
 
 
 def few_rows(data: Data, most: Mapping[str, int]) -> Data:
-    """At most so many rows of each named split, drawn once, and none from other domains."""
-    kept = {
+    """Return at most so many rows of each named split, drawn once, and none from other domains."""
+    # Both forms of the rows get the same indices, since a run reads labels from one and tokens from the other.
+    indices = {
         split: np.random.RandomState(0).permutation(len(rows))[: most.get(split)]
         for split, rows in data.task.splits.items()
     }
@@ -100,63 +108,58 @@ def few_rows(data: Data, most: Mapping[str, int]) -> Data:
         data,
         task=dataclasses.replace(
             data.task,
-            splits={split: rows.select(kept[split]) for split, rows in data.task.splits.items()},
+            splits={split: rows.select(indices[split]) for split, rows in data.task.splits.items()},
             out_of_domain={},
         ),
         encoded=dataclasses.replace(
             data.encoded,
-            splits={split: rows.select(kept[split]) for split, rows in data.encoded.splits.items()},
+            splits={split: rows.select(indices[split]) for split, rows in data.encoded.splits.items()},
             out_of_domain={},
         ),
     )
 
 
-def finish_all(asked: Sequence[tuple[TrainConfig, Data]], note: Callable[[str], None]) -> list[Run]:
-    """Train one after the other; checkpoints go, since full fine-tuning's fill a disk."""
+def finish_all(plans: Sequence[tuple[TrainConfig, Data]], note: Callable[[str], None]) -> list[ShortRun]:
+    """Train one after the other; checkpoints are deleted, since those of full fine-tuning fill a disk."""
     runs = []
-    for number, (config, data) in enumerate(asked, start=1):
-        note(f"run {number} of {len(asked)}: {config.out.name}")
+    for number, (config, data) in enumerate(plans, start=1):
+        note(f"run {number} of {len(plans)}: {config.out.name}")
         run = train(config, data=data)
         shutil.rmtree(config.out / "checkpoints")
-        runs.append(Run(folder=config.out, trained=run.trained_parameters, rows=run.predictions))
+        runs.append(ShortRun(folder=config.out, trained=run.trained_parameters, answers=run.predictions))
     return runs
 
 
 def trained_factors(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What a finished run of an adapter learned, by module and letter.
+    """Return what a finished run of an adapter learned, by module and letter.
 
     Shapes:
         {module: {"A": (r, d_in), "B": (d_out, r)}}, with the letters that were trained.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
+    factors: dict[str, dict[str, np.ndarray]] = {}
     with open_tensors(weights_in(folder / "adapter")) as file:
         for key, tensor in file.get_tensors().items():
-            module, what = parse_key(key) or ("", "")
-            if what in ("A", "B"):
-                found.setdefault(module, {})[what] = tensor.numpy()
-    return found
+            module, part = parse_key(key) or ("", "")
+            if part in ("A", "B"):
+                factors.setdefault(module, {})[part] = tensor.numpy()
+    return factors
 
 
 def middle_95(value: float, draws: np.ndarray) -> Measured:
-    """A figure with the interval that 95 % of its draws lie in; none where a draw could not be computed."""
+    """Return a figure with the interval that 95 % of its draws lie in; none where a draw could not be computed."""
     if not np.isfinite(draws).all():
         return Measured(value=float(value), why="some of its draws could not be computed")
     return Measured(value=float(value), interval=percentile_interval(draws))
 
 
 def crossed(differences: np.ndarray) -> Measured:
-    """The mean of paired differences, with the interval of `crossed_bootstrap_means`: (seeds, rows) -> one figure.
+    """Return the mean of paired differences, with the interval of `crossed_bootstrap_means`.
 
-    One seed resampled is itself again, and leaves no interval over seeds.
+    With one seed there is no interval: every resample of it is that seed again.
+
+    Shapes:
+        differences: (seeds, rows)
     """
     if len(differences) < 2:
         return Measured(value=float(differences.mean()), why=ONE_RUN)
     return middle_95(differences.mean(), crossed_bootstrap_means(differences, DRAWS))
-
-
-def bars(name: str, figures: Mapping[str, Measured]) -> Line:
-    """Bars of named figures, with their intervals where they have some."""
-    low, high = ends_of(list(figures.values()))
-    return Line(
-        name=name, x=list(figures), y=[figure.value for figure in figures.values()], low=low, high=high, style="bars"
-    )

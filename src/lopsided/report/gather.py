@@ -19,8 +19,8 @@ from typing import Any
 import lopsided
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import loads
+from lopsided.lab.experiments import exact_figures
 from lopsided.lab.rejudge import judged
-from lopsided.lab.result_file import exact_figures
 from lopsided.plotting.gaps import Counter
 from lopsided.report.folders import find
 from lopsided.report.leaderboard import groups

@@ -7,7 +7,7 @@ from typing import Any
 
 from lopsided.finite import is_finite
 from lopsided.formatting import MISSING, duration, joined
-from lopsided.lab.result_file import counted
+from lopsided.lab.recorded_figure import count_states
 from lopsided.method import Side, side_named
 
 # A hash is quoted by its beginning, as elsewhere.
@@ -25,7 +25,7 @@ def lab_table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             result["name"],
             result["claim"],
             result["verdict"],
-            counted(result),
+            count_states(figure["state"] for figure in result["figures"]),
             result["size"],
             result["source"],
         ]

@@ -2,13 +2,13 @@
 
 Each file opens with its notation and its source:
 
-    information     generalization from the number of trained bits, for any method
+    information     generalization from the number of trained bits, for any method; `dims` counts a model's numbers
     spectral        Theorem 1 of Beyond LoRA: what an update adds to the gap; `norms` reads its numbers off a model
-    single_run      what one run with a frozen Gaussian factor promises
+    single_run      a bound for one run with a frozen Gaussian factor
     convergence     rates of a chain of random sketches, and λ_min(E[H]) of any sketch
     least_squares   which factor to train
     sides           what training one side can gain, from a gradient and moments
-    similarity      how alike two factors are
+    subspaces       how alike two factors are
 """
 
 from lopsided.theory.convergence import Eigenvalue, Problem, coin_lambda, lambda_min, lambda_min_sampled, projection
@@ -22,7 +22,7 @@ from lopsided.theory.information import (
     sigma_estimated,
     sigma_of_range,
 )
-from lopsided.theory.least_squares import Condition, Fit, expected_gap, tune_a, tune_b, tune_b_condition
+from lopsided.theory.least_squares import Condition, FactorFit, expected_gap, tune_a, tune_b, tune_b_condition
 from lopsided.theory.norms import ModelNorms, model_norms, spectral_norm
 from lopsided.theory.sides import Gain, Moments, Whitened, whiten
 from lopsided.theory.single_run import FrozenLayer, SingleRunBound, covers, norm_of_gaussian, single_run_bound
@@ -33,7 +33,7 @@ __all__ = [
     "Condition",
     "Corrections",
     "Eigenvalue",
-    "Fit",
+    "FactorFit",
     "FrozenLayer",
     "Gain",
     "InformationBound",

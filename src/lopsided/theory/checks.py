@@ -1,4 +1,4 @@
-"""What the formulas ask of their numbers."""
+"""Checks of the numbers that formulas take in."""
 
 from __future__ import annotations
 

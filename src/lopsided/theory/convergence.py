@@ -1,9 +1,9 @@
 """How fast a chain of random sketches converges: the rates of RAC-LoRA.
 
-Notation: f is L-smooth, with f* its least value and gap = f(W⁰) - f*. Each link draws a sketch S of (r, d) anew, and
+Notation: f is L-smooth, with f* its least value and gap = f(W⁰) - f*. Each link draws a fresh sketch S of (r, d), and
 H = Sᵀ(S·Sᵀ)⁺S is the projection onto its rows. With the exact step of size γ <= 1/L, a link is W ← W - γ·∇f(W)·H
 (training B) or W ← W - γ·H·∇f(W) (training A). λ_min and λ_max are the extreme eigenvalues of E[H]; a fixed selector
-has λ_min = 0, and then nothing is promised.
+has λ_min = 0, and then there is no rate.
 
     GD, non-convex    min over T links of E‖∇f‖² <= 2·gap / (λ_min·γ·T)
     GD, μ-PL          E[f(W^T)] - f* <= (1 - γ·μ·λ_min)^T · gap
@@ -47,31 +47,33 @@ class Eigenvalue:
 
 
 def projection(S: np.ndarray) -> np.ndarray:
-    """H = Sᵀ(S·Sᵀ)⁺S, the orthogonal projection onto the rows of S.
+    """Return H = Sᵀ(S·Sᵀ)⁺S, the orthogonal projection onto the rows of S.
 
     Shapes:
         S: (r, d) -> (d, d), symmetric, H·H = H.
 
     Units:
-        None, whatever those of S.
+        None, whatever the units of S.
 
     Source:
         The exact step's projection: Malinovsky et al. 2024, arXiv:2410.08305, Algorithm 1.
     """
     _, sizes, vectors = np.linalg.svd(np.asarray(S, dtype=np.float64), full_matrices=False)
     kept = vectors[sizes > sizes.max(initial=0.0) * max(S.shape) * np.finfo(np.float64).eps]
-    return kept.T @ kept
+    H: np.ndarray = kept.T @ kept
+    return H
 
 
 def lambda_min(
     sketch: Sketch, r: int, d: int, *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> Eigenvalue:
-    """λ_min(E[H]) of a sketch: in closed form where the sketch knows it, from draws otherwise.
+    """Return λ_min(E[H]) of a sketch: in closed form where the sketch knows it, from draws otherwise.
 
-    From draws, the value is vᵀH̄v on one half of them, with v the last eigenvector of the other half's mean: an
-    unbiased look at a direction that is nearly the worst. The upper end is that mean's normal limit, and no direction's
-    mean lies below λ_min; the lower end is λ_min of the mean of all draws less a matrix Bernstein radius, with the
-    variance E[H] - E[H]² <= 1/4. Half of the failure goes to either end.
+    From draws, the value is vᵀH̄v with H̄ the mean over one half of them, and v the last eigenvector of the other half's
+    mean: an unbiased estimate for a direction that is nearly the worst. The upper end of the interval is the normal
+    limit of that estimate, since no direction's mean lies below λ_min. The lower end is λ_min of the mean of all draws
+    minus a matrix Bernstein radius, with the variance E[H] - E[H]² <= 1/4. Either end has half of the failure
+    probability.
 
     Args:
         draws: of the sketch, for the Monte Carlo.
@@ -101,7 +103,7 @@ def lambda_min(
 def lambda_min_sampled(
     sketch: Sketch, r: int, d: int, *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> Eigenvalue:
-    """λ_min(E[H]) from draws alone, whether or not a closed form is known; `lambda_min` says how.
+    """Return λ_min(E[H]) from draws alone, whether or not a closed form is known; `lambda_min` says how.
 
     Units:
         None: a share, between 0 and 1.
@@ -114,14 +116,16 @@ def lambda_min_sampled(
         raise LopsidedError(f"expected at least 8 draws, got {draws}; raise draws")
     failure = (1 - confidence) / 2
     samples = [sketch.sample(r, d, seed=seed + i, link=0) for i in range(draws)]
-    # Beyond this, an interval's ends are cut to [0, 1], where NaN would become an end.
+    # Before the ends of the interval are cut to [0, 1], which would make an end of NaN.
     if bad := sum(not np.isfinite(S).all() for S in samples):
         raise LopsidedError(f"expected finite sketches, got NaN or Inf in {bad} of {draws} draws; correct the sketch")
+    # One half of the draws chooses the direction v, the other one estimates the mean of vᵀHv.
     halves = [np.mean([projection(S) for S in part], axis=0) for part in (samples[::2], samples[1::2])]
     v = np.linalg.eigh(halves[0])[1][:, 0]
-    seen = np.array([v @ projection(S) @ v for S in samples[1::2]])
-    value = float(seen.mean())
-    high = value + float(norm.ppf(1 - failure)) * float(seen.std(ddof=1)) / math.sqrt(len(seen))
+    values = np.array([v @ projection(S) @ v for S in samples[1::2]])
+    value = float(values.mean())
+    high = value + float(norm.ppf(1 - failure)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    # Of all draws, from the halves, whose sizes may differ by one.
     mean = (halves[0] * len(samples[::2]) + halves[1] * len(samples[1::2])) / draws
     low = float(np.linalg.eigvalsh(mean)[0]) - _bernstein(d, draws, failure)
     return Eigenvalue(value=value, low=max(0.0, low), high=min(1.0, high), how="Monte Carlo", confidence=confidence)
@@ -134,7 +138,7 @@ def _bernstein(d: int, draws: int, failure: float) -> float:
 
 
 def coin_lambda(p: float, lambda_B: float, lambda_A: float) -> float:
-    """λ of a chain that trains B with probability p at each link: p·λ_B + (1-p)·λ_A.
+    """Return λ of a chain that trains B with probability p at each link: p·λ_B + (1-p)·λ_A.
 
     Units:
         None: all three are eigenvalues of projections, between 0 and 1.
@@ -150,7 +154,7 @@ def coin_lambda(p: float, lambda_B: float, lambda_A: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What the rates ask of a problem, a step and a sketch.
+    """What the rates depend on: a problem, a step and a sketch.
 
     Args:
         gap: f(W⁰) - f*, in units of f.
@@ -190,7 +194,7 @@ class Problem:
 
     @property
     def contraction(self) -> float:
-        """1 - γ·μ·λ_min, by which a link shrinks the expected gap.
+        """1 - γ·μ·λ_min, the factor by which a link shrinks the expected gap.
 
         Raises:
             LopsidedError: without `pl`.
@@ -201,39 +205,46 @@ class Problem:
 
     @property
     def floor(self) -> float:
-        """L·γ·σ²·λ_max/(2·μ·λ_min), the gap under which noise lets no step size γ go, in units of f."""
+        """L·γ·σ²·λ_max/(2·μ·λ_min), the gap that noise leaves at the step γ, in units of f.
+
+        Raises:
+            LopsidedError: without `pl`.
+        """
         if self.pl is None:
             raise LopsidedError("expected pl, the constant μ, for a floor of the gap; got none; give it")
         return self.smoothness * self.step * self.variance * self.lambda_max / (2 * self.pl * self.lambda_min)
 
     def gap_after(self, links: int) -> float:
-        """The bound on E[f] - f* after so many links, under PL: contraction^T·gap + floor."""
+        """Return the bound on E[f] - f* after so many links, under PL: contraction^T·gap + floor."""
         check_not_negative(links=links)
         return self.contraction**links * self.gap + self.floor
 
     def gradient_after(self, links: int) -> float:
-        """The bound on the least E‖∇f‖² of so many links, without PL."""
+        """Return the bound on the least E‖∇f‖² of so many links, without PL."""
         check_positive(links=links)
-        noise = self.smoothness * self.step * self.variance * self.lambda_max / self.lambda_min
-        return 2 * self.gap / (self.lambda_min * self.step * links) + noise
+        return 2 * self.gap / (self.lambda_min * self.step * links) + self._noise
 
     def links_needed(self, target: float) -> int:
-        """The fewest links that the bound needs for a gap, under PL, or else for a squared gradient, of `target`.
+        """Return the fewest links whose bound is `target`: on the gap under PL, otherwise on the squared gradient.
 
         Raises:
-            LopsidedError: if the noise lets no number of links get there.
+            LopsidedError: if the noise leaves more than the target after any number of links.
         """
         check_positive(target=target)
         if self.pl is None:
-            noise = self.smoothness * self.step * self.variance * self.lambda_max / self.lambda_min
-            self._check_reachable(target, noise)
-            return math.ceil(2 * self.gap / (self.lambda_min * self.step * (target - noise)))
+            self._check_reachable(target, self._noise)
+            return math.ceil(2 * self.gap / (self.lambda_min * self.step * (target - self._noise)))
         self._check_reachable(target, self.floor)
-        room = (target - self.floor) / self.gap
-        # γ = 1/L and μ = L with the identity for a sketch: one link does.
-        if room >= 1 or self.contraction <= 0:
-            return int(room < 1)
-        return math.ceil(math.log(room) / math.log(self.contraction))
+        part = (target - self.floor) / self.gap
+        # With γ = 1/L, μ = L and the identity for a sketch the contraction is 0, and one link is enough.
+        if part >= 1 or self.contraction <= 0:
+            return int(part < 1)
+        return math.ceil(math.log(part) / math.log(self.contraction))
+
+    @property
+    def _noise(self) -> float:
+        """What noise adds to the bound on E‖∇f‖²."""
+        return self.smoothness * self.step * self.variance * self.lambda_max / self.lambda_min
 
     def _check_reachable(self, target: float, floor: float) -> None:
         if target <= floor:

@@ -38,10 +38,10 @@ class LayerDims:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelNumbers:
-    """What a bound counts of a model.
+    """The numbers of a model that a bound counts.
 
     Args:
-        layers: that an adapter stands on, or would stand on.
+        layers: those with an adapter, or those that would get one.
         whole: every number of the model, embeddings, norms, biases and a head included; None where only its layers are
             known.
         head: the numbers of a task's head; None where the model has none, or only its layers are known.
@@ -56,18 +56,18 @@ def model_numbers(
     model: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
     target_modules: str | Sequence[str] = "all-linear",
 ) -> ModelNumbers:
-    """What bounds count: the layers of `layer_dims`, and of a model all of its numbers and its head's.
+    """Count a model for a bound: the layers of `layer_dims`, and of a model all of its numbers and its head's.
 
     Args:
-        model: as it is trained, its task's head on it: a backbone alone may have a pooler that the class of the task
-            lacks. Or layers already listed.
+        model: as it is trained, with its task's head: a backbone alone may have a pooler that the class of the task
+            lacks. Or layers that are already listed.
         target_modules: as for `layer_dims`.
 
     Units:
         Numbers, each counted once.
 
     Source:
-        What `lopsided train` gives gradients to.
+        The numbers for which `lopsided train` computes gradients.
 
     Raises:
         LopsidedError: as `layer_dims` does.
@@ -87,10 +87,10 @@ def layer_dims(
     layers: nn.Module | Iterable[LayerDims] | Iterable[tuple[int, int]],
     target_modules: str | Sequence[str] = "all-linear",
 ) -> list[LayerDims]:
-    """The layers that an adapter stands on, or would stand on.
+    """List the layers that have an adapter, or would get one.
 
     Args:
-        layers: a model; or layers already listed, as `LayerDims` or as pairs (d_out, d_in).
+        layers: a model; or layers that are already listed, as `LayerDims` or as pairs (d_out, d_in).
         target_modules: for a model without Lopsided adapters, which of its linear layers: their names' ends, a regular
             expression, or "all-linear" for all but a head. A model that has adapters is read as it is.
 
@@ -101,13 +101,13 @@ def layer_dims(
         The widths m_i and n_i of Cadenhead et al. 2026, arXiv:2606.13767, Table 1.
 
     Raises:
-        LopsidedError: if the model has no such layer, or a layer's widths can't be read.
+        LopsidedError: if the model has no such layer, or a layer's widths cannot be read.
     """
     if not isinstance(layers, nn.Module):
-        given: list[LayerDims | tuple[int, int]] = list(layers)
+        entries: list[LayerDims | tuple[int, int]] = list(layers)
         listed = [
-            found if isinstance(found, LayerDims) else LayerDims(module=str(i), d_out=found[0], d_in=found[1])
-            for i, found in enumerate(given)
+            entry if isinstance(entry, LayerDims) else LayerDims(module=str(i), d_out=entry[0], d_in=entry[1])
+            for i, entry in enumerate(entries)
         ]
         if not listed:
             raise LopsidedError("expected at least one layer, got none; pass a model, or pairs (d_out, d_in)")
@@ -130,7 +130,7 @@ def layer_dims(
 def linear_maps(
     model: nn.Module, target_modules: str | Sequence[str] = "all-linear"
 ) -> list[tuple[str, nn.Linear | Conv1D]]:
-    """The linear layers of a model that `lopsided.adapt` would adapt, by name, in the model's own order."""
+    """List the linear layers of a model that `lopsided.adapt` would adapt, by name, in the model's own order."""
     heads = task_heads(model)
     config = LopsidedConfig(
         method="cla",
@@ -148,6 +148,7 @@ def linear_maps(
 
 
 def _dims(name: str, module: nn.Linear | Conv1D) -> LayerDims:
+    """The widths of a layer, read off its weight, which Conv1D keeps transposed."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     if weight.dim() != 2:

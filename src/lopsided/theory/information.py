@@ -4,7 +4,7 @@ Notation: a method trains P numbers of q bits each on n samples, with a loss tha
 
     |E[test loss - train loss]| <= √(2·P·q·ln 2·σ² / n)
 
-since the trained numbers can't carry more than P·q·ln 2 nats about the samples. With a factor of rank r in layers of
+since the trained numbers cannot carry more than P·q·ln 2 nats about the samples. With a factor of rank r in layers of
 (d_out, d_in) and k links, P = k·r·D, where D sums d_out over the layers if B is trained, d_in if A is, and both if both
 are: P is k times what `Method.trained_numbers` counts, whatever the adapter. Full fine-tuning trains every number of
 the model, and P of the head alone is the head's.
@@ -31,11 +31,12 @@ from lopsided.theory.dims import LayerDims, ModelNumbers, model_numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Sigma:
-    """The sub-Gaussian parameter of a loss, in the loss's own units, and where it is from.
+    """The sub-Gaussian parameter of a loss, in the loss's own units, and how it was obtained.
 
     Args:
         value: σ, such that E[exp(λ·(loss - mean))] <= exp(λ²σ²/2) for all λ.
-        how: "range" holds for every distribution; "estimate" is a statistic of the losses seen, and not a bound.
+        how: "range" holds for every distribution; "estimate" is a statistic of a sample of losses, and not a bound;
+            "given" is what the caller says.
     """
 
     value: float
@@ -46,7 +47,7 @@ class Sigma:
 
 
 def sigma_of_range(low: float, high: float) -> Sigma:
-    """σ = (high - low)/2 of a loss that stays between two numbers.
+    """Return σ = (high - low)/2 of a loss that stays between two numbers.
 
     Units:
         The loss's own.
@@ -64,10 +65,10 @@ def sigma_of_range(low: float, high: float) -> Sigma:
 
 
 def sigma_estimated(losses: Sequence[float]) -> Sigma:
-    """The smallest σ that these losses would allow: sup over λ of √(2·ln mean exp(λ(loss - mean))) / |λ|.
+    """Return the smallest σ that these losses allow: sup over λ of √(2·ln mean exp(λ(loss - mean))) / |λ|.
 
-    As λ goes to 0 the expression is the standard deviation, so that σ is at least that. It says nothing of losses that
-    were not seen.
+    As λ goes to 0 the expression is the standard deviation, so that σ is at least that. It says nothing of losses
+    outside of the sample.
 
     Args:
         losses: per sample, of samples that the model did not learn from.
@@ -90,14 +91,16 @@ def sigma_estimated(losses: Sequence[float]) -> Sigma:
     deviation = centred.std()
     if deviation == 0:
         raise LopsidedError("expected losses that differ, got equal ones; give sigma, or the range of the loss")
-    found = deviation
+    largest = deviation
+    # λ in units of one over the deviation, on both sides of 0.
     for size in np.geomspace(1e-3, 30, 60):
         for sign in (-1, 1):
             exponent = sign * size / deviation * centred
+            # The largest exponent is taken out of the mean, so that exp does not overflow.
             top = exponent.max()
             cumulant = top + math.log(np.exp(exponent - top).mean())
-            found = max(found, math.sqrt(2 * max(cumulant, 0.0)) * deviation / size)
-    return Sigma(value=float(found), how="estimate")
+            largest = max(largest, math.sqrt(2 * max(cumulant, 0.0)) * deviation / size)
+    return Sigma(value=float(largest), how="estimate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class InformationBound:
 
     Args:
         value: the bound.
-        method, links, layers: what it is for.
+        method, links, layers: of the runs that it is for.
         trained: how many numbers the adapters train over all links; a task's head comes on top. Of full fine-tuning
             every number of the model, of the head alone the head's.
         n, bits, sigma: as given.
@@ -133,10 +136,11 @@ def generalization_bound(
     *,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> InformationBound:
-    """√(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
+    """Return √(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
 
-    The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin's side
-    counts as its wider one). Of an adapter, a task's head and trained biases are not counted, as in the papers' tables.
+    The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin
+    counts as the wider of its two sides). Of an adapter, a task's head and trained biases are not counted, as in the
+    papers' tables.
 
     Args:
         model_or_dims: a model with its task's head; what `model_numbers` counted of one; or its adapted layers as pairs
@@ -151,7 +155,7 @@ def generalization_bound(
 
     Raises:
         LopsidedError: if r, n, sigma, bits or links are not positive; if a method without a chain is given links; for
-            a model whose layers can't be listed; for a method that trains a head, without a model that has one; for a
+            a model whose layers cannot be listed; for a method that trains a head, without a model that has one; for a
             bound that is too large for a float.
 
     Units:
@@ -224,7 +228,7 @@ def is_counted(method: Method, numbers: ModelNumbers) -> bool:
 
 
 def chain_links(method: Method, links: int | None) -> int:
-    """How many links a run of the method has.
+    """Return how many links a run of the method has.
 
     Raises:
         LopsidedError: if a method without a chain is given more than one, or a chain's number follows from the run's
@@ -236,10 +240,10 @@ def chain_links(method: Method, links: int | None) -> int:
         if links not in (None, 1):
             raise LopsidedError(f"method {method.name!r} has no chain, got links={links}; leave links out")
         return 1
-    found = links if links is not None else method.chain.links
-    if found is None:
+    count = links if links is not None else method.chain.links
+    if count is None:
         raise LopsidedError(f"the links of {method.name!r} follow from a run's length; give links")
-    return found
+    return count
 
 
 def all_bounds(
@@ -251,7 +255,7 @@ def all_bounds(
     *,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> list[InformationBound]:
-    """The bound of every registered method, smallest first; without a head to count, that of the head is left out.
+    """Return the bound of every registered method, smallest first; without a head to count, the head's is left out.
 
     Units:
         The loss's own, as σ.
@@ -261,5 +265,5 @@ def all_bounds(
     """
     numbers = _numbers(model_or_dims, target_modules)
     methods = [method for method in METHODS.values() if is_counted(method, numbers)]
-    found = [generalization_bound(numbers, method, r, n, sigma, bits) for method in methods]
-    return sorted(found, key=lambda bound: bound.value)
+    bounds = [generalization_bound(numbers, method, r, n, sigma, bits) for method in methods]
+    return sorted(bounds, key=lambda bound: bound.value)

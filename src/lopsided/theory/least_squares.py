@@ -6,8 +6,8 @@ adapter s·B·A leaves the loss E‖(Δ - B·A)·x‖² = Tr[(Δ - BA)·Σ·(Δ 
     freeze A = Q, Q·Qᵀ = I   B* = ΔΣQᵀ(QΣQᵀ)⁻¹    loss = Tr[ΔΣΔᵀ] - Tr[QΣΔᵀΔΣQᵀ(QΣQᵀ)⁻¹]
     freeze B = U, Uᵀ·U = I   A* = UᵀΔ              loss = Tr[ΔΣΔᵀ] - Tr[UᵀΔΣΔᵀU]
 
-For random Q and U training B is at least as good as d/r grows, in the paper's settings; not in all of them: see
-`tune_b_condition`.
+For random Q and U, training B is at least as good as training A as d/r grows, in the paper's settings; it is not in all
+settings: see `tune_b_condition`.
 
 Source: Zhu et al. 2024, arXiv:2402.16842, Theorem 4.3.
 """
@@ -22,8 +22,8 @@ from lopsided.errors import LopsidedError
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """The best trained factor beside a frozen one, and the loss that it leaves.
+class FactorFit:
+    """The best trained factor next to a frozen one, and the loss that it leaves.
 
     Args:
         factor: B of (d_out, r), or A of (r, d_in).
@@ -34,8 +34,8 @@ class Fit:
     loss: float
 
 
-def tune_b(delta: np.ndarray, sigma: np.ndarray, Q: np.ndarray) -> Fit:
-    """The best B beside A = Q.
+def tune_b(delta: np.ndarray, sigma: np.ndarray, Q: np.ndarray) -> FactorFit:
+    """Return the best B next to A = Q.
 
     Shapes:
         delta: (d_out, d_in); sigma: (d_in, d_in); Q: (r, d_in), of full rank; its rows need not be orthonormal.
@@ -59,11 +59,11 @@ def tune_b(delta: np.ndarray, sigma: np.ndarray, Q: np.ndarray) -> Fit:
             "another Q"
         )
     B = np.linalg.solve(inner, Q @ sigma @ delta.T).T
-    return Fit(B, _trace(delta, sigma, delta) - float(np.sum(B * (delta @ sigma @ Q.T))))
+    return FactorFit(B, _trace(delta, sigma, delta) - float(np.sum(B * (delta @ sigma @ Q.T))))
 
 
-def tune_a(delta: np.ndarray, sigma: np.ndarray, U: np.ndarray) -> Fit:
-    """The best A beside B = U.
+def tune_a(delta: np.ndarray, sigma: np.ndarray, U: np.ndarray) -> FactorFit:
+    """Return the best A next to B = U.
 
     Shapes:
         delta: (d_out, d_in); sigma: (d_in, d_in); U: (d_out, r), with orthonormal columns.
@@ -83,7 +83,7 @@ def tune_a(delta: np.ndarray, sigma: np.ndarray, U: np.ndarray) -> Fit:
     if not np.allclose(U.T @ U, np.eye(U.shape[1]), atol=1e-6):
         raise LopsidedError("expected U with orthonormal columns, got others; take its QR factor")
     A = U.T @ delta
-    return Fit(A, _trace(delta, sigma, delta) - _trace(A, sigma, A))
+    return FactorFit(A, _trace(delta, sigma, delta) - _trace(A, sigma, A))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Condition:
 
     Args:
         tune_b: whether it holds.
-        ratio: left side over right side: what B's expected reduction is of A's, at equal r much below d_in = d_out.
+        ratio: left side over right side: B's expected reduction over A's, at equal r much below d_in = d_out.
     """
 
     tune_b: bool
@@ -100,11 +100,11 @@ class Condition:
 
 
 def tune_b_condition(sigma: np.ndarray, delta: np.ndarray) -> Condition:
-    """Whether the inputs' variance lies where the update is needed.
+    """Return whether the inputs' variance lies in the directions that the update needs.
 
     With Q and U random, of the same r, much smaller than d = d_in = d_out, training B reduces the loss by
-    r·Tr[Σ²ΔᵀΔ]/Tr[Σ] in expectation, training A by (r/d)·Tr[ΣΔᵀΔ]. An update on the inputs' low-variance directions
-    fails the condition, and training A wins there. For d_out ≠ d_in, A's share is r/d_out, so d is d_out.
+    r·Tr[Σ²ΔᵀΔ]/Tr[Σ] in expectation, training A by (r/d)·Tr[ΣΔᵀΔ]. An update in the inputs' low-variance directions
+    fails the condition, and there training A wins. For d_out ≠ d_in, A's share is r/d_out, so d is d_out.
 
     Shapes:
         sigma: (d_in, d_in); delta: (d_out, d_in).
@@ -130,7 +130,7 @@ def tune_b_condition(sigma: np.ndarray, delta: np.ndarray) -> Condition:
 
 
 def expected_gap(delta: np.ndarray, input_basis: np.ndarray, variance: float) -> float:
-    """What tuning A leaves beyond tuning B, for inputs of r equal variances: (1 - r/d)·σ²·Tr[U_X·U_Xᵀ·Δᵀ·Δ].
+    """Return the loss of tuning A minus that of tuning B, for r equal variances: (1 - r/d)·σ²·Tr[U_X·U_Xᵀ·Δᵀ·Δ].
 
     Here Σ = σ²·U_X·U_Xᵀ has the adapter's own rank r, so tuning B leaves nothing, whatever Q.
 
@@ -147,7 +147,8 @@ def expected_gap(delta: np.ndarray, input_basis: np.ndarray, variance: float) ->
         Zhu et al. 2024, after Theorem 4.3.
     """
     d, r = delta.shape[0], input_basis.shape[1]
-    return (1 - r / d) * variance * float(np.sum((delta @ input_basis) ** 2))
+    share: float = 1 - r / d
+    return share * variance * float(np.sum((delta @ input_basis) ** 2))
 
 
 def _check(delta: np.ndarray, sigma: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Spectral norms of an adapted model's layers, by power iteration.
 
+Notation: M is a matrix of (d_out, d_in), σ_1 >= σ_2 >= … are its singular values, and ‖M‖₂ = σ_1.
+
 A few products with W0 and with the factors of ΔW give both norms; no matrix is decomposed, and ΔW is never written out.
 """
 
@@ -41,10 +43,10 @@ ACTIVATIONS = {
 def spectral_norm(
     forward: Product, back: Product, d_in: int, *, iterations: int = 30, block: int = 4, tolerance: float = 1e-4
 ) -> float:
-    """‖M‖₂ of a matrix that is known by its products, from below.
+    """Return ‖M‖₂ of a matrix that is known by its products, from below.
 
-    A block of vectors is multiplied by MᵀM and made orthonormal again; what it grows by is at most ‖M‖₂² and comes
-    near it fast, in (σ_{block+1}/σ_1)² a round.
+    Each round multiplies a block of vectors by MᵀM and makes it orthonormal again. The block's growth is at most
+    ‖M‖₂², and its distance from that shrinks by (σ_{block+1}/σ_1)² per round.
 
     Args:
         forward: (k, d_in) -> (k, d_out), rows times Mᵀ.
@@ -84,12 +86,12 @@ def spectral_norm(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelNorms:
-    """The norms of a model's linear maps, and what had to be assumed to list them as a chain.
+    """The norms of a model's linear maps, and the assumptions that list them as a chain.
 
     Args:
         modules: the maps' names, in the model's order.
         layers: their norms.
-        assumed: sentences for a reader; a bound is worth what they are.
+        assumed: sentences for a reader; a bound from these norms holds as far as they do.
     """
 
     modules: tuple[str, ...]
@@ -99,10 +101,10 @@ class ModelNorms:
 
 @torch.no_grad()
 def model_norms(model: nn.Module, adapter: str = "default", *, iterations: int = 30) -> ModelNorms:
-    """‖W0‖₂ and ‖ΔW‖₂ of every linear map of an adapted model.
+    """Return ‖W0‖₂ and ‖ΔW‖₂ of every linear map of an adapted model.
 
-    Theorem 1 is about layers one after the other. A transformer is that only in part: its linear maps are listed in
-    the model's order, each followed by the model's activation, and what this leaves out is said in `assumed`.
+    Theorem 1 is about layers one after the other, which a transformer has only in part: its linear maps are listed in
+    the model's order, each followed by the model's activation, and `assumed` says what this leaves out.
 
     Args:
         model: with a Lopsided adapter.
@@ -113,7 +115,7 @@ def model_norms(model: nn.Module, adapter: str = "default", *, iterations: int =
         Those of the weights.
 
     Source:
-        What Theorem 1 of Cadenhead et al. 2026, arXiv:2606.13767, takes in.
+        The norms that Theorem 1 of Cadenhead et al. 2026, arXiv:2606.13767, takes in.
 
     Raises:
         LopsidedError: without that adapter; for an activation whose Lipschitz constant is not known here.
@@ -148,16 +150,17 @@ def model_norms(model: nn.Module, adapter: str = "default", *, iterations: int =
 
 
 def _activation(model: nn.Module) -> tuple[str, float]:
+    """The activation that a model's configuration names, and its Lipschitz constant."""
     settings = model.config.to_dict() if isinstance(model, PreTrainedModel) else {}
-    named = [settings[key] for key in ("hidden_act", "hidden_activation", "activation_function") if key in settings]
-    if not named:
+    names = [settings[key] for key in ("hidden_act", "hidden_activation", "activation_function") if key in settings]
+    if not names:
         return "no activation that its configuration names", 1.0
-    if named[0] not in ACTIVATIONS:
+    if names[0] not in ACTIVATIONS:
         raise LopsidedError(
-            f"the Lipschitz constant of the activation {named[0]!r} is not known here; expected one of "
+            f"the Lipschitz constant of the activation {names[0]!r} is not known here; expected one of "
             f"{', '.join(ACTIVATIONS)}; add it to lopsided.theory.norms.ACTIVATIONS"
         )
-    return named[0], ACTIVATIONS[named[0]]
+    return names[0], ACTIVATIONS[names[0]]
 
 
 def _norm(W: Tensor, iterations: int) -> float:
@@ -165,6 +168,7 @@ def _norm(W: Tensor, iterations: int) -> float:
 
 
 def _update_norm(terms: list[Term], scaling: float, iterations: int) -> float:
+    """‖ΔW‖₂ from the products with each link's factors."""
     factors = [term.dense() for term in terms]
 
     def forward(x: Tensor) -> Tensor:

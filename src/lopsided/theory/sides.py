@@ -2,8 +2,8 @@
 
 Notation: a layer y = W·x with W of (d_out, d_in), and a loss that is a mean over n predictions, in nats. Its mean
 gradient is G of (d_out, d_in). Σ = E[x·xᵀ] is over tokens; Γ = (1/n)·Σ_t g_t·g_tᵀ sums over all tokens, with g_t the
-gradient of one prediction's loss by y_t, so that Γ ⊗ Σ is the Fisher information of the mean loss, with the number of
-tokens a prediction in it. With the damped Σ̃ = Σ + λ_Σ·I and Γ̃ = Γ + λ_Γ·I, an update changes the loss by about
+gradient of one prediction's loss by y_t, so that Γ ⊗ Σ is the Fisher information of the mean loss, and counts the
+tokens per prediction. With the damped Σ̃ = Σ + λ_Σ·I and Γ̃ = Γ + λ_Γ·I, an update changes the loss by about
 
     <G, ΔW> + ½·Tr[Γ̃·ΔW·Σ̃·ΔWᵀ]
 
@@ -16,9 +16,9 @@ For Cholesky factors Σ̃ = L_Σ·L_Σᵀ, Γ̃ = L_Γ·L_Γᵀ and the whitened
 
 The last one is the best update of rank r that there is: an upper bound on what training both factors reaches.
 
-G comes from few rows, and a fit of many numbers to few rows gains on those rows alone. So each gain is told twice: once
-on the rows that G comes from, and once as the mean of products of different batches' gradients, which is an unbiased
-estimate of the gain for the gradient of all rows, and may be negative.
+G comes from few rows, and a fit of many numbers to few rows gains on those rows alone. So each gain is given twice: on
+the rows that G comes from, and as the mean of products of different batches' gradients, which is an unbiased estimate
+of the gain for the gradient of all rows, and may be negative.
 
 Source: the Kronecker factors: Martens and Grosse 2015, arXiv:1503.05671. The gains of one side generalize Theorem 4.3
 of Zhu et al. 2024, arXiv:2402.16842, which is the case Γ = I; derived for this library.
@@ -37,12 +37,12 @@ from lopsided.theory.checks import check_not_negative
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Moments:
-    """What a layer's gains are made of.
+    """The moments and gradients from which a layer's gains follow.
 
     Args:
         sigma: Σ.
         gamma: Γ.
-        gradients: the mean gradient of each batch, of equal sign and scale as that of the loss.
+        gradients: the mean gradient of each batch, with the sign and the scale of the loss's gradient.
         weights: each batch's share of the predictions; None for equal shares.
 
     Shapes:
@@ -59,6 +59,7 @@ class Moments:
 
     def __post_init__(self) -> None:
         d_out, d_in = len(self.gamma), len(self.sigma)
+        # The first axes of Γ and Σ say the widths, and everything else has to agree with them.
         if (
             self.sigma.shape != (d_in, d_in)
             or self.gamma.shape != (d_out, d_out)
@@ -84,14 +85,15 @@ class Moments:
 
     @property
     def shares(self) -> np.ndarray:
-        """Of the batches, with a sum of 1."""
+        """The batches' shares, with a sum of 1."""
         weights = np.ones(len(self.gradients)) if self.weights is None else self.weights
-        return weights / weights.sum()
+        shares: np.ndarray = weights / weights.sum()
+        return shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """By how much the loss falls at the best value of what is trained, in the loss's units.
+    """The reduction of the loss at the best value of the trained numbers, in the loss's units.
 
     Args:
         fitted: on the rows that the gradient comes from.
@@ -121,11 +123,11 @@ class Whitened:
     root_gamma: np.ndarray
 
     def gain(self) -> Gain:
-        """Of training all of W."""
+        """Return the gain of training all of W."""
         return self._gain(self.parts)
 
     def gain_b(self, Q: np.ndarray) -> Gain:
-        """Of training B beside A = Q.
+        """Return the gain of training B next to A = Q.
 
         Shapes:
             Q: (r, d_in), of full rank; its rows need not be orthonormal.
@@ -135,7 +137,7 @@ class Whitened:
         return self._gain(self.parts @ np.linalg.qr(self.root_sigma.T @ Q.T)[0])
 
     def gain_a(self, U: np.ndarray) -> Gain:
-        """Of training A beside B = U.
+        """Return the gain of training A next to B = U.
 
         Shapes:
             U: (d_out, r), of full rank; its columns need not be orthonormal.
@@ -145,34 +147,35 @@ class Whitened:
         return self._gain(np.linalg.qr(self.root_gamma.T @ U)[0].T @ self.parts)
 
     def bound_ab(self, r: int) -> Gain:
-        """Of the best ΔW of rank r, which no training of both factors can beat.
+        """Return the gain of the best ΔW of rank r, which no training of both factors can exceed.
 
-        The expected gain is what each batch sees of the best directions of all the others.
+        The expected gain is the mean over batches: each one measures the best directions of all the others.
         """
         whole = self.parts.sum(0)
         fitted = 0.5 * float(_top(whole, r)[1].sum())
-        seen = []
+        gains = []
         for part, share in zip(self.parts, self.shares):
             others = (whole - part) / (1 - share)
             vectors, _ = _top(others, r)
-            seen.append(0.5 * float(np.sum(_projected(part / share, vectors) * _projected(others, vectors))))
-        return Gain(fitted=fitted, expected=float(self.shares @ seen))
+            gains.append(0.5 * float(np.sum(_projected(part / share, vectors) * _projected(others, vectors))))
+        return Gain(fitted=fitted, expected=float(self.shares @ gains))
 
     def _gain(self, parts: np.ndarray) -> Gain:
         """½·‖Σ parts‖², and the same from products of different batches alone."""
+        # The products of a batch with itself are what makes the square of a noisy mean too large.
         whole, own = float(np.sum(parts.sum(0) ** 2)), float(np.sum(parts**2))
         return Gain(fitted=0.5 * whole, expected=0.5 * (whole - own) / (1 - float(self.shares @ self.shares)))
 
 
 def whiten(moments: Moments, damping: float = 0.1) -> Whitened:
-    """The local model of a layer.
+    """Return the local model of a layer.
 
     Args:
-        damping: λ_Σ as a multiple of the mean of Σ's eigenvalues, and λ_Γ as the same multiple of Γ's. It says how far
-            the directions are trusted that the few rows have hardly seen.
+        damping: λ_Σ as a multiple of the mean of Σ's eigenvalues, and λ_Γ as the same multiple of Γ's. A larger
+            one trusts less in directions in which the few rows hardly vary.
 
     Units:
-        Gains in nats, or in what else the gradients' loss is measured.
+        Gains in nats, or in the units of the loss whose gradients these are.
 
     Source:
         Kronecker factors: Martens and Grosse 2015, arXiv:1503.05671; the gains of one side are derived here.
@@ -196,15 +199,17 @@ def whiten(moments: Moments, damping: float = 0.1) -> Whitened:
 
 
 def _root(moment: np.ndarray, damping: float, name: str) -> np.ndarray:
+    """The lower Cholesky factor of a damped moment."""
     moment = np.asarray(moment, dtype=np.float64)
     damped = moment + damping * float(np.trace(moment)) / len(moment) * np.eye(len(moment))
     try:
-        return cholesky(damped, lower=True)
+        root: np.ndarray = cholesky(damped, lower=True)
     except np.linalg.LinAlgError as error:
         raise LopsidedError(
             f"{name} with a damping of {damping:g} is not positive definite: some direction is not seen at all; raise "
             "damping, or pass more rows"
         ) from error
+    return root
 
 
 def _top(M: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,4 +220,6 @@ def _top(M: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _projected(M: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    return vectors.T @ (M if M.shape[0] <= M.shape[1] else M.T)
+    """M's shorter side in the coordinates of `_top`."""
+    coordinates: np.ndarray = vectors.T @ (M if M.shape[0] <= M.shape[1] else M.T)
+    return coordinates

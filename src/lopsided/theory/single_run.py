@@ -1,4 +1,4 @@
-"""What one run with a frozen Gaussian factor promises: a bound over the draw of A and of the samples.
+"""A bound for one run with a frozen Gaussian factor, over the draw of A and of the samples.
 
 Notation: layer l computes σ_l((W_l + B_l·A_l)·x), with A_l of (r, d_in) drawn once, i.i.d. N(0, ς²), and B_l of
 (d_out, r) trained with entries in [-M, M]; p = r·Σd_out numbers are trained. The loss lies in [0, 1] and is
@@ -14,8 +14,8 @@ the function is Λ = e_L-Lipschitz in B, and a grid over B gives: with probabili
 
 Kratsios et al. 2025 (arXiv:2506.14530) show that the rate is √(r/N) up to logarithms, and that no bound can be better
 than of order 1/√N; their constants are not used here. This explicit form has the same shape, is derived for this
-library, and is loose: some 25 times the measured gap at r=1 and N=2048. It is worth printing beside a measured gap, and
-never in its place. It is for Gaussian A alone.
+library, and is loose: some 25 times the measured gap at r=1 and N=2048. It belongs next to a measured gap, and does not
+replace one. It is for Gaussian A alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FrozenLayer:
     Args:
         d_out, d_in, r: shapes.
         norm: ‖W‖₂ of the frozen weight.
-        norm_A: ‖A‖₂ of the draw at hand; None bounds it for (1 - δ/2) of the draws.
+        norm_A: ‖A‖₂ of the actual draw; None bounds it for (1 - δ/2) of the draws.
         std: ς, the standard deviation of an entry of A.
         lipschitz, offset: s and z, of the activation after the layer.
     """
@@ -78,7 +78,7 @@ class SingleRunBound:
 
 
 def covers(method: Method) -> bool:
-    """Whether the bound is for a method: it trains B, in one link, with A drawn from a Gaussian.
+    """Return whether the bound is for a method: it trains B, in one link, with A drawn from a Gaussian.
 
     Units:
         None: yes or no.
@@ -99,7 +99,7 @@ def check_covers(method: Method) -> None:
 
 
 def norm_of_gaussian(d_in: int, r: int, std: float, failure: float) -> float:
-    """ς·(√r + √d_in + t), which ‖A‖₂ exceeds with probability at most e^{-t²/2} = failure.
+    """Return ς·(√r + √d_in + t), which ‖A‖₂ exceeds with probability at most e^{-t²/2} = failure.
 
     Units:
         Those of ς, the standard deviation of A's entries.
@@ -121,7 +121,7 @@ def single_run_bound(
     loss_lipschitz: float,
     delta: float = 0.05,
 ) -> SingleRunBound:
-    """1/√N + √((p·ln⌈2·M·L_ℓ·Λ·√N⌉ + ln(2/δ')) / (2N)).
+    """Return 1/√N + √((p·ln⌈2·M·L_ℓ·Λ·√N⌉ + ln(2/δ')) / (2N)).
 
     Args:
         layers: in the order in which an input passes them.
@@ -129,7 +129,7 @@ def single_run_bound(
         entry_bound: M, the largest absolute entry of any B.
         input_bound: C, the largest norm of an input.
         loss_lipschitz: L_ℓ, in loss per unit of the network's output.
-        delta: δ. Where a layer's ‖A‖ is not given, half of it goes to the draws of A and δ' = δ/2; else δ' = δ.
+        delta: δ. Where a layer's ‖A‖ is not given, half of it is for the draws of A and δ' = δ/2; else δ' = δ.
 
     Units:
         The loss's, which lies in [0, 1].
@@ -146,6 +146,7 @@ def single_run_bound(
         raise LopsidedError("expected at least one layer, got none; list the layers of the network")
     unknown = sum(layer.norm_A is None for layer in layers)
     for_samples = delta / 2 if unknown else delta
+    # H and e of the notation, layer by layer; at the end, `moved` is Λ.
     height, moved = input_bound, 0.0
     for layer in layers:
         norm_A = layer.norm_A

@@ -11,7 +11,7 @@ gap between expected and training loss. Then
 and Φ_W0 is the same with ∏d in the place of the subtracted ∏w. The paper prints both as sums over 2^L subsets of
 layers, one for each way to choose W0 or ΔW in every layer; those sums are products, so that L steps do.
 
-Three of the paper's printed indices are slips, and are mended here: the exponent of its set P must be L - j, the
+Three of the paper's printed indices are slips, and are corrected here: the exponent of its set P must be L - j, the
 parity in its H is swapped, and the index a begins at 0 in Φ_W0. As printed, Φ_ΔW would not vanish with ΔW.
 
 Source: Cadenhead et al. 2026, arXiv:2606.13767, Theorem 1.
@@ -29,7 +29,7 @@ from lopsided.theory.checks import check_not_negative, check_positive
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorms:
-    """What Theorem 1 asks of one layer.
+    """The norms of one layer in Theorem 1.
 
     Args:
         base: w = ‖W0‖₂, in units of output per unit of input.
@@ -52,8 +52,8 @@ class Corrections:
     """The two corrections of Theorem 1, in the loss's units.
 
     Args:
-        update: Φ_ΔW, what the gap can grow by over that of the base model; 0 if nothing is updated.
-        base: Φ_W0, the same over the gap of a network of the updates alone.
+        update: Φ_ΔW, the most by which the gap exceeds that of the base model; 0 if nothing is updated.
+        base: Φ_W0, the most by which it exceeds the gap of a network of the updates alone.
     """
 
     update: float
@@ -61,7 +61,7 @@ class Corrections:
 
 
 def spectral_corrections(layers: Sequence[LayerNorms], *, input_bound: float, loss_lipschitz: float) -> Corrections:
-    """Φ_ΔW and Φ_W0, in a number of steps that grows with L, not with 2^L.
+    """Return Φ_ΔW and Φ_W0, in a number of steps that grows with L, not with 2^L.
 
     The differences of products are summed layer by layer, ∏(w+d) - ∏w = d_k·∏_{j>k} w_j + (w_k+d_k)·(the difference
     after k), so that no digits cancel for small updates. A product too large for a float gives infinity.
@@ -75,7 +75,7 @@ def spectral_corrections(layers: Sequence[LayerNorms], *, input_bound: float, lo
         The loss's own: L_ℓ in loss per output, times inputs and norms.
 
     Source:
-        Cadenhead et al. 2026, arXiv:2606.13767, Theorem 1, with three indices mended (see above).
+        Cadenhead et al. 2026, arXiv:2606.13767, Theorem 1, with three indices corrected (see above).
 
     Raises:
         LopsidedError: without layers, or for negative or infinite numbers.
@@ -99,7 +99,7 @@ def _correction(
 ) -> float:
     """2·L_ℓ·[C·∏s·(∏(kept + other) - ∏kept) + the offsets' share], with norms = [(kept, other), ...]."""
     total = 0.0
-    # Of the layers after k: ∏s, ∏kept, and ∏(kept + other) - ∏kept.
+    # From the last layer to the first. Of the layers after k: ∏s, ∏kept, and ∏(kept + other) - ∏kept.
     lipschitz, kept_product, difference = 1.0, 1.0, 0.0
     for (kept, other), layer in zip(reversed(norms), reversed(layers), strict=True):
         total += _product(layer.offset, lipschitz, difference)
@@ -110,5 +110,5 @@ def _correction(
 
 
 def _product(*factors: float) -> float:
-    """Their product, where nothing times infinity is nothing."""
+    """The product of the factors, where zero times infinity is zero."""
     return 0.0 if 0.0 in factors else math.prod(factors)

@@ -1,4 +1,4 @@
-"""How alike two factors are, whatever coordinates each is written in.
+"""How alike two factors are, independently of the coordinates that each is written in.
 
 Notation: X and Y have d rows; Q_X is an orthonormal basis of the columns of X. Two factors are as similar as
 
@@ -18,13 +18,13 @@ from lopsided.errors import LopsidedError
 
 
 def basis(X: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the columns: (d, r) -> (d, rank)
+    """Return an orthonormal basis of the columns: (d, r) -> (d, rank)
 
     Units:
-        None, whatever those of X.
+        None, whatever the units of X.
 
     Source:
-        The left singular vectors whose singular values are no rounding.
+        The left singular vectors whose singular values exceed the rounding error of float32.
 
     Raises:
         LopsidedError: if X has NaN or Inf.
@@ -41,7 +41,7 @@ def basis(X: np.ndarray) -> np.ndarray:
 
 
 def similarity(Q: np.ndarray, R: np.ndarray) -> float:
-    """‖QᵀR‖_F² / min(rank) of two orthonormal bases: (d, q), (d, r) -> between 0 and 1
+    """Return ‖QᵀR‖_F² / min(rank) of two orthonormal bases: (d, q), (d, r) -> between 0 and 1
 
     Units:
         None: a mean squared cosine.

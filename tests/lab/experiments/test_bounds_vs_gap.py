@@ -17,9 +17,9 @@ from lopsided.lab.experiments.bounds_vs_gap import (
     QUICK,
     chance_of_more,
     group,
-    rate,
+    learning_rate,
 )
-from lopsided.lab.short_runs import Run
+from lopsided.lab.short_runs import ShortRun
 from lopsided.method import method_named
 from lopsided.runs.measured_bound import RunBound
 from lopsided.theory import generalization_bound
@@ -37,14 +37,14 @@ def test_methods_of_the_comparison():
     # PaCA's runs would be random-cLA's.
     assert set(FULL) == {name for name, method in METHODS.items() if method.compared} - {"head", "paca"}
     assert METHODS["paca"].sketch == METHODS["rcla"].sketch
-    assert [rate(name) for name in ("full", "lora_plus", "lora", "c3la")] == [3e-4, 3e-4, 3e-3, 3e-3]
+    assert [learning_rate(name) for name in ("full", "lora_plus", "lora", "c3la")] == [3e-4, 3e-4, 3e-3, 3e-3]
     assert [group(METHODS[name]) for name in ("full", "cola", "cla")] == ["all weights", "A and B, chained", "B"]
 
 
 @pytest.mark.parametrize(("sign", "scale", "expected"), [(1, 1e-3, "reproduced"), (-1, 1e3, "not reproduced")])
 def test_the_verdict_follows_from_gaps_and_bounds(monkeypatch, sign, scale, expected):
     def finish_all(asked, note):
-        return [Run(folder=config.out, trained=1, rows={}) for config, _ in asked]
+        return [ShortRun(folder=config.out, trained=1, answers={}) for config, _ in asked]
 
     def bound_of_run(folder):
         name, seed = folder.name.split("-seed")

@@ -10,13 +10,11 @@ from torch import nn
 from lopsided import LopsidedError
 from lopsided.lab import Request
 from lopsided.lab.batched_mlp import Factors, FreshAdamW, Networks, Recipe, logits, merge, new_networks, train
+from lopsided.lab.digit_halves import built_in, from_folder
 from lopsided.lab.experiments.digits_chain import (
     EXPERIMENT,
     Way,
-    adapt,
-    built_in,
-    from_folder,
-    link_begun,
+    adapt_all,
     pretrain,
     set_sketch,
     ways,
@@ -105,7 +103,7 @@ def test_the_optimizer_restarts_in_the_chosen_runs_and_leaves_masked_ones_alone(
 def test_links_begin_every_few_epochs():
     def links(every):
         way = Way(name="", side="B", both=False, every=every, sketch=Gaussian())
-        return [link_begun(way, epoch) for epoch in range(5)]
+        return [way.link_begun(epoch) for epoch in range(5)]
 
     assert links(2) == [None, None, 1, None, 2]
     assert links(1) == [None, 1, 2, 3, 4]
@@ -135,7 +133,7 @@ def test_only_what_a_method_trains_moves_and_the_base_waits_for_a_merge(monkeypa
     merged = []
     kept = lambda networks, *rest: merged.append(networks) or torch.ones(2)  # noqa: E731
     monkeypatch.setattr("lopsided.lab.experiments.digits_chain.accuracy", kept)
-    adapt(base, digits, Recipe(lr=2e-2, batch=64, epochs=1), seeds, chosen)
+    adapt_all(base, digits, Recipe(lr=2e-2, batch=64, epochs=1), seeds, chosen)
     factors = Factors(A=[torch.zeros(1, 1, 64) for _ in range(3)], B=[torch.zeros(1, W.shape[1], 1) for W in base.W])
     aligned = []
     for layer in range(3):
@@ -160,7 +158,7 @@ def test_pretraining_learns_the_low_digits_and_the_split_keeps_rows_apart():
     assert not torch.equal(digits.test[1][0].sort().values, digits.test[1][1].sort().values)
     networks = pretrain(digits, Recipe(lr=2e-3, batch=32, epochs=4), seeds)
     mine = digits.test[0][0]
-    right = logits(digits.x[mine][None], networks.chosen([0]))[0].argmax(dim=1) == digits.y[mine]
+    right = logits(digits.x[mine][None], networks.take([0]))[0].argmax(dim=1) == digits.y[mine]
     assert right.double().mean() > 0.9
 
 

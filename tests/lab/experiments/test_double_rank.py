@@ -16,7 +16,7 @@ from lopsided.lab.experiments.double_rank import (
     mean_over_tasks,
     tasks,
 )
-from lopsided.lab.short_runs import RATE, Run
+from lopsided.lab.short_runs import RATE, ShortRun
 from lopsided.method import method_named
 from lopsided.models.skeleton import skeleton
 from lopsided.theory import layer_dims
@@ -38,11 +38,12 @@ def test_the_best_rate_is_the_one_with_the_lowest_loss():
 
 def test_trec_is_a_task_where_its_folder_is(tmp_path, monkeypatch):
     monkeypatch.delenv("LOPSIDED_DATA", raising=False)
-    assert set(tasks()) == {"movie"}
+    assert [domain.name for domain in tasks()] == ["movie"]
     monkeypatch.setenv("LOPSIDED_DATA", str(tmp_path))
-    assert set(tasks()) == {"movie"}
+    assert [domain.name for domain in tasks()] == ["movie"]
     (tmp_path / "trec").mkdir()
-    assert tasks()["trec"] == {"task": str(tmp_path / "trec"), "label": "coarse_label"}
+    assert [domain.name for domain in tasks()] == ["movie", "trec"]
+    assert tasks()[1].fields == {"task": str(tmp_path / "trec"), "label": "coarse_label"}
 
 
 def test_tasks_have_equal_weight():
@@ -65,7 +66,8 @@ def pretend(monkeypatch):
                 # In the search, B-only likes the high rate, and LoRA the low one.
                 loss = config.lr if config.method == "lora" else 1 - config.lr
                 rows = {"label": np.ones(1000, dtype=int), "prediction": prediction, "loss": np.full(1000, loss)}
-                runs.append(Run(folder=config.out, trained=1, rows={"validation": rows, "test": rows}))
+                answers = {"validation": rows, "test": rows}
+                runs.append(ShortRun(folder=config.out, trained=1, answers=answers))
             return runs
 
         monkeypatch.setattr(double_rank, "finish_all", finish_all)

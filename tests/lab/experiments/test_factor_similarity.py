@@ -19,7 +19,7 @@ from lopsided.lab.experiments.factor_similarity import (
     by_domain,
     random_pairs,
 )
-from lopsided.lab.short_runs import Run
+from lopsided.lab.short_runs import ShortRun
 
 
 def test_random_pairs_are_as_similar_as_chance():
@@ -56,8 +56,8 @@ def pretend(monkeypatch):
             return {"layer.query": {"B": B, "A": A}, "layer.dense": {"B": A.T, "A": B.T}}
 
         def finish_all(asked, note):
-            rows = {"validation": {"loss": np.ones(3)}}
-            return [Run(folder=config.out, trained=1, rows=rows) for config, _ in asked]
+            answers = {"validation": {"loss": np.ones(3)}}
+            return [ShortRun(folder=config.out, trained=1, answers=answers) for config, _ in asked]
 
         monkeypatch.setattr(factor_similarity, "trained_factors", factors)
         monkeypatch.setattr(factor_similarity, "finish_all", finish_all)

@@ -15,12 +15,12 @@ from lopsided.lab.experiments.init_choices import (
     SELECTORS,
     SINGULAR,
     SKETCHES,
+    frozen_methods,
     mean_of,
-    methods,
     spread,
     spread_of,
 )
-from lopsided.lab.short_runs import Run
+from lopsided.lab.short_runs import ShortRun
 
 
 def test_the_spread_of_equal_choices_is_a_studentized_range(monkeypatch):
@@ -54,7 +54,7 @@ def test_the_interval_of_a_spread_narrows_with_the_seeds():
 
 
 def test_every_choice_trains_b_under_a_name_of_its_own():
-    made = methods()
+    made = frozen_methods()
     assert set(made) == {*RANDOM, *SINGULAR, *SELECTORS}
     assert {method.train for method in made.values()} == {"B"}
     assert len({method.name for method in made.values()}) == len(made)
@@ -95,7 +95,7 @@ def test_the_verdict_follows_from_the_answers(monkeypatch, shares, expected):
             share = shares.get(config.method, shares.get(config.method.removeprefix("lab_"), 0.7))
             prediction = (draw.permutation(400) < 400 * (share + 0.01 * config.seed)).astype(int)
             rows = {"label": np.ones(400, dtype=int), "prediction": prediction, "loss": np.ones(400)}
-            runs.append(Run(folder=config.out, trained=1, rows={"test": rows}))
+            runs.append(ShortRun(folder=config.out, trained=1, answers={"test": rows}))
         return runs
 
     monkeypatch.setattr(init_choices, "finish_all", finish_all)

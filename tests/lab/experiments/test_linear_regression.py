@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lopsided.lab.experiments.linear_regression import EXPERIMENT, bound_share, draw_regression, gaps_of
+from lopsided.lab.experiments.linear_regression import EXPERIMENT, gaps_by_link, share_of_bound
 from lopsided.lab.projected_descent import curve, descend, draw_sketches, project, rate
 from lopsided.lab.protocol import Request
+from lopsided.lab.regression_problems import draw_regression
 from lopsided.method.dense import Gaussian, Orthonormal
 from lopsided.theory import projection
 
@@ -53,7 +54,7 @@ def test_every_run_and_link_has_a_sketch_of_its_own():
 
 @pytest.mark.parametrize(("side", "r"), [("right", 6), ("left", 4)])
 def test_a_sketch_of_full_rank_is_gradient_descent(side, r):
-    gaps = gaps_of(PROBLEM, np.zeros((3, 4, 6)), side, r, horizon=7)
+    gaps = gaps_by_link(PROBLEM, np.zeros((3, 4, 6)), side, r, horizon=7)
     W = np.zeros((3, 4, 6))
     for _ in range(7):
         W = W - PROBLEM.gradient(W) / PROBLEM.smoothness[:, None, None]
@@ -69,9 +70,9 @@ def test_a_rate_is_one_less_the_factor_of_a_link():
 def test_the_bounds_share_is_one_where_the_gap_is_the_bound_and_sees_a_breach():
     factors = 1 - PROBLEM.pl / PROBLEM.smoothness / 3
     gaps = factors ** np.arange(6)[:, None]
-    assert bound_share(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.0)
+    assert share_of_bound(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.0)
     gaps[4] *= 1.5
-    assert bound_share(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.5)
+    assert share_of_bound(PROBLEM, gaps, 1 / 3).value == pytest.approx(1.5)
 
 
 def test_descent_ends_once_every_run_has_been_at_its_target():

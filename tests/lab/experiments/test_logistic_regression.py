@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lopsided.lab.experiments.logistic_regression import Logistic, bound_share, draw_logistic, first_at_most
+from lopsided.lab.experiments.logistic_regression import Logistic, draw_logistic, first_at_most, share_of_bound
 
 PROBLEM = draw_logistic(seeds=2, samples=40)
 W = 2 * np.random.RandomState(0).standard_normal((2, 10, 20))
@@ -65,6 +65,6 @@ def test_the_bounds_share_takes_the_least_so_far_and_one_link_less():
     """With ‖∇f‖² = 2·gap·L/share at link 0, the bound of one link is met; a later small value lowers all after it."""
     first = np.array([3.0, 5.0])
     of_one = 2 * first * PROBLEM.smoothness / 0.25
-    assert bound_share(PROBLEM, np.array([of_one, of_one * 0]), first, 0.25).value == pytest.approx(1.0)
+    assert share_of_bound(PROBLEM, np.array([of_one, of_one * 0]), first, 0.25).value == pytest.approx(1.0)
     squares = np.array([0.5, 0.1, 0.4, 0.0])[:, None] * of_one
-    assert bound_share(PROBLEM, squares, first, 0.25).value == pytest.approx(max(0.5, 2 * 0.1, 3 * 0.1))
+    assert share_of_bound(PROBLEM, squares, first, 0.25).value == pytest.approx(max(0.5, 2 * 0.1, 3 * 0.1))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lopsided.lab.experiments.linear_regression import Regression, draw_regression
-from lopsided.lab.experiments.reshuffling import floors, gaps_of, link, orders
+from lopsided.lab.experiments.reshuffling import floors, gaps_of_both, link, orders
 from lopsided.lab.projected_descent import draw_sketches
+from lopsided.lab.regression_problems import Regression, draw_regression
 from lopsided.method.dense import Orthonormal
 
 
@@ -79,6 +79,6 @@ def test_orders_draw_for_sgd_and_pass_once_for_reshuffling():
 
 def test_without_noise_both_reach_the_optimum():
     problem = draw_regression(seeds=3, samples=20, d_in=4, d_out=2, noise=0.0)
-    gaps = gaps_of(problem, np.zeros((3, 2, 4)), 1 / (problem.smoothness * 20), r=2, links=300)
+    gaps = gaps_of_both(problem, np.zeros((3, 2, 4)), 1 / (problem.smoothness * 20), r=2, links=300)
     assert gaps.shape == (2, 301, 3)
     assert (gaps[:, -1] < 1e-12 * gaps[:, 0]).all()

@@ -11,9 +11,9 @@ from lopsided.lab.experiments.sketch_families import (
     MU,
     L,
     R,
-    bound_share,
     draw_quadratics,
     eigenvalues,
+    share_of_bound,
     times_read,
 )
 from lopsided.lab.projected_descent import descend
@@ -60,13 +60,13 @@ def test_all_columns_reach_the_optimum_and_none_the_first_gap():
 def test_eigenvalues_of_what_is_drawn_and_of_what_is_known():
     table = eigenvalues(3, 8, draws=700)
     for name in ("orthonormal", "Gaussian", "Kaiming", "columns"):
-        assert table[name]["closed form"] == 3 / 8
-        assert table[name]["draws"] == pytest.approx(3 / 8, abs=0.08)
-    assert table["shuffled"]["closed form"] == 1 / 3
-    assert table["shuffled"]["draws"] == pytest.approx(1 / 3, abs=0.08)
+        assert table[name].closed_form == 3 / 8
+        assert table[name].draws == pytest.approx(3 / 8, abs=0.08)
+    assert table["shuffled"].closed_form == 1 / 3
+    assert table["shuffled"].draws == pytest.approx(1 / 3, abs=0.08)
     for name in ("cyclic", "fixed", "singular"):
-        assert table[name]["closed form"] == 0
-        assert table[name]["draws"] == pytest.approx(0, abs=1e-9)
+        assert table[name].closed_form == 0
+        assert table[name].draws == pytest.approx(0, abs=1e-9)
 
 
 def test_how_often_a_sweep_reads_each_column():
@@ -78,6 +78,6 @@ def test_how_often_a_sweep_reads_each_column():
 
 def test_the_bounds_share_is_one_where_the_gap_is_the_bound():
     gaps = (1 - MU / L * R / D_IN) ** np.arange(5)[:, None] * np.array([[2.0, 7.0]])
-    assert bound_share(gaps).value == pytest.approx(1.0)
+    assert share_of_bound(gaps).value == pytest.approx(1.0)
     gaps[3] *= 2
-    assert bound_share(gaps).value == pytest.approx(2.0)
+    assert share_of_bound(gaps).value == pytest.approx(2.0)

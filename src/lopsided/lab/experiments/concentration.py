@@ -1,6 +1,6 @@
 """How much the gap of a single run depends on the draw of A.
 
-Notation: as in `sup_gap`. The coefficient of variation is the standard deviation of the gap over draws of A, with the
+Notation: as in `worst_gap`. The coefficient of variation is the standard deviation of the gap over draws of A, with the
 samples held fixed, over its mean. For a linear model with an exact supremum it is about 1/√(2r).
 """
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from lopsided.lab.intervals import largest, over_seeds, scaled, slope
 from lopsided.lab.mean_lines import mean_line
-from lopsided.lab.protocol import Expected, Experiment, Line, Measured, Outcome, Plot, Request
-from lopsided.lab.worst_gap import linear_sup_gap, new_A, new_worlds, samples, sup_gap
+from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Request
+from lopsided.lab.worst_gap import RADIUS, WIDTHS, linear_sup_gap, new_A, new_worlds, samples, sup_gap
+from lopsided.plotting.svg import Drawing, Trace
 
 RANKS = [1, 4, 16]
 DRAWS = 16
@@ -20,13 +21,18 @@ LINEAR_WORLDS, LINEAR_DRAWS = 20, 2000
 
 
 def variation(gaps: np.ndarray) -> np.ndarray:
-    """The coefficient of variation over draws: (seeds, draws) -> (seeds,)"""
+    """Return the coefficient of variation over draws: (seeds, draws) -> (seeds,)"""
     return gaps.std(axis=1, ddof=1) / gaps.mean(axis=1)
 
 
-def distance(found: Measured, expected: float) -> Measured:
-    """|found / expected - 1|, with the interval folded at zero."""
-    ratio = scaled(found, 1 / expected)
+def linear_law(r: int) -> float:
+    """Return the coefficient of variation of a linear model, to first order."""
+    return 1 / (2 * r) ** 0.5
+
+
+def distance(measured: Measured, expected: float) -> Measured:
+    """Return |measured / expected - 1|, with the interval folded at zero."""
+    ratio = scaled(measured, 1 / expected)
     if ratio.interval is None:
         return Measured(value=abs(ratio.value - 1), why=ratio.why)
     low, high = (end - 1 for end in ratio.interval)
@@ -34,50 +40,57 @@ def distance(found: Measured, expected: float) -> Measured:
     return Measured(value=abs(ratio.value - 1), interval=(nearest, max(abs(low), abs(high))))
 
 
-def run(request: Request) -> Outcome:
-    seeds, steps = request.number_of_seeds(quick=2, full=6), request.pick(quick=120, full=250)
+def measure_gaps(seeds: int, steps: int, request: Request) -> list[np.ndarray]:
+    """Return the largest gap of each draw of A, by rank: (seeds, draws) each."""
     worlds = new_worlds(seeds, stream=1)
     x, y = samples(worlds, SIZE)
     gaps = []
     for r in RANKS:
         gaps.append(sup_gap(worlds, new_A(worlds, r, DRAWS), x, y, steps=steps).numpy())
         request.note(f"r = {r}: gap {gaps[-1].mean():.3f}, variation {variation(gaps[-1]).mean():.3f}")
-    found = np.stack([variation(each) for each in gaps], axis=1)
+    return gaps
+
+
+def run(request: Request) -> Outcome:
+    """Search the largest gap of many draws of A at each rank, and compare its variation with a linear model's."""
+    seeds, steps = request.number_of_seeds(quick=2, full=6), request.pick(quick=120, full=250)
+    gaps = measure_gaps(seeds, steps, request)
+    network = np.stack([variation(of_rank) for of_rank in gaps], axis=1)
     linear = np.stack(
         [variation(linear_sup_gap(SIZE, r, worlds=LINEAR_WORLDS, draws=LINEAR_DRAWS).numpy()) for r in RANKS], axis=1
     )
-    law = [1 / (2 * r) ** 0.5 for r in RANKS]
-    from_law = [distance(over_seeds(linear[:, i]), expected) for i, expected in enumerate(law)]
     return Outcome(
         measured=[
-            slope(RANKS, found),
-            over_seeds(found[:, -1] / found[:, 0]),
-            largest(from_law),
+            slope(RANKS, network),
+            over_seeds(network[:, -1] / network[:, 0]),
+            largest([distance(over_seeds(linear[:, i]), linear_law(r)) for i, r in enumerate(RANKS)]),
         ],
         settings={
             **{"seeds": seeds, "draws of A": DRAWS, "steps": steps, "N": SIZE, "r": RANKS},
-            **{"network": [16, 48, 48, 1], "radius of B": 3.0},
+            **{"network": list(WIDTHS), "radius of B": RADIUS},
         },
         details={
-            "variation by r": {r: over_seeds(found[:, i]) for i, r in enumerate(RANKS)},
+            "variation by r": {r: over_seeds(network[:, i]) for i, r in enumerate(RANKS)},
             "variation by r, derived for this library": {1: 0.24, 4: 0.10, 16: 0.05},
             "variation of a linear model": dict(zip(RANKS, linear.mean(axis=0))),
-            "mean gap by r": {r: each.mean() for r, each in zip(RANKS, gaps)},
+            "mean gap by r": {r: of_rank.mean() for r, of_rank in zip(RANKS, gaps)},
         },
-        plots=[
-            Plot(
-                name="variation",
-                title=f"How far the gap varies over {DRAWS} draws of A; mean and 95 % interval over {seeds} seeds",
-                x="rank r",
-                y="standard deviation over mean",
-                lines=[
-                    mean_line("network", RANKS, found),
-                    mean_line("linear model, exact supremum", RANKS, linear),
-                    Line(name="1/√(2r)", x=list(RANKS), y=law, style="dashed"),
-                ],
-                log="xy",
-            )
+        plots=[_variation_drawing(network, linear, seeds)],
+    )
+
+
+def _variation_drawing(network: np.ndarray, linear: np.ndarray, seeds: int) -> Drawing:
+    return Drawing(
+        name="variation",
+        title=f"How far the gap varies over {DRAWS} draws of A; mean and 95 % interval over {seeds} seeds",
+        x="rank r",
+        y="standard deviation over mean",
+        lines=[
+            mean_line("network", RANKS, network),
+            mean_line("linear model, exact supremum", RANKS, linear),
+            Trace(name="1/√(2r)", x=list(RANKS), y=[linear_law(r) for r in RANKS], style="dashed"),
         ],
+        log="xy",
     )
 
 
@@ -96,4 +109,5 @@ EXPERIMENT = Experiment(
         Expected(what="linear model: largest relative distance from 1/√(2r)", high=0.1),
     ),
     run=run,
+    place=90,
 )

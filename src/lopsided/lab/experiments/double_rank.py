@@ -1,4 +1,4 @@
-"""B alone at twice LoRA's rank, beside LoRA: the same count of trained numbers, spent on one factor.
+"""B alone at twice LoRA's rank, next to LoRA: the same count of trained numbers, spent on one factor.
 
 Notation: over all layers, d_out and d_in have one sum D, so that LoRA of rank r trains 2·r·D numbers and B's of rank 2r
 as many. A row's difference is 1 if only B-only answers it right, -1 if only LoRA does, 0 otherwise; in points, times
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,20 @@ import numpy as np
 
 from lopsided.errors import LopsidedError
 from lopsided.lab.intervals import ONE_RUN, over_seeds
-from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Plot, Request
+from lopsided.lab.mean_lines import bars
+from lopsided.lab.protocol import Expected, Experiment, Measured, Outcome, Request
 from lopsided.lab.short_runs import (
     DRAWS,
     FULL_BATCH,
     RATE,
     SHORT,
-    Run,
-    bars,
+    ShortRun,
     finish_all,
     load_rows,
     middle_95,
     workspace,
 )
+from lopsided.plotting.svg import Drawing
 from lopsided.runs import Data, TrainConfig
 from lopsided.stats import crossed_bootstrap_means
 
@@ -39,121 +41,160 @@ RATES = (1e-3, RATE)
 SEARCH_SEED = 1000
 
 
-def tasks() -> dict[str, dict[str, Any]]:
-    """The tasks at hand: one that comes with the library, and TREC questions where there is a folder of them."""
-    found: dict[str, dict[str, Any]] = {"movie": {"task": "vader/movie"}}
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """One task of the comparison.
+
+    Args:
+        fields: what its runs' configurations share beyond `SHORT`.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+def tasks() -> list[Domain]:
+    """Return the tasks at hand: one that comes with the library, and TREC questions where there is a folder of them."""
+    listed = [Domain(name="movie", fields={"task": "vader/movie"})]
     folder = Path(os.environ["LOPSIDED_DATA"]) / "trec" if "LOPSIDED_DATA" in os.environ else None
     if folder is not None and folder.is_dir():
-        found["trec"] = {"task": str(folder), "label": "coarse_label"}
-    return found
+        listed.append(Domain(name="trec", fields={"task": str(folder), "label": "coarse_label"}))
+    return listed
 
 
 def best_rates(losses: Mapping[tuple[str, float], float]) -> dict[str, float]:
-    """Each method's learning rate with the lowest validation loss, from the losses by (method, rate)."""
-    methods = dict.fromkeys(method for method, _ in losses)
-    found = {}
-    for name in methods:
+    """Return each method's learning rate with the lowest validation loss, from the losses by (method, rate)."""
+    best = {}
+    for name in dict.fromkeys(method for method, _ in losses):
         # A rate at which the loss is NaN is no candidate, and in a minimum it might be the one.
         known = [(loss, rate) for (method, rate), loss in losses.items() if method == name and math.isfinite(loss)]
         if not known:
             raise LopsidedError(f"{name}: expected a rate with a finite validation loss, got none; lower RATES")
-        found[name] = min(known)[1]
-    return found
+        best[name] = min(known)[1]
+    return best
 
 
-def differences(runs: Mapping[str, Sequence[Run]]) -> np.ndarray:
-    """B-only less LoRA, in points a row: (seeds, rows)"""
-    right = {method: np.array([run.right("test") for run in made]) for method, made in runs.items()}
-    return 100.0 * (right["asym_b"] - right["lora"])
+def mean_over_tasks(differences: Sequence[np.ndarray]) -> Measured:
+    """Return the mean difference over tasks, each with equal weight and resampled on its own.
+
+    Shapes:
+        differences: (seeds, rows) per task
+    """
+    value = float(np.mean([values.mean() for values in differences]))
+    if min(len(values) for values in differences) < 2:
+        return Measured(value=value, why=ONE_RUN)
+    draws = [crossed_bootstrap_means(values, DRAWS, seed=number) for number, values in enumerate(differences)]
+    return middle_95(value, np.mean(draws, axis=0))
 
 
-def mean_over_tasks(found: Sequence[np.ndarray]) -> Measured:
-    """The mean difference over tasks, each with equal weight and resampled on its own."""
-    if min(len(values) for values in found) < 2:
-        return Measured(value=float(np.mean([values.mean() for values in found])), why=ONE_RUN)
-    draws = [crossed_bootstrap_means(values, DRAWS, seed=number) for number, values in enumerate(found)]
-    return middle_95(float(np.mean([values.mean() for values in found])), np.mean(draws, axis=0))
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The runs of both methods on one task.
+
+    Args:
+        rates: the learning rates, by method.
+        runs: one per seed, by method.
+    """
+
+    rates: Mapping[str, float]
+    runs: Mapping[str, Sequence[ShortRun]]
+
+    @property
+    def differences(self) -> np.ndarray:
+        """B-only minus LoRA, in points per row: (seeds, rows)"""
+        right = {method: np.array([run.right("test") for run in runs]) for method, runs in self.runs.items()}
+        return 100.0 * (right["asym_b"] - right["lora"])
+
+    @property
+    def accuracies(self) -> dict[str, Measured]:
+        """Test accuracy in per cent, by method."""
+        return {
+            method: over_seeds([100.0 * run.right("test").mean() for run in runs]) for method, runs in self.runs.items()
+        }
+
+    @property
+    def trained(self) -> dict[str, int]:
+        """Trained numbers with the head, by method."""
+        return {method: runs[0].trained for method, runs in self.runs.items()}
 
 
-def _config(folder: Path, name: str, fields: Mapping[str, Any], method: str, **more: Any) -> TrainConfig:
-    out = folder / "-".join([name, method, *(f"{key}{more[key]:g}" for key in ("lr", "seed"))])
-    shared = {**SHORT, **fields, **more, "method": method, "rank": RANKS[method]}
+def _config(folder: Path, domain: Domain, method: str, *, lr: float, seed: int, steps: int, test: bool) -> TrainConfig:
+    shared = {**SHORT, **domain.fields, "lr": lr, "seed": seed, "steps": steps, "test": test}
     # Validation chooses learning rates, and nothing after that.
-    shared["eval_rows"] = 50 if more.get("test") else 500
-    return TrainConfig(**shared, out=out)
+    shared |= {"method": method, "rank": RANKS[method], "eval_rows": 50 if test else 500}
+    return TrainConfig(**shared, out=folder / f"{domain.name}-{method}-lr{lr:g}-seed{seed:g}")
 
 
-def _search(
-    folder: Path, name: str, fields: Mapping[str, Any], data: Data, steps: int, request: Request
-) -> dict[str, float]:
+def _search(folder: Path, domain: Domain, data: Data, steps: int, request: Request) -> dict[str, float]:
     """The rates to use, by method: one for both, or in full the better of two on validation."""
     if request.size == "quick":
         return dict.fromkeys(RANKS, RATE)
-    chosen = [(method, rate) for method in RANKS for rate in RATES]
-    asked = [
-        (_config(folder, name, fields, method, lr=rate, seed=SEARCH_SEED, steps=steps), data) for method, rate in chosen
+    pairs = [(method, rate) for method in RANKS for rate in RATES]
+    plans = [
+        (_config(folder, domain, method, lr=rate, seed=SEARCH_SEED, steps=steps, test=False), data)
+        for method, rate in pairs
     ]
-    runs = finish_all(asked, lambda text: request.note(f"learning rates on {name}, {text}"))
-    return best_rates({key: run.loss("validation") for key, run in zip(chosen, runs, strict=True)})
+    runs = finish_all(plans, lambda text: request.note(f"learning rates on {domain.name}, {text}"))
+    return best_rates({pair: run.loss("validation") for pair, run in zip(pairs, runs, strict=True)})
+
+
+def compare_on(folder: Path, domain: Domain, *, seeds: int, steps: int, request: Request) -> Comparison:
+    """Train both methods on one task, at the rates that a search chooses."""
+    first = _config(folder, domain, "lora", lr=RATES[0], seed=0, steps=steps, test=False)
+    data = load_rows(first, **request.pick(quick={"test": 500}, full={}))
+    rates = _search(folder, domain, data, steps, request)
+    plans = [
+        (_config(folder, domain, method, lr=rates[method], seed=seed, steps=steps, test=True), data)
+        for method in RANKS
+        for seed in range(seeds)
+    ]
+    runs = iter(finish_all(plans, request.note))
+    return Comparison(rates=rates, runs={method: [next(runs) for _ in range(seeds)] for method in RANKS})
 
 
 def run(request: Request) -> Outcome:
+    """Train both methods on every task at hand, and pair their answers row by row."""
     seeds, steps = request.number_of_seeds(quick=2, full=3), request.pick(quick=40, full=60)
-    at_hand, batch_size = tasks(), request.pick(quick=SHORT["batch_size"], full=FULL_BATCH)
-    if request.size == "quick":
-        at_hand = {"movie": at_hand["movie"]}
-    at_hand = {name: {**fields, "batch_size": batch_size} for name, fields in at_hand.items()}
-    rates, found, runs = {}, {}, {}
+    batch_size = request.pick(quick=int(SHORT["batch_size"]), full=FULL_BATCH)
+    at_hand = tasks()[:1] if request.size == "quick" else tasks()
+    domains = [Domain(name=each.name, fields={**each.fields, "batch_size": batch_size}) for each in at_hand]
     with workspace() as folder:
-        for name, fields in at_hand.items():
-            first = _config(folder, name, fields, "lora", lr=RATES[0], seed=0, steps=steps)
-            data = load_rows(first, **request.pick(quick={"test": 500}, full={}))
-            rates[name] = _search(folder, name, fields, data, steps, request)
-            asked = [
-                (_config(folder, name, fields, method, lr=rates[name][method], seed=seed, steps=steps, test=True), data)
-                for method in RANKS
-                for seed in range(seeds)
-            ]
-            made = iter(finish_all(asked, request.note))
-            runs[name] = {method: [next(made) for _ in range(seeds)] for method in RANKS}
-            found[name] = differences(runs[name])
-    each = {name: mean_over_tasks([values]) for name, values in found.items()}
-    whole = mean_over_tasks(list(found.values()))
+        compared = {
+            domain.name: compare_on(folder, domain, seeds=seeds, steps=steps, request=request) for domain in domains
+        }
+    by_task = {name: mean_over_tasks([comparison.differences]) for name, comparison in compared.items()}
+    whole = mean_over_tasks([comparison.differences for comparison in compared.values()])
     return Outcome(
         measured=[whole],
         settings={
             "model": "embedded",
-            "tasks": ["vader/movie", *(f"{name} (a local folder)" for name in at_hand if name != "movie")],
-            "left out": "nothing" if "trec" in at_hand else "trec: in full, with LOPSIDED_DATA/trec at hand",
+            "tasks": ["vader/movie", *(f"{name} (a local folder)" for name in compared if name != "movie")],
+            "left out": "nothing" if "trec" in compared else "trec: in full, with LOPSIDED_DATA/trec at hand",
             "seeds": seeds,
             "steps": steps,
             "batch": batch_size,
             "ranks": RANKS,
             "targets": SHORT["target_modules"],
-            "learning rates": rates,
+            "learning rates": {name: comparison.rates for name, comparison in compared.items()},
             "intervals": "over seeds and rows",
         },
         details={
-            "difference, points": each,
-            "test accuracy": {name: _accuracies(of) for name, of in runs.items()},
-            "trained numbers, with the head": {
-                name: {method: made[0].trained for method, made in of.items()} for name, of in runs.items()
-            },
+            "difference, points": by_task,
+            "test accuracy": {name: comparison.accuracies for name, comparison in compared.items()},
+            "trained numbers, with the head": {name: comparison.trained for name, comparison in compared.items()},
         },
-        plots=[
-            Plot(
-                name="difference",
-                title="B-only at rank 16 less LoRA at rank 8, with the 95 % interval over seeds and rows",
-                x="task",
-                y="difference of test accuracy, points",
-                lines=[bars("difference", each if len(each) == 1 else {**each, "mean": whole})],
-            ),
-        ],
+        plots=[_difference_drawing(by_task if len(by_task) == 1 else {**by_task, "mean": whole})],
     )
 
 
-def _accuracies(runs: Mapping[str, Sequence[Run]]) -> dict[str, Measured]:
-    return {method: over_seeds([100.0 * run.right("test").mean() for run in made]) for method, made in runs.items()}
+def _difference_drawing(figures: Mapping[str, Measured]) -> Drawing:
+    return Drawing(
+        name="difference",
+        title="B-only at rank 16 less LoRA at rank 8, with the 95 % interval over seeds and rows",
+        x="task",
+        y="difference of test accuracy, points",
+        lines=[bars("difference", figures)],
+    )
 
 
 EXPERIMENT = Experiment(
@@ -172,4 +213,5 @@ EXPERIMENT = Experiment(
         Expected(what="B-only less LoRA, points of test accuracy, mean over tasks", low=0.0, paper=0.3),
     ),
     run=run,
+    place=110,
 )

@@ -1,7 +1,7 @@
 """Which of LoRA's factors remembers the task, and which its first values.
 
 Notation: d the width of query, key and value layers, A of (r, d) and B of (d, r), trained on a task from a start, which
-is the run's seed: A's first values, the head's, and the order of rows. Other layers are trained along. Q_X is an
+is the run's seed: A's first values, the head's, and the order of rows. Other layers are trained, too. Q_X is an
 orthonormal basis of the columns of X, and two factors are as similar as
 
     ‖Q_Xᵀ·Q_Y‖_F² / min(rank X, rank Y),
@@ -13,12 +13,17 @@ those of Aᵀ, layer by layer; a pair of runs gets the mean over layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from lopsided.lab.intervals import over_seeds
-from lopsided.lab.protocol import Expected, Experiment, Outcome, Plot, Request
-from lopsided.lab.short_runs import RATE, SHORT, bars, finish_all, load_rows, trained_factors, workspace
+from lopsided.lab.mean_lines import bars
+from lopsided.lab.protocol import Expected, Experiment, Outcome, Request
+from lopsided.lab.short_runs import RATE, SHORT, ShortRun, finish_all, load_rows, trained_factors, workspace
+from lopsided.plotting.svg import Drawing, Trace
 from lopsided.runs import TrainConfig
 from lopsided.theory.subspaces import basis, similarity
 
@@ -27,8 +32,11 @@ COMPARED = ("query", "key", "value")
 RANK, WIDTH = 8, 384
 CHANCE = RANK / WIDTH
 
+Letter = Literal["A", "B"]
 # A run's name: its domain and its seed.
 Name = tuple[str, int]
+# What a run learned, by module and letter.
+Learnt = Mapping[str, Mapping[str, np.ndarray]]
 Pairs = Mapping[tuple[Name, Name], float]
 GROUPS: dict[str, Callable[[Name, Name], bool]] = {
     "same task, other start": lambda a, b: a[0] == b[0] and a[1] != b[1],
@@ -39,7 +47,7 @@ SAME_TASK, SAME_START, NOTHING_SAME = GROUPS
 
 
 def between_runs(bases: Mapping[Name, Sequence[np.ndarray]]) -> dict[tuple[Name, Name], float]:
-    """The mean similarity over layers, of every ordered pair of runs."""
+    """Return the mean similarity over layers, of every ordered pair of runs."""
     return {
         (a, b): float(np.mean([similarity(Q, R) for Q, R in zip(bases[a], bases[b], strict=True)]))
         for a in bases
@@ -48,55 +56,87 @@ def between_runs(bases: Mapping[Name, Sequence[np.ndarray]]) -> dict[tuple[Name,
     }
 
 
-def bases_of(layers: Mapping[str, Mapping[str, np.ndarray]], letter: str) -> list[np.ndarray]:
-    """What is compared of a run's factors: columns of B or of Aᵀ, in the layers of one width."""
-    compared = [factors[letter] for module, factors in layers.items() if module.endswith(COMPARED)]
-    return [basis(X if letter == "B" else X.T) for X in compared]
+def bases_of(layers: Learnt, letter: Letter) -> list[np.ndarray]:
+    """Return bases of a run's factors: of the columns of B or of Aᵀ, in the layers of one width."""
+    factors = [of_layer[letter] for module, of_layer in layers.items() if module.endswith(COMPARED)]
+    return [basis(X if letter == "B" else X.T) for X in factors]
 
 
 def by_domain(pairs: Pairs, group: str) -> np.ndarray:
-    """The mean over the pairs of a group that begin in a domain: one number a domain."""
-    found: dict[str, list[float]] = {}
+    """Return the mean over the pairs of a group that begin in a domain: one number per domain."""
+    domains: dict[str, list[float]] = {}
     for (a, b), value in pairs.items():
         if GROUPS[group](a, b):
-            found.setdefault(a[0], []).append(value)
-    return np.array([np.mean(values) for _, values in sorted(found.items())])
+            domains.setdefault(a[0], []).append(value)
+    return np.array([np.mean(values) for _, values in sorted(domains.items())])
 
 
 def random_pairs(count: int = 200) -> np.ndarray:
-    """The similarity of Gaussian matrices, which is that of uniformly random subspaces."""
+    """Return similarities of Gaussian matrices, which are those of uniformly random subspaces."""
     draw = np.random.RandomState(0)
     return np.array([similarity(*(basis(draw.standard_normal((WIDTH, RANK))) for _ in "QR")) for _ in range(count)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Similarities:
+    """How alike the runs' factors are.
+
+    Args:
+        groups: for each letter and group of pairs, the mean of each domain.
+        chance: of random pairs.
+
+    Shapes:
+        groups: (domains,) each; chance: (pairs,)
+    """
+
+    groups: Mapping[Letter, Mapping[str, np.ndarray]]
+    chance: np.ndarray
+
+    def bars_of(self, letter: Letter) -> Trace:
+        """Return a factor's bars: the mean of each group, and of random pairs."""
+        means = {group.replace(", ", ",\n"): over_seeds(values) for group, values in self.groups[letter].items()}
+        return bars(letter, {**means, "random pairs": over_seeds(self.chance)})
+
+
+def compare_runs(factors: Mapping[Name, Learnt]) -> Similarities:
+    """Compare the factors of every pair of runs."""
+    groups: dict[Letter, dict[str, np.ndarray]] = {}
+    letters: tuple[Letter, ...] = ("B", "A")
+    for letter in letters:
+        pairs = between_runs({name: bases_of(layers, letter) for name, layers in factors.items()})
+        groups[letter] = {group: by_domain(pairs, group) for group in GROUPS}
+    return Similarities(groups=groups, chance=random_pairs())
+
+
+def train_all(folder: Path, *, seeds: int, steps: int, note: Callable[[str], None]) -> dict[Name, ShortRun]:
+    """Train LoRA on every domain from every start."""
+    shared = {**SHORT, "method": "lora", "rank": RANK, "steps": steps, "lr": RATE}
+    plans, names = [], []
+    for domain in DOMAINS:
+        configs = [
+            TrainConfig(**shared, task=f"vader/{domain}", seed=seed, out=folder / f"{domain}-seed{seed}")
+            for seed in range(seeds)
+        ]
+        data = load_rows(configs[0], validation=100)
+        plans += [(config, data) for config in configs]
+        names += [(domain, seed) for seed in range(seeds)]
+    return dict(zip(names, finish_all(plans, note), strict=True))
+
+
 def run(request: Request) -> Outcome:
+    """Train LoRA on four domains from several starts, and compare the factors of all pairs of runs."""
     # One seed has no other start to be compared with.
     seeds, steps = max(2, request.number_of_seeds(quick=2, full=3)), request.pick(quick=40, full=60)
-    shared = {**SHORT, "method": "lora", "rank": RANK, "steps": steps, "lr": RATE}
     with workspace() as folder:
-        asked = []
-        for domain in DOMAINS:
-            configs = [
-                TrainConfig(**shared, task=f"vader/{domain}", seed=seed, out=folder / f"{domain}-seed{seed}")
-                for seed in range(seeds)
-            ]
-            data = load_rows(configs[0], validation=100)
-            asked += [(config, data) for config in configs]
-        runs = finish_all(asked, request.note)
-        names = [(config.task.removeprefix("vader/"), config.seed) for config, _ in asked]
-        factors = {name: trained_factors(made.folder) for name, made in zip(names, runs, strict=True)}
-    pairs = {
-        letter: between_runs({name: bases_of(layers, letter) for name, layers in factors.items()}) for letter in "BA"
-    }
-    found = {letter: {group: by_domain(pairs[letter], group) for group in GROUPS} for letter in pairs}
-    chance = random_pairs()
-    losses = {f"{domain}, seed {seed}": made.loss("validation") for (domain, seed), made in zip(names, runs)}
+        runs = train_all(folder, seeds=seeds, steps=steps, note=request.note)
+        similarities = compare_runs({name: trained_factors(short.folder) for name, short in runs.items()})
+    B, A = similarities.groups["B"], similarities.groups["A"]
     return Outcome(
         measured=[
-            over_seeds(found["B"][SAME_TASK] - found["B"][NOTHING_SAME]),
-            over_seeds(found["B"][SAME_TASK] / CHANCE),
-            over_seeds(found["A"][SAME_START] - found["A"][NOTHING_SAME]),
-            over_seeds(found["A"][NOTHING_SAME] / CHANCE),
+            over_seeds(B[SAME_TASK] - B[NOTHING_SAME]),
+            over_seeds(B[SAME_TASK] / CHANCE),
+            over_seeds(A[SAME_START] - A[NOTHING_SAME]),
+            over_seeds(A[NOTHING_SAME] / CHANCE),
         ],
         settings={
             "model": "embedded",
@@ -112,31 +152,27 @@ def run(request: Request) -> Outcome:
         },
         details={
             "similarity": {
-                letter: {group: values.mean() for group, values in of.items()} for letter, of in found.items()
+                letter: {group: values.mean() for group, values in groups.items()}
+                for letter, groups in similarities.groups.items()
             },
-            "random pairs": chance.mean(),
+            "random pairs": similarities.chance.mean(),
             "r/d": CHANCE,
-            "validation loss": losses,
+            "validation loss": {
+                f"{domain}, seed {seed}": short.loss("validation") for (domain, seed), short in runs.items()
+            },
         },
-        plots=[
-            Plot(
-                name="similarity",
-                title="Similarity of two runs' factors, mean over layers and tasks with its 95 % interval",
-                x="what the two runs share",
-                y="‖QᵀR‖² / r",
-                lines=[
-                    bars(
-                        letter,
-                        {
-                            **{group.replace(", ", ",\n"): over_seeds(of) for group, of in found[letter].items()},
-                            "random pairs": over_seeds(chance),
-                        },
-                    )
-                    for letter in ("B", "A")
-                ],
-                log="y",
-            )
-        ],
+        plots=[_similarity_drawing(similarities)],
+    )
+
+
+def _similarity_drawing(similarities: Similarities) -> Drawing:
+    return Drawing(
+        name="similarity",
+        title="Similarity of two runs' factors, mean over layers and tasks with its 95 % interval",
+        x="what the two runs share",
+        y="‖QᵀR‖² / r",
+        lines=[similarities.bars_of("B"), similarities.bars_of("A")],
+        log="y",
     )
 
 
@@ -158,4 +194,5 @@ EXPERIMENT = Experiment(
         Expected(what="A: similarity from different starts, as a multiple of chance", low=0.5, high=2.0),
     ),
     run=run,
+    place=100,
 )

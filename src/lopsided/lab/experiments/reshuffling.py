@@ -1,12 +1,12 @@
 """One factor trained by stochastic gradients: samples drawn with replacement against random reshuffling.
 
-Notation: least squares, f(W) = Σ_i f_i(W)/n with f_i(W) = ‖W·x_i - y_i‖²/2, L and μ as in `linear_regression`. Each
+Notation: least squares, f(W) = Σ_i f_i(W)/n with f_i(W) = ‖W·x_i - y_i‖²/2, L and μ as in `regression_problems`. Each
 link draws an orthonormal A of (r, d_in), starts B at zero and takes n steps of size γ on single samples,
 
     B ← B - γ·((W + B·A)·x_i - y_i)·(A·x_i)ᵀ,
 
-then W ← W + B·A. SGD draws each i anew; random reshuffling (RR) passes once over the samples in a random order. The
-floor is the mean gap f - f* at the ends of links, once it no longer falls.
+then W ← W + B·A. SGD draws each i independently; random reshuffling (RR) passes once over the samples in a random
+order. The floor is the mean gap f - f* at the ends of links, once it no longer falls.
 
 For steps under 1/(L·n), the theory of strongly convex problems puts SGD's floor at order γ and RR's at order γ². That
 of RR is an upper bound: on least squares its two parts are of γ², from the order's mean drift, and of γ³, from the
@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lopsided.lab.experiments.linear_regression import Regression, draw_regression
 from lopsided.lab.intervals import over_seeds, slope
 from lopsided.lab.projected_descent import curve, draw_sketches
-from lopsided.lab.protocol import Expected, Experiment, Outcome, Plot, Request
+from lopsided.lab.protocol import Expected, Experiment, Outcome, Request
+from lopsided.lab.regression_problems import Regression, draw_regression
 from lopsided.method.dense import Orthonormal
+from lopsided.plotting.svg import Drawing
 
 SAMPLES, D_IN, D_OUT, R = 40, 8, 4, 4
 NOISE = 1.0
@@ -33,12 +34,12 @@ SHOWN_LINKS = 200
 
 
 def orders(seeds: int, n: int, draw: np.random.RandomState) -> np.ndarray:
-    """The samples of one link: SGD's for all runs, then RR's: (2·seeds, n)"""
+    """Return the samples of one link: SGD's for all runs, then RR's: (2·seeds, n)"""
     return np.concatenate([draw.randint(n, size=(seeds, n)), draw.random_sample((seeds, n)).argsort(axis=1)])
 
 
 def link(W: np.ndarray, A: np.ndarray, X: np.ndarray, Y: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """W after the steps of one link, a step a sample, in the samples' order.
+    """Return W after the steps of one link, one step per sample, in the samples' order.
 
     Shapes:
         W: (runs, d_out, d_in); A: (runs, r, d_in); X: (runs, n, d_in); Y: (runs, n, d_out); step: (runs,)
@@ -55,8 +56,8 @@ def link(W: np.ndarray, A: np.ndarray, X: np.ndarray, Y: np.ndarray, step: np.nd
     return W + B @ A
 
 
-def gaps_of(problem: Regression, W: np.ndarray, step: np.ndarray, *, r: int, links: int) -> np.ndarray:
-    """The gap at the start and after each link, for SGD and RR on the same problems and sketches.
+def gaps_of_both(problem: Regression, W: np.ndarray, step: np.ndarray, *, r: int, links: int) -> np.ndarray:
+    """Return the gap at the start and after each link, for SGD and RR on the same problems and sketches.
 
     Shapes:
         W: (seeds, d_out, d_in); step: (seeds,) -> (2, links + 1, seeds)
@@ -66,39 +67,37 @@ def gaps_of(problem: Regression, W: np.ndarray, step: np.ndarray, *, r: int, lin
     both = Regression(np.tile(problem.X, (2, 1, 1)), np.tile(problem.Y, (2, 1, 1)))
     runs = np.arange(2 * seeds)[:, None]
     W, step = np.tile(W, (2, 1, 1)), np.tile(step, 2)
-    seen = [both.gap(W)]
+    gaps = [both.gap(W)]
     for number in range(links):
         A = np.tile(draw_sketches(Orthonormal(), r, d, seeds=seeds, link=number), (2, 1, 1))
-        chosen = orders(seeds, n, draw)
-        W = link(W, A, both.X[runs, chosen], both.Y[runs, chosen], step)
-        seen.append(both.gap(W))
-    return np.array(seen).reshape(links + 1, 2, seeds).transpose(1, 0, 2)
+        order = orders(seeds, n, draw)
+        W = link(W, A, both.X[runs, order], both.Y[runs, order], step)
+        gaps.append(both.gap(W))
+    return np.array(gaps).reshape(links + 1, 2, seeds).transpose(1, 0, 2)
 
 
 def floors(problem: Regression, fraction: float, *, r: int, settle: float, average: float) -> np.ndarray:
-    """The mean gap of SGD and of RR at the step fraction/(L·n), beginning at the optimum: (2, seeds)
+    """Return the mean gap of SGD and of RR at the step fraction/(L·n), beginning at the optimum: (2, seeds)
 
-    From the optimum the gap rises to its floor, so that nothing of a first gap is left to wait for.
+    From the optimum the gap rises to its floor, so that there is no first gap whose decay one would have to wait for.
     """
     n = problem.X.shape[1]
     step = fraction / (problem.smoothness * n)
     time = float((step * n).mean())
     first, more = int(np.ceil(settle / time)), int(np.ceil(average / time))
-    return gaps_of(problem, problem.best, step, r=r, links=first + more)[:, first + 1 :].mean(axis=1)
+    return gaps_of_both(problem, problem.best, step, r=r, links=first + more)[:, first + 1 :].mean(axis=1)
 
 
 def run(request: Request) -> Outcome:
+    """Measure the floors of both ways of sampling at several steps, and show one descent of each."""
     seeds = request.number_of_seeds(quick=20, full=40)
-    fractions = np.array(request.pick(quick=(1 / 2, 1 / 4, 1 / 8), full=(1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)))
+    fractions = np.array(request.pick(quick=[1 / 2, 1 / 4, 1 / 8], full=[1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]))
     problem = draw_regression(seeds=seeds, samples=SAMPLES, d_in=D_IN, d_out=D_OUT, noise=NOISE)
-    found = []
+    by_fraction = []
     for fraction in fractions:
-        found.append(floors(problem, fraction, r=R, settle=SETTLE, average=AVERAGE))
+        by_fraction.append(floors(problem, fraction, r=R, settle=SETTLE, average=AVERAGE))
         request.note(f"floors at γ = {fraction:g}/(L·n)")
-    sgd, rr = np.array(found).transpose(1, 0, 2)
-    shown = gaps_of(
-        problem, np.zeros_like(problem.best), fractions[0] / (problem.smoothness * SAMPLES), r=R, links=SHOWN_LINKS
-    )
+    sgd, rr = np.array(by_fraction).transpose(1, 0, 2)
     ratios = rr / sgd
     worst = int(ratios.mean(axis=1).argmax())
     return Outcome(
@@ -114,27 +113,34 @@ def run(request: Request) -> Outcome:
             "sketch": "Orthonormal",
         },
         details={"RR's floor over SGD's": dict(zip(fractions.tolist(), ratios.mean(axis=1).tolist(), strict=True))},
-        plots=[
-            Plot(
-                name="floors",
-                title="Gap that noise leaves, mean and 10 to 90 % of runs",
-                x="γ·L·n",
-                y="f - f*",
-                lines=[curve("SGD", fractions, sgd), curve("random reshuffling", fractions, rr)],
-                log="xy",
-            ),
-            Plot(
-                name="descent",
-                title=f"Descent at γ = {fractions[0]:g}/(L·n), mean and 10 to 90 % of runs",
-                x="links of one epoch",
-                y="f - f*",
-                lines=[
-                    curve(name, np.arange(SHOWN_LINKS + 1), gaps)
-                    for name, gaps in zip(("SGD", "random reshuffling"), shown, strict=True)
-                ],
-                log="y",
-            ),
+        plots=[_floors_drawing(fractions, sgd, rr), _descent_drawing(problem, fractions[0])],
+    )
+
+
+def _floors_drawing(fractions: np.ndarray, sgd: np.ndarray, rr: np.ndarray) -> Drawing:
+    return Drawing(
+        name="floors",
+        title="Gap that noise leaves, mean and 10 to 90 % of runs",
+        x="γ·L·n",
+        y="f - f*",
+        lines=[curve("SGD", fractions, sgd), curve("random reshuffling", fractions, rr)],
+        log="xy",
+    )
+
+
+def _descent_drawing(problem: Regression, fraction: float) -> Drawing:
+    step = fraction / (problem.smoothness * SAMPLES)
+    descents = gaps_of_both(problem, np.zeros_like(problem.best), step, r=R, links=SHOWN_LINKS)
+    return Drawing(
+        name="descent",
+        title=f"Descent at γ = {fraction:g}/(L·n), mean and 10 to 90 % of runs",
+        x="links of one epoch",
+        y="f - f*",
+        lines=[
+            curve(name, np.arange(SHOWN_LINKS + 1), gaps)
+            for name, gaps in zip(("SGD", "random reshuffling"), descents, strict=True)
         ],
+        log="y",
     )
 
 
@@ -152,4 +158,5 @@ EXPERIMENT = Experiment(
         Expected(what="largest ratio of random reshuffling's floor to SGD's at equal step", high=1.0),
     ),
     run=run,
+    place=50,
 )

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lopsided.lab import Request, verdict
-from lopsided.lab.experiments.least_squares import (
+from lopsided.lab.experiments.least_squares_side import (
     EXPERIMENT,
-    descended,
     duels,
     errors_of_closed_forms,
     frame,
     gap_ratios,
+    loss_after_descent,
     update,
     variances,
 )
@@ -32,7 +32,7 @@ def test_descent_ends_where_least_squares_does(side):
     else:
         A = np.linalg.lstsq(X, target @ U, rcond=None)[0]
         left = target - X @ A @ U.T
-    found = descended(delta, sigma, Q if side == "B" else U, side, 500)
+    found = loss_after_descent(delta, sigma, Q if side == "B" else U, side, 500)
     assert found == pytest.approx(np.sum(left**2) / 40)
 
 
@@ -71,8 +71,8 @@ def test_the_expected_gap_is_a_mean():
 
 
 def test_it_runs_and_its_last_plot_has_a_diagonal(monkeypatch):
-    monkeypatch.setattr("lopsided.lab.experiments.least_squares.WIDTHS", (16, 32))
-    monkeypatch.setattr("lopsided.lab.experiments.least_squares.COUNTER_WIDTH", 32)
+    monkeypatch.setattr("lopsided.lab.experiments.least_squares_side.WIDTHS", (16, 32))
+    monkeypatch.setattr("lopsided.lab.experiments.least_squares_side.COUNTER_WIDTH", 32)
     outcome = EXPERIMENT.run(Request(seeds=3))
     # Of a few draws the shares have wide intervals, even where every one of them came out.
     assert verdict(EXPERIMENT, outcome) == "undecided"

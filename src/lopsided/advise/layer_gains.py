@@ -1,8 +1,8 @@
 """Each method's gain in each layer, from the layers' moments.
 
-Notation: `lopsided.theory.sides`. The budget of a layer is what training B takes at rank r, r·d_out numbers. Every
-method gets the rank at which it trains nearest to as many: round(budget / numbers a rank), at least 1 and at most the
-sketched width.
+Notation: as in `lopsided.theory.sides`. The budget of a layer is the r·d_out numbers that training B takes at rank r.
+Every method gets the rank at which it trains about as many: round(budget / numbers per rank), at least 1 and at most
+the sketched width.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lopsided.theory.sides import Gain, Whitened, whiten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What one method could gain in one layer.
+class LayerEstimate:
+    """The estimated gain of one method in one layer.
 
     Args:
         side: the factor that learns. The gain of "AB" is that of the best update of its rank, an upper bound.
-        rank, trained: at the budget, with the numbers that are trained.
-        reduction: of the loss, expected for rows that were not seen, in nats a prediction (squared units for
-            regression); the mean over seeds where the sketch is random. Noise can make it negative.
-        fitted: the same on the rows that were seen, which is larger by what fits their noise.
+        rank, trained: at the budget; how many numbers are trained.
+        reduction: of the loss, expected for other rows than those of the estimate, in nats per prediction (squared
+            units for regression); the mean over seeds where the sketch is random. Noise can make it negative.
+        fitted: the same on the rows of the estimate, which is larger, since it fits their noise.
     """
 
     module: str
@@ -51,11 +51,12 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Total:
-    """One method over all layers. Layers are added up as if each were trained alone.
+class MethodTotal:
+    """One method over all layers, added up as if each layer were trained alone.
 
     Args:
         ranks: the lowest and the highest.
+        trained, reduction, fitted: as in `LayerEstimate`, summed.
     """
 
     method: str
@@ -77,25 +78,25 @@ class Advice:
 
     Args:
         rows: by layer in the model's order, then by method.
-        unseen: the layers that the loss does not depend on; nothing is said of them.
-        predictions: how many the moments come from.
-        r, damping, seeds: as asked.
+        unseen: the layers that the loss does not depend on, for which there is no estimate.
+        predictions: the number of predictions from which the moments come.
+        r, damping, seeds: as in `advise`.
     """
 
-    rows: tuple[Estimate, ...]
+    rows: tuple[LayerEstimate, ...]
     unseen: tuple[str, ...]
     predictions: int
     r: int
     damping: float
     seeds: int
 
-    def totals(self) -> list[Total]:
-        """The methods, the largest expected reduction first."""
-        by_method: dict[str, list[Estimate]] = {}
+    def totals(self) -> list[MethodTotal]:
+        """Return the methods, the largest expected reduction first."""
+        by_method: dict[str, list[LayerEstimate]] = {}
         for row in self.rows:
             by_method.setdefault(row.method, []).append(row)
         totals = [
-            Total(
+            MethodTotal(
                 method=name,
                 side=rows[0].side,
                 ranks=(min(row.rank for row in rows), max(row.rank for row in rows)),
@@ -107,9 +108,9 @@ class Advice:
         ]
         return sorted(totals, key=lambda total: -total.reduction)
 
-    def best(self) -> dict[str, Estimate]:
-        """Of each layer, the method with the largest expected reduction. Bounds for two factors do not compete."""
-        best: dict[str, Estimate] = {}
+    def best(self) -> dict[str, LayerEstimate]:
+        """Return each layer's method with the largest expected reduction, without the bounds for two factors."""
+        best: dict[str, LayerEstimate] = {}
         for row in self.rows:
             if not row.is_bound and (row.module not in best or row.reduction > best[row.module].reduction):
                 best[row.module] = row
@@ -117,7 +118,7 @@ class Advice:
 
 
 def distinct() -> list[Method]:
-    """The registered adapters, the first one of each pair of trained factor and sketch."""
+    """Return the registered adapters, the first one of each pair of trained factor and sketch."""
     first: dict[tuple[object, ...], Method] = {}
     for method in METHODS.values():
         if method.is_adapter:
@@ -140,15 +141,15 @@ def advise(
     damping: float = 0.1,
     seeds: int = 4,
 ) -> Advice:
-    """Estimate how far each method could lower the loss, from a few batches and before any training.
+    """LayerEstimate how far each method could lower the loss, from a few batches and before any training.
 
     The loss is modelled around the weights as they are, one layer at a time, by its gradient and a Kronecker-factored
-    Fisher information; of a chain, the first link alone is told. A task's head should be trained first: around a random
-    one, the gradient says little about the task (`fit_head`).
+    Fisher information; for a chain, the estimate is that of its first link. A task's head should be trained first:
+    around a random one, the gradient says little about the task (`fit_head`).
 
     Args:
-        model: a transformers model, with a head that has been trained if it has one. It is left as it was.
-        batches: at least two, of keyword arguments of its forward with labels, on the model's device.
+        model: a transformers model, whose head has been trained if it has one. It is left as it was.
+        batches: at least two; the keyword arguments of its forward with labels, on the model's device.
         methods: names or methods; None takes every registered pair of trained factor and sketch.
         r: rank of training B, which sets the budget.
         target_modules: as for `adapt`.
@@ -172,20 +173,22 @@ def advise(
         True
     """
     check_positive(r=r, seeds=seeds)
-    chosen = adapters_named(methods)
+    adapters = adapters_named(methods)
     layers = linear_maps(model, target_modules)
     if not layers:
         raise LopsidedError(f"expected linear layers named {target_modules!r}, found none; name other target_modules")
-    moments, predictions = collect(model, batches, layers)
-    rows: list[Estimate] = []
+    moments = collect(model, batches, layers)
+    rows: list[LayerEstimate] = []
     for name, module in layers:
-        if name in moments:
-            local = whiten(moments.pop(name), damping)
-            rows += [_estimate(local, name, module, method, r, seeds) for method in chosen]
+        # A layer's moments are dropped once they have been used: together they take more memory than the model.
+        if (own_moments := moments.by_layer.pop(name, None)) is not None:
+            local = whiten(own_moments, damping)
+            rows += [_estimate(local, name, module, method, r, seeds) for method in adapters]
+    estimated = {row.module for row in rows}
     return Advice(
         rows=tuple(rows),
-        unseen=tuple(name for name, _ in layers if name not in {row.module for row in rows}),
-        predictions=predictions,
+        unseen=tuple(name for name, _ in layers if name not in estimated),
+        predictions=moments.predictions,
         r=r,
         damping=damping,
         seeds=seeds,
@@ -193,7 +196,7 @@ def advise(
 
 
 def equal_rank(method: Method, d_out: int, d_in: int, r: int) -> int:
-    """The rank at which a method trains nearest to r·d_out numbers.
+    """Return the rank at which a method trains nearest to r·d_out numbers.
 
     Example:
         >>> equal_rank(METHODS["asym_a"], 8, 32, r=8), equal_rank(METHODS["asym_b"], 8, 32, r=8)
@@ -204,22 +207,25 @@ def equal_rank(method: Method, d_out: int, d_in: int, r: int) -> int:
 
 
 def adapters_named(methods: Sequence[str | Method] | None) -> list[Method]:
-    """The methods that were asked for; None asks for all distinct ones.
+    """Return the methods of these names; None takes all distinct ones.
 
     Raises:
         LopsidedError: for an unknown name, or a method that adapts nothing.
     """
     if methods is None:
         return distinct()
-    found = [method_named(method) if isinstance(method, str) else method for method in methods]
-    for method in found:
+    adapters = [method_named(method) if isinstance(method, str) else method for method in methods]
+    for method in adapters:
         if not method.is_adapter:
             names = ", ".join(other.name for other in distinct())
             raise LopsidedError(f"method {method.name!r} is no adapter; expected one of {names}; leave it out")
-    return found
+    return adapters
 
 
-def _estimate(local: Whitened, name: str, module: nn.Linear | Conv1D, method: Method, r: int, seeds: int) -> Estimate:
+def _estimate(
+    local: Whitened, name: str, module: nn.Linear | Conv1D, method: Method, r: int, seeds: int
+) -> LayerEstimate:
+    """What a method could gain in a layer, at its share of the budget."""
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
     rank = equal_rank(method, d_out, d_in, r)
     sketch = method.sketch
@@ -228,18 +234,18 @@ def _estimate(local: Whitened, name: str, module: nn.Linear | Conv1D, method: Me
     # A sketch that does not stay in ΔW decides nothing here, so that one draw is enough.
     random = sketch.random and method.adapter_side.keeps_sketch
     draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
-    found = Gain(
-        fitted=float(np.mean([gain.fitted for gain in draws])),
-        expected=float(np.mean([gain.expected for gain in draws])),
+    gain = Gain(
+        fitted=float(np.mean([draw.fitted for draw in draws])),
+        expected=float(np.mean([draw.expected for draw in draws])),
     )
-    return Estimate(
+    return LayerEstimate(
         module=name,
         method=method.name,
         side=method.train,
         rank=rank,
         trained=method.trained_numbers(d_out, d_in, rank),
-        reduction=found.expected,
-        fitted=found.fitted,
+        reduction=gain.expected,
+        fitted=gain.fitted,
     )
 
 
