@@ -8,7 +8,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 import lopsided
+from lopsided.runs.directory import write_run
 from tests.cli.commands import assert_one_line
+from tests.tiny_runs import whole_record
 
 SMALL = ("--points", 3, "--rows", 16, "--hessian-rows", 8)
 
@@ -118,5 +120,5 @@ def test_bad_input_is_one_line(cli, tmp_path):
     assert_one_line(cli("diagnose", "--adapter", tmp_path / "empty", "--base", "embedded"), "adapter_config.json")
     run = tmp_path / "run"
     run.mkdir()
-    (run / "run.json").write_text(json.dumps({"schema": 1, "status": "failed", "error": "x"}))
+    write_run(run, whole_record(status="failed", error="x"))
     assert_one_line(cli("diagnose", run), "that did not finish")
