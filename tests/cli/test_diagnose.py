@@ -12,7 +12,9 @@ import lopsided
 from lopsided.diagnose import SECTIONS, Headline, Need, Section, register_section
 from lopsided.diagnose.tables import documentation
 from lopsided.plotting.figure import Axis, Figure, FigureEntry, diagnosed, series, view
+from lopsided.runs.directory import write_run
 from tests.cli.commands import assert_one_line
+from tests.tiny_runs import whole_record
 
 SMALL = ("--points", 3, "--rows", 16, "--hessian-rows", 8)
 
@@ -181,6 +183,5 @@ def test_bad_input_is_one_line(cli, tmp_path):
     assert_one_line(cli("diagnose", "--adapter", tmp_path / "empty", "--base", "embedded"), "adapter_config.json")
     run = tmp_path / "run"
     run.mkdir()
-    record = {"schema": 1, "status": "failed", "error": "x", "config": {}, "method": {}, "versions": {}, "machine": {}}
-    (run / "run.json").write_text(json.dumps(record))
+    write_run(run, whole_record(status="failed", error="x"))
     assert_one_line(cli("diagnose", run), "that did not finish")

@@ -67,9 +67,11 @@ class StepTimer(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"seconds": list(self.seconds)}}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
         self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the time of the step."""
         self.seconds.append(time.perf_counter() - self._start)
 
     def summary(self) -> StepTime:

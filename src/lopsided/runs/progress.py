@@ -16,13 +16,16 @@ class ProgressBar(TrainerCallback):
         self.task: TaskID | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the bar."""
         self.task = self.progress.add_task(self.label, total=state.max_steps, completed=state.global_step, note="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar by one step."""
         assert self.task is not None
         self.progress.update(self.task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the newest loss."""
         if self.task is None or not logs:
             return
         if "eval_loss" in logs:
@@ -38,6 +41,7 @@ class ProgressLine(TrainerCallback):
         self.file, self.label = file, label
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the line."""
         best = "not evaluated"
         if state.best_metric is not None:
             best = f"lowest validation loss {state.best_metric:.3f} at step {state.best_global_step}"

@@ -28,6 +28,7 @@ class CarefulTrainer(Trainer):
     """Stops before a number that is not finite can reach a weight or a checkpoint."""
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute a step's loss and gradients, and raise if one of them is not finite."""
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         step = self.state.global_step + 1
         check_loss(loss, step, self.model, lambda: self._loss_again(model, inputs))
@@ -40,6 +41,7 @@ class CarefulTrainer(Trainer):
             self.compute_loss(model, self._prepare_inputs(inputs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer` does, and raise if the loss is not finite."""
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if not math.isfinite(metrics["eval_loss"]):
             raise NonFinite(f"the validation loss is {metrics['eval_loss']} at step {self.state.global_step}; {ADVICE}")

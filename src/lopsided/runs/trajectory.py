@@ -35,6 +35,7 @@ class TrajectoryCallback(TrainerCallback):
         self.keeps = method.is_adapter if config.trajectory is None else config.trajectory
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep a snapshot of this step."""
         # The trainer stops at a loss that is not finite, with an error that says more than a snapshot's would.
         if self.keeps and math.isfinite(kwargs["metrics"]["eval_loss"]):
             save_trained(kwargs["model"], self.method, self.out / FOLDER / f"{PREFIX}{state.global_step}")
