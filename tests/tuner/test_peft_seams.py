@@ -199,6 +199,8 @@ HOOKS = ("register_optimizer_step_pre_hook", "register_optimizer_step_post_hook"
 # Functions that look at who calls.
 FRAMES = ("_getframe", "currentframe")
 HOOKS_OF_MODULES = "register_module_"
+# What a definition says of itself, which decorators of our own write.
+DESCRIPTIONS = ("__doc__", "__signature__", "__annotations__")
 
 
 def foreign_changes(source: str) -> Iterator[str]:
@@ -221,7 +223,7 @@ def foreign_changes(source: str) -> Iterator[str]:
         elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
             text = ast.unparse(node)
             root = text.partition(".")[0]
-            dunder = isinstance(node, ast.Attribute) and node.attr.startswith("__")
+            dunder = isinstance(node, ast.Attribute) and node.attr.startswith("__") and node.attr not in DESCRIPTIONS
             namespace = isinstance(node, ast.Subscript) and ("vars(" in text or "__dict__" in text)
             if root in imported or ((dunder or namespace) and root not in ("self", "vars(self)")):
                 yield text
