@@ -17,6 +17,7 @@ from lopsided.files.strict_json import NULLS, WHY, loads
 from lopsided.method import Method, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import folders_with, is_held
+from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
 
 SCHEMA = 1
 RECORD = "run.json"
@@ -134,6 +135,11 @@ class Run:
     def seed(self) -> int:
         return int(self.settings["seed"])
 
+    @property
+    def command(self) -> str | None:
+        """The command line that made it; None for a run that was made from Python, or by version 0.1.0."""
+        return self.record.get("command")
+
     @cached_property
     def method(self) -> Method:
         """What was trained, whether or not a method of that name is registered here.
@@ -169,6 +175,24 @@ class Run:
     @property
     def wall_seconds(self) -> float | None:
         return self.record.get("wall_seconds")
+
+    @property
+    def diagnosis(self) -> dict[str, Any] | None:
+        """What `lopsided diagnose` found, as plain data; None where there is nothing of this state of the run.
+
+        Raises:
+            LopsidedError: if the file is not JSON.
+        """
+        return self._diagnosis.content
+
+    @property
+    def diagnosis_note(self) -> str | None:
+        """Why there is a diagnosis that is not shown; None where it is shown, or was never made."""
+        return self._diagnosis.note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain data, to be printed; everything that is read from it has a property here."""
+        return dict(self.record)
 
     # Of finished runs.
 
@@ -269,6 +293,10 @@ class Run:
                 split, name = key.split("|")
                 rows.setdefault(split, {})[name] = arrays[key]
         return rows
+
+    @cached_property
+    def _diagnosis(self) -> SavedDiagnosis:
+        return read_diagnosis(self.folder, self.id)
 
     def _of_finished(self, key: str) -> Any:
         if not self.is_finished:
