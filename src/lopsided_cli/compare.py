@@ -79,14 +79,14 @@ def compare(
         )
         console = Console(stderr=True)
         with bar(console) as callbacks:
-            results = run(config, resume=resume, callbacks=callbacks, note=early(console))
+            comparison = run(config, resume=resume, callbacks=callbacks, note=early(console))
         write_report([folder], folder / "report.html")
         if json:
-            print_json(results)
+            print_json(comparison.to_json())
         else:
-            print_table(results, Console())
-            if results["task_shape"]:
-                print(read_as(results["task_shape"]))
+            print_table(comparison, Console())
+            if comparison.task_shape:
+                print(read_as(comparison.task_shape))
             print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
-        if any(row["status"] == "failed" for row in results["rows"]):
+        if comparison.failed:
             raise typer.Exit(1)

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from lopsided.runs import read_run
-from lopsided.runs import train as run
+from lopsided.runs.run import finished_run
 from tests.cli.commands import assert_one_line
+
+# The package has a function of the module's name.
+MODULE = sys.modules["lopsided.runs.train"]
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
 @pytest.fixture
 def crash(monkeypatch):
     """Lets the runs of some methods end with an error that nothing foresees."""
-    prepare = run.prepare
+    prepare = MODULE.prepare
 
     def arrange(*methods):
         def fail(model, method, *rest):
@@ -51,7 +53,7 @@ def crash(monkeypatch):
                 raise KeyError("a misspelt field")
             return prepare(model, method, *rest)
 
-        monkeypatch.setattr(run, "prepare", fail)
+        monkeypatch.setattr(MODULE, "prepare", fail)
 
     return arrange
 
@@ -103,10 +105,10 @@ def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_p
     assert outcome.status == 0
     outcome = cli("compare", *small, "--steps", 2, "--methods", "c3la", "--links", 2, "--out", tmp_path / "links")
     assert outcome.status == 0
-    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0")["chain"]["links"] == 2
+    assert finished_run(tmp_path / "links" / "runs" / "c3la-seed0").links == 2
 
 
 def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
     options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
     assert cli("compare", *options, "--out", tmp_path / "out").status == 0
-    assert read_run(tmp_path / "out" / "runs" / "head-seed0")["steps"] == 4
+    assert finished_run(tmp_path / "out" / "runs" / "head-seed0").steps == 4

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from lopsided.files.strict_json import reasons
+from lopsided.formatting import joined
 from lopsided.method import METHODS
 from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
 from lopsided.plotting.figure import Figure
 from lopsided.report.curves import intruders, losses, spectra
-from lopsided.report.notes import joined
-from lopsided.report.outcomes import bounds, forgetting, gaps, pareto
+from lopsided.report.outcomes import bounds, forgetting, gaps
 from lopsided.report.shapes import landscapes, similarity, timeline
 
 # Named of the figures that a run lacks for one reason: a loss that diverged has many.
@@ -22,8 +22,8 @@ BUILDERS: tuple[Builder, ...] = (bounds, gaps, losses, timeline, landscapes, int
 
 
 def figures(table: dict[str, Any], runs: list[dict[str, Any]]) -> list[Figure]:
-    """The figures that the group's runs have data for."""
-    found = [pareto(table), *(build(table, runs) for build in BUILDERS)]
+    """The figures that the group's runs have data for, but for scores against costs."""
+    found = [build(table, runs) for build in BUILDERS]
     return [figure for figure in found if figure is not None]
 
 

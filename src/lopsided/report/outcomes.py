@@ -1,4 +1,4 @@
-"""Figures of what runs end with: scores against costs, bounds beside gaps, gaps by split, forgetting."""
+"""Figures of what runs end with: bounds beside gaps, gaps by split, forgetting."""
 
 from __future__ import annotations
 
@@ -6,55 +6,6 @@ from typing import Any
 
 from lopsided.plotting.figure import Axis, Figure, by_label, diagnosed, mean, rounded, series, view
 from lopsided.report import reading
-
-# Costs that methods differ in by factors.
-LOGARITHMIC = ("trained_parameters", "kept_bytes", "file_bytes")
-
-
-def pareto(table: dict[str, Any]) -> Figure | None:
-    """Any two columns against each other, and the methods that nothing beats on both."""
-    if len(table["columns"]) < 2 or len(table["rows"]) < 2:
-        return None
-    keys = [column["key"] for column in table["columns"]]
-    x = "trained_parameters" if "trained_parameters" in keys else keys[0]
-    y = "score" if "score" in keys else next(key for key in keys if key != x)
-    points = [
-        {
-            "label": row["label"],
-            "floor": row["floor"],
-            "cells": {k: [c["mean"], c["half"]] for k, c in row["cells"].items() if k in keys},
-        }
-        for row in table["rows"]
-    ]
-    columns = [{**column, "log": column["key"] in LOGARITHMIC} for column in table["columns"]]
-    named = {column["key"]: column for column in columns}
-    return Figure(
-        key=f"{table['key']}-pareto",
-        kind="pareto",
-        title="What a score costs",
-        shows=reading.pareto_shows(),
-        means=reading.pareto_means(front(points, named[x], named[y]), named[x], named[y]),
-        views=[{"name": "", "columns": columns, "points": points, "x": x, "y": y}],
-    )
-
-
-def front(points: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
-    """The labels of the points that no other matches on both axes and beats on one, cheapest first; never the floor."""
-
-    def place(point: dict[str, Any]) -> tuple[float, float] | None:
-        values = [point["cells"][axis["key"]][0] for axis in (x, y)]
-        if None in values:
-            return None
-        across, up = (v if axis["better"] == "low" else -v for v, axis in zip(values, (x, y)))
-        return across, up
-
-    places = {point["label"]: at for point in points if not point["floor"] and (at := place(point)) is not None}
-    kept = [
-        (at, label)
-        for label, at in places.items()
-        if not any(o[0] <= at[0] and o[1] <= at[1] and o != at for o in places.values())
-    ]
-    return [label for _, label in sorted(kept)]
 
 
 def bounds(table: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy import stats
 
-from lopsided.report.notes import joined
+from lopsided.formatting import joined
 
 ALONE = "Only {0} has these figures, so they choose nothing."
 
@@ -22,24 +22,6 @@ def without(sentence: str, labels: list[str], what: str) -> str:
         ('Each mark is a gap; left out, without a gap: cla.', 'Each mark is a gap.')
     """
     return f"{sentence.removesuffix('.')}; left out, without {what}: {joined(labels)}." if labels else sentence
-
-
-def pareto_shows() -> str:
-    return (
-        "Each point is one method, the mean over its seeds with its 95 % interval, side by side where they are equal; "
-        "the line joins the methods that no other beats on both axes."
-    )
-
-
-def pareto_means(front: list[str], x: dict[str, Any], y: dict[str, Any]) -> str:
-    if not front:
-        return f"No method has both {y['title']} and {x['title']}."
-    if len(front) == 1:
-        return f"{front[0]} is best on both {y['title']} and {x['title']}, so on these two no other is worth taking."
-    return (
-        f"On {y['title']} against {x['title']}, choose among {joined(front)}: "
-        "every other method is matched or beaten on both by one of these."
-    )
 
 
 def bounds_shows() -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from transformers import TrainerCallback
 
@@ -21,19 +22,19 @@ from lopsided.runs.ending import reason, terminable
 from lopsided.runs.inputs import load_all
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
-from lopsided.study.leaderboard import sentences, table
+from lopsided.study.comparison import RESULTS, RUNS, Comparison, compared
 
-SCHEMA = 1
+Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """A comparison: methods times seeds, each a `TrainConfig` but for the method, the seed and the folder.
+    """A comparison: methods times seeds, each a `TrainConfig` with its own method, seed and folder.
 
     Args:
         run: what all runs share.
         methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
-        seeds: one run of every method for each.
+        seeds: one run of every method per seed.
         links: for the methods that have a chain; None keeps each method's own.
         command: how it was asked for, for the record.
     """
@@ -56,28 +57,31 @@ class CompareConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The methods that are compared, in their order."""
         return self.methods or tuple(name for name, method in METHODS.items() if method.compared)
 
     def config_of(self, method: str, seed: int) -> TrainConfig:
+        """Return the configuration of one run."""
         chained = method_named(method).chain is not None
         length = {"links": self.links if chained else None, "every": self.run.every if chained else None}
         shared = {**self.run.to_json(), "method": method, "seed": seed, **length}
         return TrainConfig(**shared, out=self.folder(method, seed))
 
     def folder(self, method: str, seed: int) -> Path:
-        return self.run.out / "runs" / f"{method}-seed{seed}"
+        """Return the directory of one run."""
+        return self.run.out / RUNS / f"{method}-seed{seed}"
 
 
 def compare(
     config: CompareConfig,
     *,
     resume: bool = False,
-    callbacks: Callable[[str, int], Sequence[TrainerCallback]] = lambda method, seed: (),
+    callbacks: Callbacks = lambda method, seed: (),
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run every method and seed, and write `results.json`.
 
-    What can't work is refused before the first method runs. A method that fails all the same is an entry in the
+    What cannot work is refused before the first method runs. A method that fails all the same is an entry in the
     table; the others finish.
 
     Args:
@@ -86,78 +90,96 @@ def compare(
         callbacks: for one run's trainer, from the method's name and the seed.
         note: tells a person how the rows are read, before the first run.
 
-    Returns:
-        What `results.json` holds.
-
     Raises:
-        LopsidedError: for bad input, before any method runs; with a line for each thing that can't work.
+        LopsidedError: for bad input, before any method runs; with a line for each thing that cannot work.
     """
     started, created = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     out = config.run.out
     check_place(out)
-    if not resume and any((out / name).exists() for name in ("results.json", "runs")):
+    if not resume and any((out / name).exists() for name in (RESULTS, RUNS)):
         raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
     with ExitStack() as held:
-        # A new folder is made after the preflight, so that a refusal leaves nothing behind.
-        begun = is_begun(out)
-        if begun:
-            held.enter_context(in_use(out))
-        data, model, tokenizer = load_all(config.run)
-        preflight(_unfinished(config), data, model, tokenizer)
-        del model
+        data = _prepared(config, held)
         if data.described:
             note(data.described)
-        if not begun:
-            held.enter_context(in_use(out))
         held.enter_context(terminable())
-        errors = {}
-        for name in config.names:
-            for seed in config.seeds:
-                try:
-                    train(
-                        config.config_of(name, seed),
-                        resume=resume,
-                        data=data,
-                        callbacks=callbacks(name, seed),
-                        checked=True,
-                    )
-                # Of any kind: hours of the other methods' training are not lost to a defect in one of them. Its row
-                # says what it was, and so does its `run.json`.
-                except Exception as error:  # noqa: BLE001
-                    errors[name] = reason(error)
-        results = _results(config, data, errors)
-        results |= {"created": created, "wall_seconds": time.perf_counter() - started}
-        write_json(out / "results.json", results)
-    return results
+        errors = _train_all(config, data, resume=resume, callbacks=callbacks)
+        comparison = Comparison(
+            folder=out,
+            names=config.names,
+            seeds=config.seeds,
+            leaderboard=compared(_folders(config), errors),
+            command=config.command,
+            model=config.run.model,
+            task=config.run.task,
+            task_note=data.task.note,
+            task_shape=data.described,
+            settings=_shared_settings(config),
+            machine=machine(),
+            versions=versions(),
+            created=created,
+            wall_seconds=time.perf_counter() - started,
+        )
+        write_json(out / RESULTS, comparison.to_json())
+    return comparison
+
+
+def _prepared(config: CompareConfig, held: ExitStack) -> Data:
+    """Load the task, check what is still to be run, and hold the folder."""
+    out = config.run.out
+    begun = is_begun(out)
+    if begun:
+        held.enter_context(in_use(out))
+    data, model, tokenizer = load_all(config.run)
+    preflight(_unfinished(config), data, model, tokenizer)
+    # A new folder is made after the preflight, so that a refusal leaves nothing behind.
+    if not begun:
+        held.enter_context(in_use(out))
+    return data
+
+
+def _train_all(config: CompareConfig, data: Data, *, resume: bool, callbacks: Callbacks) -> dict[str, str]:
+    """Train every method with every seed; returns why methods failed."""
+    errors: dict[str, str] = {}
+    for name in config.names:
+        for seed in config.seeds:
+            with ExitStack() as method:
+                # Hours of the other methods' training are not lost to an error of one of them, whatever its type.
+                method.push(partial(_keep_reason, errors, name))
+                run = config.config_of(name, seed)
+                train(run, resume=resume, data=data, callbacks=callbacks(name, seed), checked=True)
+    return errors
+
+
+def _keep_reason(
+    errors: dict[str, str],
+    name: str,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> bool:
+    """End a `with` block quietly that failed, and keep the reason; what ends the process, such as Ctrl-C, passes."""
+    if not isinstance(error, Exception):
+        return False
+    errors[name] = reason(error)
+    return True
 
 
 def _unfinished(config: CompareConfig) -> list[TrainConfig]:
     """The runs that are still to be made, one per method: seeds make no difference to what can work."""
-    chosen = {}
+    unfinished: dict[str, TrainConfig] = {}
     for name in config.names:
         for seed in config.seeds:
             run = config.config_of(name, seed)
-            if name not in chosen and not is_finished(run.out):
-                chosen[name] = run
-    return list(chosen.values())
+            if name not in unfinished and not is_finished(run.out):
+                unfinished[name] = run
+    return list(unfinished.values())
 
 
-def _results(config: CompareConfig, data: Data, errors: dict[str, str]) -> dict[str, Any]:
-    folders = {name: [config.folder(name, seed) for seed in config.seeds] for name in config.names}
-    cols, rows = table(config.run.out, folders, errors)
-    return {
-        "schema": SCHEMA,
-        "title": f"{len(rows)} methods on {config.run.task}",
-        "command": config.command,
-        "model": config.run.model,
-        "task": config.run.task,
-        "task_note": data.task.note,
-        "task_shape": data.described,
-        "seeds": list(config.seeds),
-        "settings": {k: v for k, v in config.run.to_json().items() if k not in ("method", "seed") and v is not None},
-        "machine": machine(),
-        "versions": versions(),
-        "columns": cols,
-        "rows": rows,
-        "sentences": sentences(cols, rows, len(config.seeds)),
-    }
+def _folders(config: CompareConfig) -> dict[str, list[Path]]:
+    return {name: [config.folder(name, seed) for seed in config.seeds] for name in config.names}
+
+
+def _shared_settings(config: CompareConfig) -> dict[str, object]:
+    settings = config.run.to_json().items()
+    return {key: value for key, value in settings if key not in ("method", "seed") and value is not None}

@@ -1,4 +1,4 @@
-"""Folders -> what they hold: run directories, and results of `lopsided lab` and `lopsided advise`."""
+"""Which folders a report is made of: run directories, and results of `lopsided lab` and `lopsided advise`."""
 
 from __future__ import annotations
 
@@ -10,58 +10,61 @@ from pathlib import Path
 
 from lopsided.errors import LopsidedError
 from lopsided.runs.directory import folders_with
+from lopsided.study.comparison import results_path
 
 KINDS = {"run.json": "run", "result.json": "lab", "advice.json": "advice"}
-# What a run directory's figures come from; a change of one of these makes the report anew.
+# The files that a report is made of: when one of them changes, the report is made again.
 WATCHED = ("run.json", "predictions.npz", "diagnosis.json", "result.json", "advice.json")
 
 
 @dataclass(frozen=True)
-class Found:
+class Sources:
     """The folders of each kind, in the order of the arguments, each once."""
 
-    run: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
     lab: list[Path] = field(default_factory=list)
     advice: list[Path] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((*self.run, *self.lab, *self.advice))
+        return iter((*self.runs, *self.lab, *self.advice))
 
 
-def find(paths: Sequence[Path]) -> Found:
-    """The run directories, lab results and advice in `paths`, or in folders below them.
+def find_sources(paths: Sequence[Path]) -> Sources:
+    """Find the run directories, lab results and advice in `paths`, or in folders below them.
 
     Raises:
         LopsidedError: for a path that is not a folder, or that holds none of these; if no run is among them.
     """
-    found = Found()
+    sources = Sources()
     for path in paths:
         folders = list(folders_with(KINDS, _checked(path)))
         if not folders:
             raise LopsidedError(_nothing_in(path))
         for folder in folders:
             kind = next(kind for name, kind in KINDS.items() if (folder / name).is_file())
-            kept = {"run": found.run, "lab": found.lab, "advice": found.advice}[kind]
+            kept = {"run": sources.runs, "lab": sources.lab, "advice": sources.advice}[kind]
             if folder.resolve() not in [other.resolve() for other in kept]:
                 kept.append(folder)
-    if not found.run:
-        given = ", ".join(str(folder) for folder in found) or "none"
+    if not sources.runs:
+        given = ", ".join(str(folder) for folder in sources) or "none"
         raise LopsidedError(
             f"no runs: expected a run directory, or a folder that contains some, received {given}; "
             "add what `lopsided train` or `lopsided compare` wrote"
         )
-    return found
+    return sources
 
 
 def state(paths: Sequence[Path]) -> str:
-    """A short text that changes when a file changes that the report is made of."""
+    """Return a short text that changes when a file changes that the report is made of."""
+    sources = find_sources(paths)
+    files = [folder / name for folder in sources for name in WATCHED]
+    # A comparison's results come last, and decide the order of methods with equal figures.
+    files += dict.fromkeys(results_path(folder) for folder in sources.runs)
     digest = hashlib.sha256()
-    for folder in find(paths):
-        for name in WATCHED:
-            path = folder / name
-            if path.exists():
-                there = path.stat()
-                digest.update(f"{path}|{there.st_mtime_ns}|{there.st_size}\n".encode())
+    for path in files:
+        if path.exists():
+            status = path.stat()
+            digest.update(f"{path}|{status.st_mtime_ns}|{status.st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 
