@@ -11,14 +11,17 @@ from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, PATHS, SYMBOLS
 from lopsided.report import reading
 from lopsided.report.figures import figures, looks, missing
 from lopsided.report.gather import gather
-from lopsided.report.outcomes import front
+from lopsided.report.pareto import pareto, pareto_means
 from tests.report.fabricated import fabricate_run
 
 
 def made(gathered, task="vader/movie"):
-    table = next(group for group in gathered["groups"] if group["task"] == task)
-    members = [run for run in gathered["runs"] if run["group"] == table["key"]]
-    return {figure.key.partition("-")[2]: figure for figure in figures(table, members)}
+    plain = gathered.to_json()
+    table = next(group for group in plain["groups"] if group["task"] == task)
+    members = [run for run in plain["runs"] if run["group"] == table["key"]]
+    costs = pareto(next(board for board in gathered.boards if board.key == table["key"]))
+    drawn = [costs, *figures(table, members)]
+    return {figure.key.partition("-")[2]: figure for figure in drawn if figure is not None}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +42,10 @@ def test_every_figure_has_data_and_two_sentences(movie):
 
 def test_without_a_diagnosis_its_figures_are_not_there_and_the_page_says_how_to_get_them(gathered):
     assert list(made(gathered, "vader/nyt")) == ["pareto", "bounds", "losses"]
-    members = [run for run in gathered["runs"] if run["task"] == "vader/nyt"]
+    runs = gathered.to_json()["runs"]
+    members = [run for run in runs if run["task"] == "vader/nyt"]
     assert any("`lopsided diagnose RUN`" in line for line in missing(members))
-    everyone = missing([run for run in gathered["runs"] if run["task"] == "vader/movie"])
+    everyone = missing([run for run in runs if run["task"] == "vader/movie"])
     assert any(line.startswith("Not diagnosed: head-seed0, head-seed1 and head-seed2") for line in everyone)
     assert not any(line.startswith("No bound") for line in everyone)
 
@@ -59,10 +63,10 @@ def test_curves_are_the_history(movie, study):
 
 def test_bounds_stand_beside_the_gaps_of_the_table(movie, gathered):
     drawn = {one["name"]: one for one in movie["bounds"].views[0]["series"]}
-    table = next(group for group in gathered["groups"] if group["task"] == "vader/movie")
-    gap = next(row for row in table["rows"] if row["label"] == "lora")["cells"]["generalization_error"]
-    assert drawn["lora, measured"]["x"] == [pytest.approx(gap["mean"], rel=1e-3)]
-    runs = [run["bound"]["value"] for run in gathered["runs"] if run["name"].startswith("lora-seed")]
+    rows = next(board for board in gathered.boards if board.task == "vader/movie").leaderboard.rows
+    gap = next(row for row in rows if row.label == "lora").cells["generalization_error"]
+    assert drawn["lora, measured"]["x"] == [pytest.approx(gap.mean, rel=1e-3)]
+    runs = [reported.bound.value for reported in gathered.runs if reported.run.name.startswith("lora-seed")]
     assert drawn["lora, bound"]["x"] == [pytest.approx(np.mean(runs), rel=1e-3)]
 
 
@@ -89,23 +93,21 @@ def test_a_timeline_without_a_diagnosis_comes_from_the_run(tmp_path):
     assert "pareto" not in drawn
 
 
-def test_the_front_is_what_nothing_beats():
-    x, y = {"key": "cost", "better": "low"}, {"key": "score", "better": "high"}
-    places = {
-        "a": (1, 0.5),
-        "b": (2, 0.7),
-        "c": (2, 0.6),
-        "d": (3, 0.7),
-        "e": (4, 0.9),
-        "f": (5, None),
-        "head": (0, 0.1),
-    }
-    points = [
-        {"label": k, "floor": k == "head", "cells": {"cost": [cost, None], "score": [score, None]}}
-        for k, (cost, score) in places.items()
-    ]
-    assert front(points, x, y) == ["a", "b", "e"]
-    assert "choose among a, b and e" in reading.pareto_means(["a", "b", "e"], {"title": "cost"}, {"title": "score"})
+def test_the_front_says_whom_to_choose_among():
+    titles = {"x": "cost", "y": "score"}
+    assert pareto_means(["a", "b", "e"], **titles).startswith("On score against cost, choose among a, b and e: every")
+    assert pareto_means(["a"], **titles).startswith("a is best on both score and cost")
+    assert pareto_means([], **titles) == "No method has both score and cost."
+
+
+def test_the_page_has_the_front_of_every_two_columns(movie):
+    [view] = movie["pareto"].views
+    keys = [column["key"] for column in view["columns"]]
+    assert [list(view["fronts"]), *(list(by_y) for by_y in view["fronts"].values())] == [keys] * (len(keys) + 1)
+    labels = [point["label"] for point in view["points"]]
+    competing = [labels[number] for number, beaten_by in view["fronts"][view["x"]][view["y"]] if not beaten_by]
+    assert all(label in movie["pareto"].means for label in competing)
+    assert {labels[number] for number, _ in view["fronts"]["score"]["step_ms"]} == {"lora", "cla", "c3la"}
 
 
 def test_sentences_follow_the_data():
@@ -121,7 +123,8 @@ def test_sentences_follow_the_data():
 
 
 def test_one_look_a_method_and_no_two_alike(gathered):
-    found = looks(gathered["groups"], gathered["runs"])
+    plain = gathered.to_json()
+    found = looks(plain["groups"], plain["runs"])
     assert found["head"][0] == FLOOR_COLOUR
     assert len({tuple(look) for look in found.values()}) == len(found)
     assert {symbol for _, symbol in found.values()} <= set(PATHS)

@@ -14,8 +14,8 @@ from lopsided.runs.run import finished_run, read_run
 from lopsided.study import CompareConfig, compare
 from tests.tiny_runs import tiny_config
 
-# The package has a function of the module's name.
-MODULE = sys.modules["lopsided.study.compare"]
+# The packages have functions of the modules' names.
+MODULE, TRAIN = sys.modules["lopsided.study.compare"], sys.modules["lopsided.runs.train"]
 KEYS = [
     *("schema", "title", "command", "model", "task", "task_note", "task_shape", "seeds", "settings", "machine"),
     *("versions", "columns", "rows", "sentences", "created", "wall_seconds"),
@@ -126,7 +126,7 @@ def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lopsided.runs.train.save_trained", fail)
+        patch.setattr(TRAIN, "save_trained", fail)
         assert [absence.label for absence in compare(config).leaderboard.absent] == ["lora", "head"]
     outcome = compare(config, resume=True)
     assert not outcome.failed

@@ -56,7 +56,7 @@ def report_text(gathered: Gathered, *, live: str = "") -> str:
         LopsidedError: if plotly or jinja2 is missing.
     """
     check_renderable()
-    # Imported here: the table in the terminal is of this package too, and needs neither library.
+    # Imported here: the table in the terminal is of this package too, and needs no plotly.
     from lopsided.report.page import render
 
     return render(gathered, live=live)
