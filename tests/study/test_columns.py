@@ -11,7 +11,7 @@ from lopsided.report.gather import gather
 from lopsided.report.page import render
 from lopsided.report.terminal import print_table
 from lopsided.study.columns import COLUMNS, Column, count
-from lopsided.study.comparison import Comparison, compared
+from lopsided.study.comparison import Comparison, board_of_comparison
 from tests.study.made_runs import made_run, written
 
 
@@ -36,7 +36,7 @@ def test_a_column_is_in_results_json_the_terminal_and_the_page(tmp_path):
     for folder in (folder for members in folders.values() for folder in members):
         (folder / "run.json").write_text((folder / "run.json").read_text().replace('"machine": {}', MACHINE))
     comparison = Comparison(
-        **{"folder": tmp_path, "names": tuple(runs), "seeds": (0,), "leaderboard": compared(folders, {})},
+        **{"folder": tmp_path, "names": tuple(runs), "seeds": (0,), "leaderboard": board_of_comparison(folders, {})},
         **dict.fromkeys(("command", "model", "task", "task_note", "task_shape", "created"), ""),
         **{"settings": {}, "machine": {}, "versions": {}, "wall_seconds": 1.0},
     )

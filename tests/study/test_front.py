@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from lopsided.study.columns import Column
-from lopsided.study.comparison import compared
+from lopsided.study.comparison import board_of_comparison
 from lopsided.study.front import contenders, front
 from tests.study.made_runs import made_run, right, written
 
@@ -25,7 +25,7 @@ def board(tmp_path_factory):
         runs[method] = [made_run(method, right(first=score or 0), trained_parameters=cost)]
         if score is None:
             runs[method][0].record["metrics"]["test"]["score"] = None
-    return compared(written(tmp_path_factory.mktemp("front"), runs), {})
+    return board_of_comparison(written(tmp_path_factory.mktemp("front"), runs), {})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from lopsided import METHODS
 from lopsided.study.columns import UNTOLD
-from lopsided.study.comparison import compared
+from lopsided.study.comparison import board_of_comparison
 from lopsided.study.leaderboard import Leaderboard
 from lopsided.study.rows import Row
 from tests.study.made_runs import MadeRun, made_run, right, scored, written
@@ -19,7 +19,7 @@ REASON = "all predictions are equal, and nothing correlates with a constant"
 
 
 def board_of(out: Path, runs: Mapping[str, Sequence[MadeRun | None]], **errors: str) -> Leaderboard:
-    return compared(written(out, runs), errors)
+    return board_of_comparison(written(out, runs), errors)
 
 
 def marks(board: Leaderboard, key: str) -> dict[str, str | None]:
@@ -92,7 +92,7 @@ def test_a_method_that_failed_has_no_row_and_does_not_compete(tmp_path):
 def test_what_a_failed_method_left_is_not_read(tmp_path):
     folders = written(tmp_path, {"lora": [scored(0.8)], "cla": [scored(0.9)]})
     (folders["cla"][0] / "run.json").write_text("{")
-    board = compared(folders, {"cla": "not JSON"})
+    board = board_of_comparison(folders, {"cla": "not JSON"})
     assert [row.label for row in board.rows] == ["lora"]
     assert [absence.why for absence in board.absent] == ["not JSON"]
 
@@ -104,7 +104,7 @@ def test_nothing_finished(tmp_path):
 
 
 def test_a_folder_without_a_run_is_a_method_that_did_not_finish(tmp_path):
-    board = compared({"lora": [tmp_path / "nowhere"]}, {})
+    board = board_of_comparison({"lora": [tmp_path / "nowhere"]}, {})
     assert [(absence.label, absence.why) for absence in board.absent] == [("lora", "did not finish")]
 
 

@@ -88,6 +88,7 @@ def sorted_rows(board: TaskBoard) -> list[Row]:
         return list(board.leaderboard.rows)
 
     def place(row: Row) -> tuple[bool, float]:
+        """Return what rows are sorted by."""
         mean = row.cells[column.key].mean
         return mean is None, column.sign * (mean or 0.0)
 

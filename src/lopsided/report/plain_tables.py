@@ -47,7 +47,7 @@ def lab_table(results: Sequence[dict[str, Any]]) -> list[PlainTable]:
     parts = [f"Don't choose by the claims behind {joined(failed)}."] if failed else []
     if undecided := by_verdict.get("undecided"):
         parts.append(f"Undecided, which more seeds may change: {joined(undecided)}.")
-    held = len(by_verdict.get("reproduced", ()))
+    reproduced = len(by_verdict.get("reproduced", ()))
     rows = [
         (result["name"], result["claim"], result["verdict"], counted(result), result["size"], result["source"])
         for result in results
@@ -56,7 +56,7 @@ def lab_table(results: Sequence[dict[str, Any]]) -> list[PlainTable]:
         PlainTable(
             key="lab",
             title="The papers' claims, put to the test",
-            shows=f"{held} of {len(results)} claims were reproduced within ranges that were stated beforehand.",
+            shows=f"{reproduced} of {len(results)} claims were reproduced within ranges that were stated beforehand.",
             means=" ".join(parts) or "The claims may be chosen by.",
             caption="What `lopsided lab` measured",
             head=("experiment", "claim", "verdict", "ranges", "size", "source"),

@@ -184,7 +184,7 @@ def _adapter_hash(folder: Path) -> str | None:
 
 def _bound(run: Run) -> tuple[Bound | None, str | None]:
     try:
-        found = bound_of_run(run.folder).bound
+        bound = bound_of_run(run.folder).bound
     except LopsidedError as error:
         return None, str(error)
-    return Bound(value=found.value, trained=found.trained, sigma=found.sigma.value), None
+    return Bound(value=bound.value, trained=bound.trained, sigma=bound.sigma.value), None

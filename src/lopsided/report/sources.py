@@ -46,9 +46,9 @@ def find_sources(paths: Sequence[Path]) -> Sources:
             if folder.resolve() not in [other.resolve() for other in kept]:
                 kept.append(folder)
     if not sources.runs:
-        given = ", ".join(str(folder) for folder in sources) or "none"
+        received = ", ".join(str(folder) for folder in sources) or "none"
         raise LopsidedError(
-            f"no runs: expected a run directory, or a folder that contains some, received {given}; "
+            f"no runs: expected a run directory, or a folder that contains some, received {received}; "
             "add what `lopsided train` or `lopsided compare` wrote"
         )
     return sources
@@ -78,8 +78,8 @@ def _checked(path: Path) -> Path:
 
 def _nothing_in(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    held = "an empty folder" if not names else f"{len(names)} other entries ({json.dumps(names[0], allow_nan=False)} …)"
+    others = f"{len(names)} other entries ({json.dumps(names[0], allow_nan=False)} …)" if names else "an empty folder"
     return (
-        f"{path} is not a run: expected run.json in it or in a folder below, received {held}; "
+        f"{path} is not a run: expected run.json in it or in a folder below, received {others}; "
         "run `lopsided train` or `lopsided compare` first"
     )

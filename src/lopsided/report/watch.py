@@ -76,6 +76,8 @@ def server(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
     allowed: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
+        """Answers requests that name this machine, from `watched`."""
+
         def do_GET(self) -> None:
             """Answer a request for the page or its state, from a page of this machine alone."""
             if self.headers.get("Host") not in allowed:

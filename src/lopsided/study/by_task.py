@@ -1,4 +1,4 @@
-"""Runs from anywhere become leaderboards, one for each model and task.
+"""Leaderboards of any runs, one per model and task.
 
 An entry is one method with one set of settings; its runs differ in the seed alone. Runs on another model, another task
 or other test rows are in another leaderboard, and never averaged with these.
@@ -70,7 +70,7 @@ class TaskBoard:
 
 
 def leaderboards_by_task(runs: Sequence[Run], origins: Mapping[Path, Origin] | None = None) -> list[TaskBoard]:
-    """Compute one leaderboard for each model and task, in the order of the runs.
+    """Compute one leaderboard per model and task, in the order of the runs.
 
     Args:
         origins: the comparisons that runs belong to, by the run's folder. Of equal means the first is the best in the

@@ -92,15 +92,15 @@ def ranked(column: Column, cells: Mapping[str, Cell], runs: Mapping[str, Sequenc
     if not means:
         return dict(cells)
     best = min(means, key=lambda label: column.sign * means[label])
-    compared = dict(cells)
+    places = dict(cells)
     for label, mean in means.items():
         better = sum(column.sign * other < column.sign * mean for other in means.values())
         mark: Literal["best", "tied"] | None = "best" if label == best else None
         if label != best and tied(column, runs[best], runs[label]):
             mark = "tied"
         rank = better + 1 if better < PLACES else None
-        compared[label] = replace(cells[label], mark=mark, rank=rank, difference=mean - means[best])
-    return compared
+        places[label] = replace(cells[label], mark=mark, rank=rank, difference=mean - means[best])
+    return places
 
 
 def _half(se: float | None, seeds: int) -> float | None:

@@ -95,6 +95,7 @@ def independent(figure: Callable[[Run], Estimate | None]) -> Callable[[Run, Run]
     """Return the standard error of a difference of two independent figures: √(se₁² + se₂²)."""
 
     def difference_se(first: Run, second: Run) -> float | None:
+        """Return √(se₁² + se₂²); None if one of the two is missing."""
         estimates = figure(first), figure(second)
         errors = [estimate.se for estimate in estimates if estimate is not None and estimate.se is not None]
         return math.hypot(*errors) if len(errors) == 2 else None

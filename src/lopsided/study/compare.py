@@ -22,7 +22,7 @@ from lopsided.runs.ending import reason, terminable
 from lopsided.runs.inputs import load_all
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
-from lopsided.study.comparison import RESULTS, RUNS, Comparison, compared
+from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
 
 Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
 
@@ -98,17 +98,17 @@ def compare(
     check_place(out)
     if not resume and any((out / name).exists() for name in (RESULTS, RUNS)):
         raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
-    with ExitStack() as held:
-        data = _prepared(config, held)
+    with ExitStack() as locks:
+        data = _prepared(config, locks)
         if data.described:
             note(data.described)
-        held.enter_context(terminable())
+        locks.enter_context(terminable())
         errors = _train_all(config, data, resume=resume, callbacks=callbacks)
         comparison = Comparison(
             folder=out,
             names=config.names,
             seeds=config.seeds,
-            leaderboard=compared(_folders(config), errors),
+            leaderboard=board_of_comparison(_folders(config), errors),
             command=config.command,
             model=config.run.model,
             task=config.run.task,
@@ -124,17 +124,17 @@ def compare(
     return comparison
 
 
-def _prepared(config: CompareConfig, held: ExitStack) -> Data:
+def _prepared(config: CompareConfig, locks: ExitStack) -> Data:
     """Load the task, check what is still to be run, and hold the folder."""
     out = config.run.out
     begun = is_begun(out)
     if begun:
-        held.enter_context(in_use(out))
+        locks.enter_context(in_use(out))
     data, model, tokenizer = load_all(config.run)
     preflight(_unfinished(config), data, model, tokenizer)
     # A new folder is made after the preflight, so that a refusal leaves nothing behind.
     if not begun:
-        held.enter_context(in_use(out))
+        locks.enter_context(in_use(out))
     return data
 
 

@@ -109,7 +109,7 @@ def _status(label: str, *, floor: bool = False, error: str | None = None, same_a
     return {"method": label, "status": status, "floor": floor, "error": error, "same_as": same_as}
 
 
-def compared(folders: Mapping[str, Sequence[Path]], errors: Mapping[str, str]) -> Leaderboard:
+def board_of_comparison(folders: Mapping[str, Sequence[Path]], errors: Mapping[str, str]) -> Leaderboard:
     """Compute the leaderboard of a comparison: a method has a row if all of its seeds finished.
 
     Args:

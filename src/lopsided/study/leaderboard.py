@@ -9,6 +9,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from lopsided.runs.run import Run
 from lopsided.study.cells import NOT_OF_THIS_RUN, Cell, cell_of, ranked
 from lopsided.study.choice import sentences
 from lopsided.study.columns import Column, columns_of
@@ -67,16 +68,16 @@ def _columns_and_cells(entries: Sequence[Entry]) -> tuple[tuple[Column, ...], di
     task = entries[0].runs[0].task
     runs = {entry.label: entry.runs for entry in entries}
     competing = [entry.label for entry in entries if not is_floor(entry.runs[0].method)]
-    shown, by_column = [], {}
+    columns, by_column = [], {}
     for column in columns_of(task.metric, task.greater_is_better):
-        found = {label: cell_of(column, members) for label, members in runs.items()}
-        concerns = any(cell is not None for cell in found.values())
+        of_runs = {label: cell_of(column, members) for label, members in runs.items()}
+        concerns = any(cell is not None for cell in of_runs.values())
         without = Cell(why={"mean": NOT_OF_THIS_RUN}) if concerns else Cell()
-        cells = {label: cell or without for label, cell in found.items()}
+        cells = {label: cell or without for label, cell in of_runs.items()}
         by_column[column.key] = cells | ranked(column, {label: cells[label] for label in competing}, runs)
         if concerns:
-            shown.append(column)
-    return tuple(shown), by_column
+            columns.append(column)
+    return tuple(columns), by_column
 
 
 def _equal_parts(entries: Sequence[Entry]) -> dict[str, str]:
@@ -85,9 +86,15 @@ def _equal_parts(entries: Sequence[Entry]) -> dict[str, str]:
     equal = {}
     for entry in entries:
         run, method = entry.runs[0], entry.runs[0].method
-        settings = {key: value for key, value in run.settings.items() if key not in (*INDIFFERENT, *IN_PARTS)}
         parts = (method.train, method.sketch, method.chain, method.lr_ratio, method.p, run.learning_rate)
-        key = (parts, json.dumps(settings, sort_keys=True))
+        key = (parts, _settings_text(run))
         if first.setdefault(key, entry.label) != entry.label:
             equal[entry.label] = first[key]
     return equal
+
+
+def _settings_text(run: Run) -> str:
+    """The settings besides the method's, as one text; those that are None are not in records of earlier versions."""
+    without = (*INDIFFERENT, *IN_PARTS)
+    settings = {key: value for key, value in run.settings.items() if key not in without and value is not None}
+    return json.dumps(settings, sort_keys=True)
