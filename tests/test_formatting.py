@@ -3,13 +3,12 @@ import math
 
 import pytest
 
-from lopsided import formatting as format
-from lopsided.formatting import UNITS, cell_text, duration
-from lopsided.plotting import figure, words
-from lopsided.report import notes
+from lopsided import formatting
+from lopsided.formatting import UNITS, duration, estimate_text
+from lopsided.plotting import figure, gaps, words
 
 
-@pytest.mark.parametrize("module", [figure, format, notes, words])
+@pytest.mark.parametrize("module", [figure, formatting, gaps, words])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -35,19 +34,21 @@ def test_examples_in_docstrings(module):
     ],
 )
 def test_a_figure_in_its_unit(mean, se, unit, text):
-    assert cell_text({"mean": mean, "se": se, "mark": None}, unit) == text
+    assert str(estimate_text(mean, se, unit)) == text
 
 
 @pytest.mark.parametrize("unit", list(UNITS))
 def test_what_is_not_finite_is_not_available(unit):
-    for cell in ({}, {"mean": None, "se": None}, {"mean": math.nan, "se": 0.1}, {"mean": -math.inf}):
-        assert cell_text(cell, unit) == "–"
-    assert "± –" in cell_text({"mean": 0.5, "se": math.nan}, unit)
+    for mean, se in ((None, None), (math.nan, 0.1), (-math.inf, None)):
+        assert str(estimate_text(mean, se, unit)) == "–"
+        assert str(estimate_text(mean, se, unit, lacks_error=True)) == "–"
+    assert "± –" in str(estimate_text(0.5, math.nan, unit))
+    assert "± –" in str(estimate_text(0.5, None, unit, lacks_error=True))
 
 
 def test_an_unknown_unit_names_the_known_ones():
     with pytest.raises(ValueError, match=r"one of count, percent.*received 'furlong'"):
-        cell_text({"mean": 1.0}, "furlong")
+        estimate_text(1.0, None, "furlong")
 
 
 def test_duration():

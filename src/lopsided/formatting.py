@@ -1,17 +1,14 @@
-"""How a measured number is written, one function a unit, for the page and the terminal alike.
+"""How a measured number is written, one function per unit, for the page and the terminal alike.
 
-A cell is `{"mean": float | None, "se": float | None, "mark": "best" | "tied" | None}`, and has `why` where one of the
-first two could not be computed. Percents are stored as fractions. What is missing or not finite is written as a dash.
+Percents are stored as fractions. What is missing or not finite is written as a dash.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from lopsided.files.strict_json import WHY
 from lopsided.finite import is_finite
 
 MISSING = "–"
@@ -19,30 +16,30 @@ MARKS = {"best": "●", "tied": "○"}
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean, its standard error where there is one to show, and the unit, as text."""
+class EstimateText:
+    """A number, its standard error where there is one to show, and the unit, as text."""
 
-    mean: str
+    number: str
     se: str | None = None
     suffix: str = ""
 
     def __str__(self) -> str:
         middle = "" if self.se is None else f" ± {self.se}"
-        return f"{self.mean}{middle}" + (f" {self.suffix}" if self.suffix else "")
+        return f"{self.number}{middle}" + (f" {self.suffix}" if self.suffix else "")
 
 
-def count(mean: float, se: float | None) -> Figure:
-    """A whole number with thousands separators.
+def count(mean: float, se: float | None) -> EstimateText:
+    """Write a whole number with thousands separators.
 
     Example:
         >>> str(count(147456, None))
         '147,456'
     """
-    return Figure(f"{mean:,.0f}", f"{se:,.0f}" if se else None)
+    return EstimateText(f"{mean:,.0f}", f"{se:,.0f}" if se else None)
 
 
-def percent(mean: float, se: float | None) -> Figure:
-    """A fraction, written in percent.
+def percent(mean: float, se: float | None) -> EstimateText:
+    """Write a fraction in percent.
 
     Example:
         >>> str(percent(0.81, 0.012))
@@ -51,8 +48,8 @@ def percent(mean: float, se: float | None) -> Figure:
     return _decimal(100 * mean, None if se is None else 100 * se, places=1, suffix="%")
 
 
-def loss(mean: float, se: float | None) -> Figure:
-    """A loss, or a difference of two, in the loss's own unit.
+def loss(mean: float, se: float | None) -> EstimateText:
+    """Write a loss, or a difference of two, in the loss's own unit.
 
     Example:
         >>> str(loss(0.01234, 0.0021)), str(loss(0.00004, None))
@@ -61,8 +58,8 @@ def loss(mean: float, se: float | None) -> Figure:
     return _decimal(mean, se, places=3)
 
 
-def score(mean: float, se: float | None) -> Figure:
-    """A plain number, such as a Matthews correlation.
+def score(mean: float, se: float | None) -> EstimateText:
+    """Write a plain number, such as a Matthews correlation.
 
     Example:
         >>> str(score(0.5312, 0.0204))
@@ -71,8 +68,8 @@ def score(mean: float, se: float | None) -> Figure:
     return _decimal(mean, se, places=3)
 
 
-def perplexity(mean: float, se: float | None) -> Figure:
-    """A perplexity, to two decimals.
+def perplexity(mean: float, se: float | None) -> EstimateText:
+    """Write a perplexity, to two decimals.
 
     Example:
         >>> str(perplexity(21.5, 0.25))
@@ -81,8 +78,8 @@ def perplexity(mean: float, se: float | None) -> Figure:
     return _decimal(mean, se, places=2)
 
 
-def milliseconds(mean: float, se: float | None) -> Figure:
-    """The unit stands in the column's title, so the text leaves it out.
+def milliseconds(mean: float, se: float | None) -> EstimateText:
+    """Write milliseconds; the unit stands in the column's title, so the text leaves it out.
 
     Example:
         >>> str(milliseconds(1234.56, 12.3))
@@ -91,8 +88,8 @@ def milliseconds(mean: float, se: float | None) -> Figure:
     return _decimal(mean, se, places=1)
 
 
-def size(mean: float, se: float | None) -> Figure:
-    """Bytes, in powers of 1024.
+def size(mean: float, se: float | None) -> EstimateText:
+    """Write bytes in powers of 1024.
 
     Example:
         >>> str(size(1536, None)), str(size(3 * 2**20, 0.0)), str(size(12, None))
@@ -104,11 +101,11 @@ def size(mean: float, se: float | None) -> Figure:
         power += 1
     places = 1 if power else 0
     scale = 1024**power
-    return Figure(f"{mean / scale:.{places}f}", f"{se / scale:.{places}f}" if se else None, _BYTES[power])
+    return EstimateText(f"{mean / scale:.{places}f}", f"{se / scale:.{places}f}" if se else None, _BYTES[power])
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Write seconds as a person says them.
 
     Example:
         >>> duration(512.3), duration(7384), duration(0.4)
@@ -124,60 +121,54 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def cell_figure(cell: dict[str, Any], unit: str) -> Figure:
-    """The cell's parts as text; see `cell_text`."""
-    if unit not in UNITS:
-        raise ValueError(f"a column's unit must be one of {', '.join(UNITS)}, received {unit!r}")
-    mean, se = cell.get("mean"), cell.get("se")
-    if not is_finite(mean):
-        return Figure(MISSING)
-    figure = UNITS[unit](mean, se if is_finite(se) else None)
-    # A standard error that there should be, and that could not be computed, is a dash; one that isn't there is not.
-    if (se is not None and not is_finite(se)) or (se is None and "se" in cell.get(WHY, {})):
-        return Figure(figure.mean, MISSING, figure.suffix)
-    return figure
+def number_text(value: float | None, form: str = ".3g") -> str:
+    """Return a number as text, or a dash for one that is missing or not finite.
+
+    Example:
+        >>> number_text(0.51234, ".2f"), number_text(None), number_text(float("nan"))
+        ('0.51', '–', '–')
+    """
+    return f"{value:{form}}" if is_finite(value) else MISSING
 
 
-def cell_text(cell: dict[str, Any], unit: str) -> str:
-    """Write one cell as text: mean ± one standard error, and the unit where it isn't in the title.
+def estimate_text(mean: float | None, se: float | None, unit: str, *, lacks_error: bool = False) -> EstimateText:
+    """Write a number: mean ± one standard error, and the unit where it is not in the title.
 
     Args:
-        cell: `{"mean": ..., "se": ...}`; an empty cell, None and non-finite numbers are a dash.
-        unit: one of `UNITS`.
+        mean, se: None and what is not finite is a dash; a number without `se` has no error to show.
+        unit: a key of `UNITS`.
+        lacks_error: whether there should be an error, and it could not be computed: then it is a dash.
 
     Raises:
         ValueError: if the unit is unknown.
 
     Example:
-        >>> cell_text({"mean": 0.81, "se": 0.012, "mark": "best"}, "percent")
+        >>> str(estimate_text(0.81, 0.012, "percent"))
         '81.0 ± 1.2 %'
-        >>> cell_text({"mean": float("nan"), "se": None}, "bytes")
-        '–'
+        >>> str(estimate_text(float("nan"), None, "bytes")), str(estimate_text(5.0, None, "score", lacks_error=True))
+        ('–', '5.000 ± –')
     """
-    return str(cell_figure(cell, unit))
+    if unit not in UNITS:
+        raise ValueError(f"a column's unit must be one of {', '.join(UNITS)}, received {unit!r}")
+    if not is_finite(mean):
+        return EstimateText(MISSING)
+    text = UNITS[unit](mean, se if is_finite(se) else None)
+    if lacks_error or (se is not None and not is_finite(se)):
+        return EstimateText(text.number, MISSING, text.suffix)
+    return text
 
 
-def joined(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them.
-
-    Example:
-        >>> joined(["lora"]), joined(["lora", "cla"]), joined(["lora", "cla", "paca"])
-        ('lora', 'lora and cla', 'lora, cla and paca')
-    """
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _decimal(mean: float, se: float | None, *, places: int, suffix: str = "") -> Figure:
+def _decimal(mean: float, se: float | None, *, places: int, suffix: str = "") -> EstimateText:
     """`places` decimals, and up to three more where fewer would write a nonzero number as zero."""
     smallest = abs(se if se else mean)
     if smallest > 0:
         # 1e-9: log10 of an exact power of ten may land just below the whole number.
         places = min(max(places, -math.floor(math.log10(smallest) + 1e-9)), places + 3)
-    return Figure(f"{mean:,.{places}f}", None if se is None else f"{se:,.{places}f}", suffix)
+    return EstimateText(f"{mean:,.{places}f}", None if se is None else f"{se:,.{places}f}", suffix)
 
 
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
-UNITS: dict[str, Callable[[float, float | None], Figure]] = {
+UNITS: dict[str, Callable[[float, float | None], EstimateText]] = {
     "count": count,
     "percent": percent,
     "loss": loss,

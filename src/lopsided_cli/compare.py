@@ -41,16 +41,16 @@ def compare(
     )
     console = Console(stderr=True)
     with bar(console) as callbacks:
-        results = run_all(config, resume=resume, callbacks=callbacks, note=early(console))
+        outcome = run_all(config, resume=resume, callbacks=callbacks, note=early(console))
     write_report([folder], folder / "report.html")
     if json:
-        print_json(results)
+        print_json(outcome.to_json())
     else:
-        print_table(results, terminal())
-        if results["task_shape"]:
-            print(read_as(results["task_shape"]))
+        print_table(outcome, terminal())
+        if outcome.task_shape:
+            print(read_as(outcome.task_shape))
         print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
-    if any(row["status"] == "failed" for row in results["rows"]):
+    if outcome.failed:
         raise typer.Exit(1)
 
 

@@ -35,9 +35,9 @@ def report(
 
     gathered = write_report(runs, out)
     if json:
-        print_json(gathered)
+        print_json(gathered.to_json())
     else:
-        print(f"wrote {out}: {gathered['title']}, {len(gathered['runs'])} runs")
+        print(f"wrote {out}: {gathered.title}, {len(gathered.runs)} runs")
 
 
 def _serve(runs: list[Path], out: Path, port: int) -> None:

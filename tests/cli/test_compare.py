@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lopsided.runs import read_run, session
+from lopsided.runs import finished_run, session
 from tests.cli.commands import assert_one_line
 
 
@@ -102,10 +102,10 @@ def test_steps_need_to_fit_the_methods_that_are_compared_alone(cli, small, tmp_p
     assert outcome.status == 0
     outcome = cli("compare", *small, "--steps", 2, "--methods", "c3la", "--links", 2, "--out", tmp_path / "links")
     assert outcome.status == 0
-    assert read_run(tmp_path / "links" / "runs" / "c3la-seed0").links == 2
+    assert finished_run(tmp_path / "links" / "runs" / "c3la-seed0").links == 2
 
 
 def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
     options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
     assert cli("compare", *options, "--out", tmp_path / "out").status == 0
-    assert read_run(tmp_path / "out" / "runs" / "head-seed0").steps == 4
+    assert finished_run(tmp_path / "out" / "runs" / "head-seed0").steps == 4

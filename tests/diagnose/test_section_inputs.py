@@ -92,7 +92,7 @@ def test_copies_have_the_bits_of_what_is_on_disk(method, run_once, bert, words):
     assert_same_bits(inputs.merged.state_dict(), reload_merged(folder).state_dict())
     for step in list(snapshots(folder))[:2]:
         assert_same_bits(inputs.snapshot(step).state_dict(), reload_merged(folder, snapshot=step).state_dict())
-    base = base_of(finished_run(folder).record).base_model
+    base = base_of(finished_run(folder)).base_model
     assert_same_bits(inputs.encoder().base_model.state_dict(), base.state_dict())
     # Neither the snapshots nor merging has touched the model itself.
     assert_same_bits(inputs.model.state_dict(), reload(folder, trainable=True).state_dict())

@@ -56,7 +56,7 @@ def test_a_run_adds_up(method, run_once, bert, words):
     folder, _ = run_once(method=method, model=bert, task=words, steps=8, target_modules="all-linear")
     inputs = of_run(folder)
     tuned = inputs.tuned
-    assert_adds_up(inputs, base_of(finished_run(folder).record))
+    assert_adds_up(inputs, base_of(finished_run(folder)))
     assert tuned.id == hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()[:12]
     assert tuned.name == folder.name
     assert not [layer.module for layer in tuned.layers if "classifier" in layer.module]

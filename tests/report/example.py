@@ -1,18 +1,20 @@
-"""Made-up results in the shape that `lopsided compare` writes; the figures are no measurement."""
+"""A made-up comparison, as of `lopsided compare`; the figures are no measurement."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-COLUMNS = [
-    {"key": "trained_parameters", "title": "trained", "unit": "count", "better": "low"},
-    {"key": "score", "title": "test accuracy", "unit": "percent", "better": "high"},
-    {"key": "ood_score", "title": "out-of-domain accuracy", "unit": "percent", "better": "high"},
-    {"key": "generalization_error", "title": "G(W)", "unit": "loss", "better": "low"},
-    {"key": "step_ms", "title": "ms a step", "unit": "ms", "better": "low"},
-    {"key": "kept_bytes", "title": "kept for backward", "unit": "bytes", "better": "low"},
-    {"key": "file_bytes", "title": "adapter file", "unit": "bytes", "better": "low"},
-]
+from lopsided.study.cells import Cell
+from lopsided.study.columns import columns_of
+from lopsided.study.comparison import Comparison
+from lopsided.study.leaderboard import Leaderboard
+from lopsided.study.rows import Absence, Row
+
+# In the order of the figures below; the titles are those of accuracy.
+COLUMNS = columns_of("accuracy", greater_is_better=True)
 # method, trains, trained parameters, score, out-of-domain, G(W), ms, kept, file; marks of the score
 METHODS: list[tuple[Any, ...]] = [
     ("full", "all", 22_713_216, 0.829, 0.741, 0.142, 191.2, 88_604_672, 90_868_112, "best"),
@@ -39,66 +41,66 @@ ERROR = "rank must not exceed the layer's width: r=64, d_in=48; lower r or exclu
 HEAD = ("head", "the task head", 148_610, 0.741, 0.689, 0.0122, 51.6, 2_097_152, 595_456, None)
 
 
-def row(method: str, trains: str, *values: Any, floor: bool = False) -> dict[str, Any]:
+def row(method: str, trains: str, *values: Any, floor: bool = False) -> Row:
+    """A row with these figures; of `values` the last one is the mark of the score."""
     *means, mark = values
     ses = [None, 0.012, 0.009, 0.004, 1.3, None, None]
-    cells = {column["key"]: {"mean": mean, "se": se, "mark": None} for column, mean, se in zip(COLUMNS, means, ses)}
-    cells["score"]["mark"] = mark
-    return {
-        "method": method,
-        "status": "ok",
-        "floor": floor,
-        "error": None,
-        "same_as": None,
-        "source": "Hu et al. 2021, arXiv:2106.09685",
-        "trains": trains,
-        "links": 1,
-        "learning_rate": 1e-3,
-        "runs": [f"runs/{method}-seed0"],
-        "cells": cells,
-    }
+    cells = {column.key: Cell(mean=mean, se=se) for column, mean, se in zip(COLUMNS, means, ses)}
+    cells["score"] = dataclasses.replace(cells["score"], mark=mark)
+    return MadeRow(label=method, runs=(), cells=cells, is_floor=floor)
 
 
-def failed(method: str, error: str) -> dict[str, Any]:
-    return {
-        **row(method, "B", *[None] * 8),
-        "status": "failed",
-        "error": error,
-        "cells": {},
-        "runs": [],
-    }
+@dataclass(frozen=True, kw_only=True)
+class MadeRow(Row):
+    """A row without runs."""
+
+    is_floor: bool
+
+    @property
+    def floor(self) -> bool:
+        return self.is_floor
 
 
-def example(more: bool = False) -> dict[str, Any]:
+def marked(found: Row, key: str, mark: Literal["best", "tied"]) -> Row:
+    """The row with a mark in another column."""
+    return with_cell(found, key, dataclasses.replace(found.cells[key], mark=mark))
+
+
+def with_cell(found: Row, key: str, cell: Cell) -> Row:
+    """The row with another cell."""
+    return dataclasses.replace(found, cells={**found.cells, key: cell})
+
+
+def example(more: bool = False) -> Comparison:
     """Twelve methods and the floor (seventeen with `more`), and one that failed."""
-    rows = [row(*values) for values in METHODS + (MORE if more else [])]
-    named = {one["method"]: one for one in rows}
-    named["cla"]["cells"]["step_ms"]["mark"] = "best"
-    named["c3la"]["cells"]["step_ms"]["mark"] = "tied"
-    named["bernoulli"]["cells"]["generalization_error"]["mark"] = "tied"
+    rows = {values[0]: row(*values) for values in METHODS + (MORE if more else [])}
+    rows["cla"] = marked(rows["cla"], "step_ms", "best")
+    rows["c3la"] = marked(rows["c3la"], "step_ms", "tied")
+    rows["bernoulli"] = marked(rows["bernoulli"], "generalization_error", "tied")
     if more:
-        named["rcla"]["same_as"] = "paca"
-    return {
-        "schema": 1,
-        "title": "Twelve adapters on movie reviews",
-        "command": "lopsided compare --task vader/movie --rank 16 --steps 60 --out results/movie",
-        "created": "2026-11-22T01:00:00+00:00",
-        "model": "embedded",
-        "task": "vader/movie",
-        "task_note": "Out-of-domain is the mean over Amazon, New York Times and tweets.",
-        "seeds": [0],
-        "settings": {"rank": 16, "alpha": 32, "steps": 60, "batch_size": 32, "target_modules": ["query"]},
-        "machine": {"processor": "AMD EPYC 7R13", "cores": 2, "threads": 2},
-        "versions": {"torch": "2.13.0", "transformers": "5.20.1", "peft": "0.21.0", "lopsided": "0.1.0"},
-        "wall_seconds": 512.3,
-        "columns": [dict(column) for column in COLUMNS],
-        "rows": [
-            *rows,
-            failed("too_wide", ERROR),
-            row(*HEAD, floor=True),
-        ],
-        "sentences": [
+        rows["rcla"] = dataclasses.replace(rows["rcla"], same_as="paca")
+    board = Leaderboard(
+        columns=COLUMNS,
+        rows=(*rows.values(), row(*HEAD, floor=True)),
+        absent=(Absence(label="too_wide", why=ERROR),),
+        sentences=(
             "Take c3la: its accuracy can't be told from the best and a step costs 27 % less than lora's.",
             "Full fine-tuning scores highest, but on this many reviews the difference to c3la is noise.",
-        ],
-    }
+        ),
+    )
+    return Comparison(
+        folder=Path("results/movie"),
+        names=(*rows, "too_wide", "head"),
+        seeds=(0,),
+        leaderboard=board,
+        command="lopsided compare --task vader/movie --rank 16 --steps 60 --out results/movie",
+        created="2026-11-22T01:00:00+00:00",
+        model="embedded",
+        task="vader/movie",
+        task_note="Out-of-domain is the mean over Amazon, New York Times and tweets.",
+        task_shape="",
+        settings={"rank": 16, "alpha": 32, "steps": 60, "batch_size": 32, "target_modules": ["query"]},
+        machine={"processor": "AMD EPYC 7R13", "cores": 2, "threads": 2},
+        versions={"torch": "2.13.0", "transformers": "5.20.1", "peft": "0.21.0", "lopsided": "0.1.0"},
+        wall_seconds=512.3,
+    )

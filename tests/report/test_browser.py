@@ -10,7 +10,9 @@ import threading
 import pytest
 
 from lopsided.report import write_report
+from lopsided.report.pareto import pareto_meaning
 from lopsided.report.watch import HOST, Watched, server
+from lopsided.study.front import contenders, front
 from tests.report.fabricated import fabricate_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the dev extra brings")
@@ -77,14 +79,14 @@ def drawn(page, key, kind):
 
 def test_sorting_by_any_column(opened, gathered):
     page = opened()
-    rows = next(group for group in gathered["groups"] if group["key"] == "g1")["rows"]
+    rows = next(board for board in gathered.boards if board.key == "g1").leaderboard.rows
     titles = page.eval_on_selector_all(f"{BOARD} th button", "all => all.map(one => one.dataset.title)")
     assert len(titles) == 8
     for key, title in (("step_ms", "ms a step"), ("ood_score", "out-of-domain accuracy")):
         button = page.locator(f"{BOARD} th button[data-title='{title}']")
         first = button.get_attribute("data-first")
         button.click()
-        means = {row["label"]: row["cells"][key]["mean"] for row in rows}
+        means = {row.label: row.cells[key].mean for row in rows}
         assert labels(page) == sorted(means, key=means.get, reverse=first == "descending")
         assert button.evaluate("one => one.closest('th').ariaSort") == first
         button.click()
@@ -137,6 +139,40 @@ def test_the_axes_of_the_front_are_the_reader_s_choice(opened):
     page.wait_for_function("() => document.querySelector('#g1-pareto .means').textContent.includes('G(W)')")
     assert page.locator("#g1-pareto .means").inner_text() != before
     assert page.evaluate("() => document.querySelector('#g1-pareto .plot').layout.xaxis.title.text") == "ms a step"
+
+
+def test_the_front_is_that_of_the_methods_shown(opened, gathered):
+    """The page looks it up; the study computes it."""
+    page = opened()
+    plot = drawn(page, "g1-pareto", "pareto")
+    board = next(board for board in gathered.boards if board.key == "g1").leaderboard
+    columns = {column.key: column for column in board.columns}
+    line = "() => document.querySelector('#g1-pareto .plot').data.find(trace => trace.name === 'front').y"
+    for x, y, hidden in (
+        ("trained_parameters", "score", ["cla"]),
+        ("trained_parameters", "score", ["cla", "c3la"]),
+        ("step_ms", "ood_score", ["cla", "c3la"]),
+        ("step_ms", "generalization_error", ["lora"]),
+        ("score", "score", []),
+        ("score", "kept_bytes", ["cla", "c3la", "lora"]),
+    ):
+        page.locator("#filter-all").click()
+        page.select_option("#g1-pareto-x", x)
+        page.select_option("#g1-pareto-y", y)
+        for label in hidden:
+            page.locator(f".chip[data-label={label}]").click()
+        # The switches are at the top, and what is out of view is drawn when it comes back.
+        plot.scroll_into_view_if_needed()
+        shown = [row for row in board.rows if row.label not in hidden]
+        labels = front(contenders(shown, columns[x], columns[y]))
+        expected = pareto_meaning(labels, columns[x].title, columns[y].title)
+        if not labels:
+            expected = expected.replace("No method has", "No method shown has")
+        page.wait_for_function("text => document.querySelector('#g1-pareto .means').textContent === text", arg=expected)
+        means = {row.label: row.cells[y].mean for row in shown}
+        scale = {"percent": 100, "bytes": 2**-20}.get(columns[y].unit, 1)
+        page.wait_for_function(f"n => ({line})().length === n", arg=len(labels))
+        assert page.evaluate(line) == pytest.approx([scale * means[label] for label in labels], rel=1e-3)
 
 
 def test_a_surface_turns_by_hand_and_by_keyboard(opened):
@@ -225,7 +261,7 @@ def test_in_print_the_page_is_light_and_without_its_switches(opened):
     assert page.locator("#g1-losses .actions").is_hidden()
 
 
-def test_a_watched_page_comes_anew_and_keeps_what_the_reader_chose(opened, tmp_path):
+def test_a_watched_page_comes_again_and_keeps_what_the_reader_chose(opened, tmp_path):
     fabricate_run(tmp_path / "runs" / "cla", "cla", 0)
     fabricate_run(tmp_path / "runs" / "paca", "paca", 0)
     with server(Watched([tmp_path / "runs"], tmp_path / "report.html")) as serving:

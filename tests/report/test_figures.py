@@ -14,14 +14,14 @@ from lopsided.report.bounds_next_to_gaps import bounds_meaning
 from lopsided.report.figures import figures, looks, missing
 from lopsided.report.gather import gather
 from lopsided.report.loss_curves import losses_meaning
-from lopsided.report.scores_against_costs import front, pareto_meaning
+from lopsided.report.pareto import pareto_meaning
 from tests.report.fabricated import fabricate_run
 
 
 def made(gathered, task="vader/movie"):
-    table = next(group for group in gathered["groups"] if group["task"] == task)
-    members = [run for run in gathered["runs"] if run["group"] == table["key"]]
-    return {figure.key.partition("-")[2]: figure for figure in figures(table, members)}
+    board = next(board for board in gathered.boards if board.task == task)
+    members = [reported for reported in gathered.runs if reported.group == board.key]
+    return {figure.key.partition("-")[2]: figure for figure in figures(board, members)}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,11 @@ def test_every_figure_has_data_and_two_sentences(movie):
 
 def test_without_a_diagnosis_its_figures_are_not_there_and_the_page_says_how_to_get_them(gathered):
     assert list(made(gathered, "vader/nyt")) == ["pareto", "bounds", "losses"]
-    members = [run for run in gathered["runs"] if run["task"] == "vader/nyt"]
-    assert any("`lopsided diagnose RUN`" in line for line in missing(members))
-    everyone = missing([run for run in gathered["runs"] if run["task"] == "vader/movie"])
+    by_task = {
+        board.task: [reported for reported in gathered.runs if reported.group == board.key] for board in gathered.boards
+    }
+    assert any("`lopsided diagnose RUN`" in line for line in missing(by_task["vader/nyt"]))
+    everyone = missing(by_task["vader/movie"])
     assert any(line.startswith("Not diagnosed: head-seed0, head-seed1 and head-seed2") for line in everyone)
     assert not any(line.startswith("No bound") for line in everyone)
 
@@ -62,10 +64,10 @@ def test_curves_are_the_history(movie, study):
 
 def test_bounds_stand_beside_the_gaps_of_the_table(movie, gathered):
     drawn = {one["name"]: one for one in movie["bounds"].views[0]["series"]}
-    table = next(group for group in gathered["groups"] if group["task"] == "vader/movie")
-    gap = next(row for row in table["rows"] if row["label"] == "lora")["cells"]["generalization_error"]
-    assert drawn["lora, measured"]["x"] == [pytest.approx(gap["mean"], rel=1e-3)]
-    runs = [run["bound"]["value"] for run in gathered["runs"] if run["name"].startswith("lora-seed")]
+    rows = next(board for board in gathered.boards if board.task == "vader/movie").leaderboard.rows
+    gap = next(row for row in rows if row.label == "lora").cells["generalization_error"]
+    assert drawn["lora, measured"]["x"] == [pytest.approx(gap.mean, rel=1e-3)]
+    runs = [reported.bound.value for reported in gathered.runs if reported.run.name.startswith("lora-seed")]
     assert drawn["lora, bound"]["x"] == [pytest.approx(np.mean(runs), rel=1e-3)]
 
 
@@ -92,23 +94,21 @@ def test_a_timeline_without_a_diagnosis_comes_from_the_run(tmp_path):
     assert "pareto" not in drawn
 
 
-def test_the_front_is_what_nothing_beats():
-    x, y = {"key": "cost", "better": "low"}, {"key": "score", "better": "high"}
-    places = {
-        "a": (1, 0.5),
-        "b": (2, 0.7),
-        "c": (2, 0.6),
-        "d": (3, 0.7),
-        "e": (4, 0.9),
-        "f": (5, None),
-        "head": (0, 0.1),
-    }
-    points = [
-        {"label": k, "floor": k == "head", "cells": {"cost": [cost, None], "score": [score, None]}}
-        for k, (cost, score) in places.items()
-    ]
-    assert front(points, x, y) == ["a", "b", "e"]
-    assert "choose among a, b and e" in pareto_meaning(["a", "b", "e"], {"title": "cost"}, {"title": "score"})
+def test_the_front_says_whom_to_choose_among():
+    titles = {"x": "cost", "y": "score"}
+    assert pareto_meaning(["a", "b", "e"], **titles).startswith("On score against cost, choose among a, b and e: every")
+    assert pareto_meaning(["a"], **titles).startswith("a is best on both score and cost")
+    assert pareto_meaning([], **titles) == "No method has both score and cost."
+
+
+def test_the_page_has_the_front_of_every_two_columns(movie):
+    [view] = movie["pareto"].views
+    keys = [column["key"] for column in view["columns"]]
+    assert [list(view["fronts"]), *(list(by_y) for by_y in view["fronts"].values())] == [keys] * (len(keys) + 1)
+    labels = [point["label"] for point in view["points"]]
+    competing = [labels[number] for number, beaten_by in view["fronts"][view["x"]][view["y"]] if not beaten_by]
+    assert all(label in movie["pareto"].means for label in competing)
+    assert {labels[number] for number, _ in view["fronts"]["score"]["step_ms"]} == {"lora", "cla", "c3la"}
 
 
 def test_sentences_follow_the_data():
@@ -124,7 +124,7 @@ def test_sentences_follow_the_data():
 
 
 def test_one_look_a_method_and_no_two_alike(gathered):
-    found = looks(gathered["groups"], gathered["runs"])
+    found = looks(gathered.boards, gathered.runs)
     assert found["head"][0] == FLOOR_COLOUR
     assert len({tuple(look) for look in found.values()}) == len(found)
     assert {symbol for _, symbol in found.values()} <= set(PATHS)

@@ -1,4 +1,4 @@
-import copy
+import dataclasses
 import io
 import math
 
@@ -6,13 +6,15 @@ import pytest
 from rich.console import Console
 
 from lopsided.report.terminal import print_table
-from tests.report.example import METHODS, example
+from lopsided.study.cells import Cell
+from lopsided.study.rows import Absence
+from tests.report.example import METHODS, example, with_cell
 
 
-def printed(results, width=100):
+def printed(comparison, width=100):
     file = io.StringIO()
     console = Console(record=True, width=width, file=file, force_terminal=True, color_system="truecolor")
-    print_table(results, console)
+    print_table(comparison, console)
     styled = console.export_text(styles=True, clear=False)
     return console.export_text(), styled
 
@@ -42,16 +44,24 @@ def test_marks_failed_rows_floor_legend_and_sentences():
     lines = [one.rstrip() for one in text.splitlines()]
     assert lines[lines.index("───── floor") + 1].startswith("head")
     assert "○ tied: within two standard errors of the paired difference" in text
-    for sentence in example()["sentences"]:
+    for sentence in example().leaderboard.sentences:
         assert sentence in text
 
 
+def with_board(comparison, **changes):
+    """The comparison with something else in its leaderboard."""
+    return dataclasses.replace(comparison, leaderboard=dataclasses.replace(comparison.leaderboard, **changes))
+
+
 def test_only_the_first_line_of_an_error():
-    results = example()
-    results["rows"][-2]["error"] = "first\nsecond"
-    text, _ = printed(results)
+    text, _ = printed(with_board(example(), absent=(Absence(label="too_wide", why="first\nsecond"),)))
     assert "too_wide: first" in text
     assert "second" not in text.replace("seconds", "")
+
+
+def test_methods_of_equal_parts_are_named():
+    text, _ = printed(example(more=True))
+    assert "paca and rcla have the same parts: with the same seed they are the same run." in " ".join(text.split())
 
 
 @pytest.mark.parametrize("width", [80, 50, 30])
@@ -65,10 +75,20 @@ def test_a_narrow_console_is_told_what_is_missing(width):
 
 
 def test_not_finite_and_hostile_texts():
-    results = copy.deepcopy(example())
-    results["rows"][0]["cells"]["score"] = {"mean": math.nan, "se": math.nan, "mark": None}
-    results["rows"][1]["method"] = "[red]x\x1b[2J[/red]"
-    text, styled = printed(results)
+    full, lora, *others = example().leaderboard.rows
+    name = "[red]x\x1b[2J[/red]"
+    rows = (with_cell(full, "score", Cell(mean=math.nan, se=math.nan)), dataclasses.replace(lora, label=name), *others)
+    comparison = with_board(example(), rows=rows)
+    names = tuple(name if label == "lora" else label for label in comparison.names)
+    text, styled = printed(dataclasses.replace(comparison, names=names))
     assert line(text, "full").split()[2] == "–"
     assert "[red]x�[2J[/red]" in text
     assert "\x1b[2J" not in styled
+
+
+def test_an_error_that_could_not_be_computed_is_a_dash_with_its_reason():
+    full, *others = example().leaderboard.rows
+    rows = (with_cell(full, "step_ms", Cell(mean=191.2, why={"se": "one step was timed"})), *others)
+    text, _ = printed(with_board(example(), rows=rows), 120)
+    assert "191.2±–" in line(text, "full")
+    assert "– standard error of ms a step, full: one step was timed." in " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The served page: made anew when a run's files have changed, and for this machine alone."""
+"""The served page: made again when a run's files have changed, and for this machine alone."""
 
 from __future__ import annotations
 
@@ -30,17 +30,25 @@ def get(url, **headers):
         return answer.read().decode()
 
 
-def test_it_is_made_anew_only_when_a_file_changed(served):
+def test_it_is_made_again_only_when_a_file_changed(served):
     watched, url, folder = served
     state = get(f"{url}/version")
     assert f'data-live="{state}"' in get(url)
     get(url)
-    assert watched.made == 1
+    assert watched.renderings == 1
     fabricate_run(folder / "runs" / "lora", "lora", 0)
     assert get(f"{url}/version") != state
     assert 'data-label="lora"' in get(url)
-    assert watched.made == 2
+    assert watched.renderings == 2
     assert 'data-label="lora"' in (folder / "report.html").read_text()
+
+
+def test_it_is_made_again_when_the_comparison_is_over(served):
+    watched, url, folder = served
+    get(url)
+    (folder / "results.json").write_text('{"command": "lopsided compare --rank 8"}')
+    assert "lopsided compare --rank 8" in get(url)
+    assert watched.renderings == 2
 
 
 def test_a_folder_that_is_being_written_leaves_the_last_page(served):
@@ -49,7 +57,7 @@ def test_a_folder_that_is_being_written_leaves_the_last_page(served):
     assert 'data-label="cla"' in get(url)
     (folder / "runs" / "cla" / "run.json").unlink()
     assert 'data-label="cla"' in get(url)
-    assert watched.made == 1
+    assert watched.renderings == 1
 
 
 def test_other_hosts_and_paths_are_refused(served):

@@ -10,12 +10,16 @@ import pytest
 from transformers import TrainerCallback
 
 from lopsided import METHODS, LopsidedError
-from lopsided.runs import read_run
+from lopsided.runs import finished_run, read_run, session
 from lopsided.study import CompareConfig, compare
 from tests.tiny_runs import tiny_config
 
 # The package has a function of the module's name.
 MODULE = sys.modules["lopsided.study.compare"]
+KEYS = [
+    *("schema", "title", "command", "model", "task", "task_note", "task_shape", "seeds", "settings", "machine"),
+    *("versions", "columns", "rows", "sentences", "created", "wall_seconds"),
+]
 STUDY = "full head lora lora_plus cola asym_b rac_b cla rcla c3la rc3la paca"
 
 
@@ -34,24 +38,24 @@ def comparison(out, bert, words, *, methods=("head", "lora", "c3la"), seeds=(0, 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, bert, words):
-    """Three methods with two seeds each: the configuration, the results, and what was trained."""
+    """Three methods with two seeds each: the configuration, the outcome, and what was trained."""
     config, trained = comparison(tmp_path_factory.mktemp("compare") / "out", bert, words), []
-    results = compare(config, callbacks=lambda method, seed: [Counted(trained, method, seed)])
-    return config, results, trained
+    outcome = compare(config, callbacks=lambda method, seed: [Counted(trained, method, seed)])
+    return config, outcome, trained
 
 
 def test_every_method_and_seed_runs_once(compared):
     config, _, trained = compared
     assert trained == [(method, seed) for method in ("head", "lora", "c3la") for seed in (0, 1)]
     for method, seed in trained:
-        record = read_run(config.folder(method, seed)).to_json()
-        assert (record["status"], record["config"]["method"], record["config"]["seed"]) == ("finished", method, seed)
-        assert record["config"]["links"] == (2 if method == "c3la" else None)
+        run = finished_run(config.folder(method, seed))
+        assert (run.config.method, run.seed, run.config.links) == (method, seed, 2 if method == "c3la" else None)
 
 
 def test_results_are_written_as_returned(compared, words):
-    config, results, _ = compared
-    assert json.loads((config.run.out / "results.json").read_text()) == results
+    config, outcome, _ = compared
+    results = json.loads((config.run.out / "results.json").read_text())
+    assert results == outcome.to_json()
     assert (results["schema"], results["seeds"], results["task"]) == (1, [0, 1], words)
     assert results["title"] == f"3 methods on {words}"
     assert results["settings"]["steps"] == 8
@@ -59,18 +63,20 @@ def test_results_are_written_as_returned(compared, words):
     assert results["wall_seconds"] > 0
     assert results["task_note"]
     assert len(results["sentences"]) == 2
+    assert (outcome.failed, list(results)) == (False, KEYS)
 
 
 def test_cells_are_means_over_the_runs(compared):
-    config, results, _ = compared
+    config, outcome, _ = compared
+    results = outcome.to_json()
     for row in results["rows"]:
-        records = [read_run(config.folder(row["method"], seed)).to_json() for seed in (0, 1)]
+        runs = [finished_run(config.folder(row["method"], seed)) for seed in (0, 1)]
         assert row["status"] == "ok"
         assert row["runs"] == [f"runs/{row['method']}-seed{seed}" for seed in (0, 1)]
-        mean = sum(record["metrics"]["test"]["score"] for record in records) / 2
+        mean = sum(run.metrics["test"].score.value for run in runs) / 2
         assert row["cells"]["score"]["mean"] == pytest.approx(mean)
-        assert row["cells"]["trained_parameters"]["mean"] == records[0]["trained_parameters"]
-        assert row["cells"]["file_bytes"]["mean"] == pytest.approx(sum(r["adapter_bytes"] for r in records) / 2)
+        assert row["cells"]["trained_parameters"]["mean"] == runs[0].trained_parameters
+        assert row["cells"]["file_bytes"]["mean"] == pytest.approx(sum(run.adapter_bytes for run in runs) / 2)
     assert [row["floor"] for row in results["rows"]] == [True, False, False]
     assert [row["links"] for row in results["rows"]] == [1, 1, 2]
 
@@ -82,16 +88,16 @@ def test_a_comparison_is_not_written_over(compared):
 
 
 def test_resuming_keeps_what_is_finished(compared, bert, words):
-    config, results, _ = compared
+    config, outcome, _ = compared
     trained = []
     wider = comparison(config.run.out, bert, words, methods=("head", "lora", "c3la", "cla"))
     stamps = {m: (config.folder(m, 0) / "run.json").stat().st_mtime_ns for m in ("head", "lora", "c3la")}
     again = compare(wider, resume=True, callbacks=lambda method, seed: [Counted(trained, method, seed)])
     assert trained == [("cla", 0), ("cla", 1)]
     assert {m: (config.folder(m, 0) / "run.json").stat().st_mtime_ns for m in stamps} == stamps
-    means = [[row["cells"]["score"]["mean"] for row in table["rows"][:3]] for table in (results, again)]
+    means = [[row.cells["score"].mean for row in each.leaderboard.rows[:3]] for each in (outcome, again)]
     assert means[0] == means[1]
-    assert again["rows"][3]["status"] == "ok"
+    assert [row.label for row in again.leaderboard.rows][3] == "cla"
 
 
 def test_a_comparison_cut_off_is_gone_on_with(tmp_path, bert, words):
@@ -108,9 +114,9 @@ def test_a_comparison_cut_off_is_gone_on_with(tmp_path, bert, words):
     with pytest.raises(LopsidedError, match="holds a comparison already"):
         compare(config)
     trained = []
-    results = compare(config, resume=True, callbacks=lambda method, seed: [Counted(trained, method, seed)])
+    outcome = compare(config, resume=True, callbacks=lambda method, seed: [Counted(trained, method, seed)])
     assert trained == [("lora", 0)]
-    assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
+    assert [row["status"] for row in outcome.to_json()["rows"]] == ["ok", "ok"]
 
 
 def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch, bert, words):
@@ -120,20 +126,19 @@ def test_a_run_cut_off_after_its_last_step_is_gone_on_with(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lopsided.runs.session.save_trained", fail)
-        assert [row["status"] for row in compare(config)["rows"]] == ["failed", "failed"]
-    results = compare(config, resume=True)
-    assert [row["status"] for row in results["rows"]] == ["ok", "ok"]
-    assert results["rows"][0]["cells"]["step_ms"]["mean"] > 0
+        patch.setattr(session, "save_trained", fail)
+        assert [absence.label for absence in compare(config).leaderboard.absent] == ["lora", "head"]
+    outcome = compare(config, resume=True)
+    assert not outcome.failed
+    assert outcome.leaderboard.rows[0].cells["step_ms"].mean > 0
 
 
 def test_other_settings_do_not_pass_off_old_figures(compared, bert, words, tmp_path):
     config = comparison(tmp_path / "out", bert, words, methods=("head",), seeds=(0,), steps=2, evaluations=1)
     compare(config)
     other = comparison(tmp_path / "out", bert, words, methods=("head",), seeds=(0,), steps=3, evaluations=1)
-    [row] = compare(other, resume=True)["rows"]
-    assert row["status"] == "failed"
-    assert "holds a run with steps=2, asked 3; resume with its own options" in row["error"]
+    [absence] = compare(other, resume=True).leaderboard.absent
+    assert "holds a run with steps=2, asked 3; resume with its own options" in absence.why
 
 
 class Crash(TrainerCallback):
@@ -154,11 +159,11 @@ class Crash(TrainerCallback):
 )
 def test_a_method_that_fails_is_a_row_and_the_others_finish(tmp_path, bert, words, error, row):
     config = comparison(tmp_path / "out", bert, words, methods=("cla", "head"), seeds=(0,), steps=2, evaluations=1)
-    results = compare(config, callbacks=lambda method, seed: [Crash(error)] if method == "cla" else [])
-    assert [row["status"] for row in results["rows"]] == ["failed", "ok"]
-    assert results["rows"][0]["error"] == row
-    record = read_run(config.folder("cla", 0)).to_json()
-    assert (record["status"], record["error"]) == ("failed", row)
+    outcome = compare(config, callbacks=lambda method, seed: [Crash(error)] if method == "cla" else [])
+    assert [row["status"] for row in outcome.to_json()["rows"]] == ["failed", "ok"]
+    assert outcome.to_json()["rows"][0]["error"] == row
+    run = read_run(config.folder("cla", 0))
+    assert (run.status, run.error) == ("failed", row)
 
 
 def test_what_can_not_work_is_refused_before_the_first_method(tmp_path, bert, words):
@@ -185,7 +190,7 @@ def test_a_resumed_comparison_asks_only_for_what_is_left(tmp_path, bert, words):
     )
     with pytest.raises(LopsidedError, match=r"^rank must not exceed the layer's width: r=40"):
         compare(wider, resume=True)
-    assert [row["status"] for row in compare(config, resume=True)["rows"]] == ["ok"]
+    assert not compare(config, resume=True).failed
 
 
 @pytest.mark.parametrize(
@@ -197,9 +202,21 @@ def test_what_a_run_may_end_with_is_a_row(tmp_path, monkeypatch, bert, words, er
         raise error
 
     monkeypatch.setattr(MODULE, "train", fail)
-    results = compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
-    assert [(r["status"], r["error"]) for r in results["rows"]] == [("failed", row)] * 3
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
+    outcome = compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(each["status"], each["error"]) for each in results["rows"]] == [("failed", row)] * 3
+    assert results == outcome.to_json()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_ends_the_process_is_no_failure_of_a_method(tmp_path, monkeypatch, bert, words, error):
+    def end(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(MODULE, "train", end)
+    with pytest.raises(type(error)):
+        compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One colour and one symbol a method."""
+"""One colour and one symbol per method."""
 
 # Six hues that stay apart for the common kinds of colour blindness (after Okabe and Ito 2008), each with
 # at least 3:1 of contrast on the page's white and on its near-black. Six and seven have no common divisor:

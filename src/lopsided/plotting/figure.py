@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 DIGITS = 4
 # Where an entry stands that names no place of its own: after those that do.
 LAST = 1000
+
+# What a group's methods came to: `report` has the type of it, which figures of a diagnosis do not read.
+BoardT_co = TypeVar("BoardT_co", covariant=True)
+BoardT_contra = TypeVar("BoardT_contra", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +61,10 @@ class DrawnRun:
     Args:
         label: its method, with the settings that tell it from others; decides its colour and its place in legends.
         id: what the diagnoses of other runs call it.
-        train, validation: pairs of a step and a loss, which is None where it was not finite.
+        train, validation: steps and losses; a loss is None where it was not finite.
         boundaries: the steps after which a chain began a new link; empty for a run without a chain.
         steps: how many there were; None for a run that did not finish.
-        bound: the information bound of its generalization gap, whose `value` is None where it is not finite; None where
-            it could not be computed.
+        bound: the information bound of its generalization gap; None where it could not be computed.
         diagnosis: the sections of its `diagnosis.json`, by name; empty for a run that was not diagnosed.
     """
 
@@ -69,31 +72,31 @@ class DrawnRun:
     seed: int
     id: str
     is_finished: bool
-    train: Sequence[Sequence[Any]] = ()
-    validation: Sequence[Sequence[Any]] = ()
+    train: Sequence[tuple[int, float | None]] = ()
+    validation: Sequence[tuple[int, float | None]] = ()
     boundaries: Sequence[int] = ()
     steps: int | None = None
-    bound: Mapping[str, Any] | None = None
+    bound: float | None = None
     diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunGroup:
+class RunGroup(Generic[BoardT_co]):
     """Runs on one model and task, which a page compares.
 
     Args:
         key: unique in the page.
-        leaderboard: their columns and rows, as the page shows them.
+        leaderboard: their columns and rows.
         runs: the best method's first.
     """
 
     key: str
-    leaderboard: Mapping[str, Any]
+    leaderboard: BoardT_co
     runs: Sequence[DrawnRun]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureEntry:
+class FigureEntry(Generic[BoardT_contra]):
     """One entry of the list of figures that a page can draw.
 
     Args:
@@ -101,7 +104,7 @@ class FigureEntry:
         place: the figures of a group stand in the order of this number; at equal ones, in the order of their list.
     """
 
-    draw: Callable[[RunGroup], Figure | None]
+    draw: Callable[[RunGroup[BoardT_contra]], Figure | None]
     place: int = LAST
 
 

@@ -1,20 +1,18 @@
-"""Words about figures: numbers in a line of text, and sentences about methods."""
+"""Sentences about methods, as figures and pages need them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lopsided.formatting import MISSING, is_finite, joined
 
-
-def short_number(value: float | None, form: str = ".3g") -> str:
-    """Return a number as text, or a dash for one that is missing or not finite.
+def joined(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
 
     Example:
-        >>> short_number(0.51234, ".2f"), short_number(None), short_number(float("nan"))
-        ('0.51', '–', '–')
+        >>> joined(["lora"]), joined(["lora", "cla"]), joined(["lora", "cla", "paca"])
+        ('lora', 'lora and cla', 'lora, cla and paca')
     """
-    return f"{value:{form}}" if is_finite(value) else MISSING
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def without(sentence: str, labels: Sequence[str], what: str) -> str:

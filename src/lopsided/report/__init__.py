@@ -1,39 +1,36 @@
-"""Run directories -> one HTML file (`write_report`); a comparison's results -> a terminal table (`terminal`)."""
+"""Reports: run directories as one HTML file (`write_report`), a comparison as a table in the terminal (`terminal`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_text
+from lopsided.report.gather import Gathered, gather
 
 __all__ = ["check_renderable", "report_text", "write_report"]
 
 
-def write_report(paths: Sequence[Path], path: Path) -> dict[str, Any]:
+def write_report(paths: Sequence[Path], path: Path) -> Gathered:
     """Write the report about the runs in `paths` to `path`: one self-contained file that opens without a network.
 
-    The file appears whole or not at all: it is written beside `path` and renamed over it.
+    The file appears whole or not at all: it is written next to `path` and renamed to it.
 
     Args:
         paths: run directories, folders of `lopsided lab` and `lopsided advise`, or folders that contain such.
         path: the file to write; its folder must exist.
 
     Returns:
-        What `gather` found.
+        What the page was made of.
 
     Raises:
         LopsidedError: for bad input, such as a folder that holds no run; if plotly or jinja2 is missing.
     """
-    from lopsided.report.gather import gather
-
     gathered = gather(paths)
-    text = report_text(gathered)
-    # "replace": a lone surrogate of a badly decoded error message must not cost the page.
-    write_text(path, text, errors="replace")
+    # "replace": a lone surrogate from a badly decoded error message must not cost the page.
+    write_text(path, report_text(gathered), errors="replace")
     return gathered
 
 
@@ -51,14 +48,14 @@ def check_renderable() -> None:
             )
 
 
-def report_text(gathered: dict[str, Any], *, live: str = "") -> str:
-    """The page as text; see `page.render`.
+def report_text(gathered: Gathered, *, live: str = "") -> str:
+    """Return the page as text; see `page.render`.
 
     Raises:
         LopsidedError: if plotly or jinja2 is missing.
     """
     check_renderable()
-    # Here and not at the top: the terminal table lives in this package and needs neither library.
+    # Imported here: the table in the terminal is of this package too, and needs no plotly.
     from lopsided.report.page import render
 
     return render(gathered, live=live)

@@ -7,22 +7,25 @@ from typing import Any
 
 from scipy import stats
 
+from lopsided.finite import is_finite
 from lopsided.plotting.figure import Axis, Figure, FigureEntry, RunGroup, by_label, mean, rounded, series, view
 from lopsided.plotting.words import without
+from lopsided.study.leaderboard import Leaderboard
 
 
-def draw_bounds(group: RunGroup) -> Figure | None:
+def draw_bounds(group: RunGroup[Leaderboard]) -> Figure | None:
     """Draw a filled mark for the gap and a hollow one for the bound."""
-    members = by_label(run for run in group.runs if run.bound)
-    gap = {row["label"]: row["cells"].get("generalization_error", {}) for row in group.leaderboard["rows"]}
-    means = {label: mean(run.bound["value"] for run in runs if run.bound) for label, runs in members.items()}
+    members = by_label(run for run in group.runs if run.bound is not None)
+    cells = {row.label: row.cells["generalization_error"] for row in group.leaderboard.rows}
     # On a logarithmic axis a gap of 0 has no place.
-    bound = {label: value for label, value in means.items() if value is not None and gap.get(label, {}).get("mean")}
+    gap = {label: cell.mean for label, cell in cells.items() if cell.mean}
+    means = {label: mean(run.bound for run in runs) for label, runs in members.items() if label in gap}
+    bound = {label: value for label, value in means.items() if is_finite(value)}
     labels = sorted(bound, key=lambda label: bound[label])
     if not labels:
         return None
     lacking = [label for label in by_label(run for run in group.runs if run.is_finished) if label not in bound]
-    measured = [_interval(label, gap[label]["mean"], gap[label]["half"]) for label in labels]
+    measured = [_interval(label, gap[label], cells[label].half) for label in labels]
     above = [series(label, [bound[label]], [label], name=f"{label}, bound", hollow=True) for label in labels]
     return Figure(
         key=f"{group.key}-bounds",
@@ -35,7 +38,7 @@ def draw_bounds(group: RunGroup) -> Figure | None:
             lacking,
             "a gap and a bound",
         ),
-        means=bounds_meaning({label: gap[label]["mean"] for label in labels}, bound),
+        means=bounds_meaning({label: gap[label] for label in labels}, bound),
         views=[view("", Axis(title="nats a prediction", log=True), Axis(title="method"), measured + above)],
     )
 

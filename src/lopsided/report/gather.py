@@ -1,18 +1,10 @@
-"""Folders -> one structure of plain data, which is all that the page is made of.
-
-{"schema", "title", "versions",
- "groups": [one a model and task, see `leaderboard`],
- "runs":   [one a run directory, see `one_run`],
- "lab", "advice": [what `lopsided lab` and `lopsided advise` wrote],
- "not_finite": how many numbers were not, "notes": [what was left out and why]}
-
-Numbers that are not finite are None here, and counted.
-"""
+"""Folders become everything that the page is made of: leaderboards, runs, lab results and advice."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,64 +13,99 @@ from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import loads
 from lopsided.lab.experiments import exact_figures
 from lopsided.lab.rejudge import judged
-from lopsided.plotting.gaps import Counter
-from lopsided.report.folders import find
-from lopsided.report.leaderboard import groups
-from lopsided.report.one_run import Loaded, load_run
+from lopsided.plotting.gaps import with_gaps
+from lopsided.report.reported_run import ReportedRun, reported_run, whole_run
+from lopsided.report.sources import find_sources
+from lopsided.runs import Run
+from lopsided.study.by_task import TaskBoard, leaderboards_by_task
+from lopsided.study.comparison import origin_of
 
 SCHEMA = 1
 
 
-def gather(paths: Sequence[Path], *, bounds: bool = True) -> dict[str, Any]:
-    """What the folders hold, as data that `json.dumps` takes.
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What a report is made of.
+
+    Args:
+        boards: one per model and task.
+        runs: one per run directory.
+        lab, advice: what `lopsided lab` and `lopsided advise` wrote, with its folder.
+        notes: what was left out, and why.
+    """
+
+    boards: tuple[TaskBoard, ...]
+    runs: tuple[ReportedRun, ...]
+    lab: tuple[dict[str, Any], ...] = ()
+    advice: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """How many methods, and on what."""
+        methods = {row.label for board in self.boards for row in board.leaderboard.rows}
+        counted = f"{len(methods)} method{'' if len(methods) == 1 else 's'}"
+        tasks, models = {board.task for board in self.boards}, {board.model for board in self.boards}
+        parts = [f"{len(tasks)} tasks" if len(tasks) > 1 else self.boards[0].task]
+        parts += [f"{len(models)} models"] if len(models) > 1 else []
+        return f"{counted} on {' and '.join(parts)}"
+
+    @property
+    def not_finite(self) -> int:
+        """How many numbers of the run directories are not finite; the means of them would count twice."""
+        return sum(run.not_finite for run in self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as data that `json.dumps` takes; numbers that are not finite are None."""
+        plain: dict[str, Any] = with_gaps(
+            {
+                "schema": SCHEMA,
+                "title": self.title,
+                "versions": {"lopsided": lopsided.__version__},
+                "groups": [board.to_json() for board in self.boards],
+                "runs": [run.to_json() for run in self.runs],
+                "lab": list(self.lab),
+                "advice": list(self.advice),
+                "notes": list(self.notes),
+                "not_finite": self.not_finite,
+            }
+        )
+        return plain
+
+
+def gather(paths: Sequence[Path], *, bounds: bool = True) -> Gathered:
+    """Read what the folders hold.
 
     Args:
         paths: run directories, results of `lopsided lab` and `lopsided advise`, or folders that contain them.
         bounds: whether to compute each run's generalization bound, which needs its model's configuration.
 
     Raises:
-        LopsidedError: for bad input; see `folders.find`.
+        LopsidedError: for bad input; see `find_sources`.
     """
-    found = find(paths)
-    loaded, notes = _once([load_run(folder, bounds=bounds) for folder in found.run])
-    tables = groups(loaded)
-    plain: dict[str, Any] = Counter().finite(
-        {
-            "schema": SCHEMA,
-            "title": _title(tables),
-            "versions": {"lopsided": lopsided.__version__},
-            "groups": tables,
-            "runs": [run.shown for run in loaded],
-            "lab": [_result(folder, "result.json") for folder in found.lab],
-            "advice": [_result(folder, "advice.json") for folder in found.advice],
-            "notes": notes,
-        }
+    sources = find_sources(paths)
+    runs, notes = _once([whole_run(folder) for folder in sources.runs])
+    origins = {run.folder: origin for run in runs if (origin := origin_of(run.folder)) is not None}
+    boards = leaderboards_by_task(runs, origins)
+    home = {run.folder: board for board in boards for run in board.runs}
+    return Gathered(
+        boards=tuple(boards),
+        runs=tuple(reported_run(run, home[run.folder], origins.get(run.folder), bounds=bounds) for run in runs),
+        lab=tuple(_result(folder, "result.json") for folder in sources.lab),
+        advice=tuple(_result(folder, "advice.json") for folder in sources.advice),
+        notes=tuple(notes),
     )
-    # A run's own figures and the means of them would count twice: what the run directories hold is counted.
-    plain["not_finite"] = sum(run["not_finite"] for run in plain["runs"])
-    return plain
 
 
-def _once(runs: list[Loaded]) -> tuple[list[Loaded], list[str]]:
+def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Each run once: a copy under another name is the same run, and would count as another seed."""
-    kept: dict[str, Loaded] = {}
+    kept: dict[str, Run] = {}
     notes = []
     for run in runs:
-        first = kept.setdefault(run.shown["sha256"], run)
+        first = kept.setdefault(run.sha256, run)
         if first is not run:
-            notes.append(f"{run.shown['folder']} holds the same run as {first.shown['folder']}, and is left out.")
+            notes.append(f"{run.folder} holds the same run as {first.folder}, and is left out.")
     return list(kept.values()), notes
-
-
-def _title(tables: list[dict[str, Any]]) -> str:
-    methods = {row["label"] for table in tables for row in table["rows"]}
-    counted = f"{len(methods)} method{'' if len(methods) == 1 else 's'}"
-    if len(tables) == 1:
-        return f"{counted} on {tables[0]['task']}"
-    tasks, models = {table["task"] for table in tables}, {table["model"] for table in tables}
-    parts = [f"{len(tasks)} tasks" if len(tasks) > 1 else tables[0]["task"]]
-    parts += [f"{len(models)} models"] if len(models) > 1 else []
-    return f"{counted} on {' and '.join(parts)}"
 
 
 def _result(folder: Path, name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lopsided.formatting import joined
 from lopsided.plotting.figure import (
     Axis,
     DrawnRun,
@@ -18,12 +17,13 @@ from lopsided.plotting.figure import (
     series,
     view,
 )
+from lopsided.plotting.words import joined
 
 Split = Literal["train", "validation"]
 STEP, LOSS = Axis(title="step"), Axis(title="loss")
 
 
-def draw_losses(group: RunGroup) -> Figure | None:
+def draw_losses(group: RunGroup[object]) -> Figure | None:
     """Draw the means of all methods, and each method's seeds, with the links of a chain marked."""
     members = by_label(run for run in group.runs if run.validation or run.train)
     if not members:
@@ -82,7 +82,7 @@ def _of_every_seed(label: str, runs: Sequence[DrawnRun]) -> list[dict[str, Any]]
         for split, points in (("train", run.train), ("validation", run.validation)):
             x, y = _columns(points)
             name = f"{split}, seed {run.seed}"
-            curves.append(series(label, x, y, name=name, dash=split == "train", marks=run.boundaries))
+            curves.append(series(label, x, y, name=name, dash=split == "train", marks=list(run.boundaries)))
     return curves
 
 
@@ -99,7 +99,7 @@ def _mean_loss(label: str, runs: Sequence[DrawnRun], split: Split) -> dict[str, 
     steps = curves[0][0]
     alike = [y for x, y in curves if x == steps]
     name = label + part_of(len(alike), len(runs), "seeds")
-    return series(label, steps, mean_curve(alike), name=name, marks=runs[0].boundaries)
+    return series(label, steps, mean_curve(alike), name=name, marks=list(runs[0].boundaries))
 
 
 def _lowest(runs: Sequence[DrawnRun]) -> tuple[float, int, bool] | None:

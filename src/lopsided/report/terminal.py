@@ -1,69 +1,61 @@
-"""The same table in the terminal, with rich: figures first, the two sentences last."""
+"""A comparison in the terminal, with rich: figures first, the two sentences last."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lopsided.formatting import MARKS, cell_figure
-from lopsided.report.notes import check_schema, failure, grouped, has_failed, lacking_notes, same_as_notes, tied_meaning
+from lopsided.formatting import MARKS, estimate_text
+from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.cells import Cell
+from lopsided.study.columns import SCORE, Column
+from lopsided.study.comparison import Comparison
+from lopsided.study.rows import Absence, Row
 
-# Headings short enough for seven columns with their errors in a hundred characters.
-_SHORT = {
-    "trained_parameters": "trained",
-    "score": "test",
-    "ood_score": "OOD",
-    "generalization_error": "G(W)",
-    "step_ms": "ms/step",
-    "kept_bytes": "kept",
-    "file_bytes": "file",
-}
 _STYLES = {"best": "bold green", "tied": ""}
 
 
-def print_table(results: dict[str, Any], console: Console) -> None:
+def print_table(comparison: Comparison, console: Console) -> None:
     """Print the comparison, its legend and its sentences.
 
-    What doesn't fit the console is left out by steps, and said: first the standard errors of all
-    columns but the score, then columns from the right.
+    What does not fit the console is left out by steps, and said: first the standard errors of all columns but the
+    score, then columns from the right.
 
     Args:
-        results: the dictionary that `lopsided compare` writes as results.json, schema 1.
         console: where to print; its width decides what is shown.
 
     Raises:
-        ValueError: if the schema or a column's unit is one this version doesn't know.
+        ValueError: if a column's unit is unknown.
     """
-    check_schema(results)
-    table, cut = _fitting(results, console)
-    console.print(Text(_printable(results["title"]), style="bold"))
+    board = comparison.leaderboard
+    table, cut = _fitting(comparison, console)
+    console.print(Text(_printable(comparison.title), style="bold"))
     console.print(table)
-    for row in results["rows"]:
-        if has_failed(row):
-            lines = failure(row).strip().splitlines() or [row["status"]]
-            console.print(Text(f"{_printable(row['method'])}: {_printable(lines[0])}", style="red"))
-    lacking = lacking_notes(results["columns"], results["rows"], "method")
-    for note in [_legend(results), *lacking, *same_as_notes(results), *cut]:
+    for absence in board.absent:
+        lines = absence.why.strip().splitlines() or ["failed"]
+        console.print(Text(f"{_printable(absence.label)}: {_printable(lines[0])}", style="red"))
+    lacking = lacking_notes(board.columns, board.rows)
+    for note in [_legend(comparison), *lacking, *same_as_notes(board.rows), *cut]:
         console.print(Text(_printable(note), style="dim"))
-    if results["sentences"]:
+    if board.sentences:
         console.print()
-    for sentence in results["sentences"]:
+    for sentence in board.sentences:
         console.print(Text(_printable(sentence)))
 
 
-def _fitting(results: dict[str, Any], console: Console) -> tuple[Table, list[str]]:
+def _fitting(comparison: Comparison, console: Console) -> tuple[Table, list[str]]:
     """The fullest table that the console can show, and what to say of what it lacks."""
-    columns = results["columns"]
-    table = _table(results, columns, spare_errors=False)
+    columns = comparison.leaderboard.columns
+    table = _table(comparison, columns, spare_errors=False)
     if _width(table, console) <= console.width:
         return table, []
     cut = ["For want of width, standard errors are shown for the score only; results.json has them all."]
     for shown in range(len(columns), 0, -1):
-        table = _table(results, columns[:shown], spare_errors=True)
+        table = _table(comparison, columns[:shown], spare_errors=True)
         if _width(table, console) <= console.width:
             break
     if hidden := [_heading(column) for column in columns[shown:]]:
@@ -76,47 +68,56 @@ def _width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _table(results: dict[str, Any], columns: list[dict[str, Any]], *, spare_errors: bool) -> Table:
+def _table(comparison: Comparison, columns: Sequence[Column], *, spare_errors: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", collapse_padding=True)
     table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=18)
     for column in columns:
         table.add_column(_heading(column), justify="right", no_wrap=True)
-    methods, floor = grouped(results)
-    for row in methods:
-        table.add_row(*_texts(row, columns, spare_errors), style="red" if has_failed(row) else "")
+    floor = []
+    for entry in comparison.entries:
+        if isinstance(entry, Absence):
+            table.add_row(Text(_printable(entry.label)), Text("failed"), style="red")
+        elif entry.floor:
+            floor.append(entry)
+        else:
+            table.add_row(*_texts(entry, columns, spare_errors))
     if floor:
         table.add_row(Text("─" * 5 + " floor", style="dim"))
         for row in floor:
-            table.add_row(*_texts(row, columns, spare_errors), style="red" if has_failed(row) else "dim")
+            table.add_row(*_texts(row, columns, spare_errors), style="dim")
     return table
 
 
-def _heading(column: dict[str, Any]) -> str:
-    short = _SHORT.get(column["key"], column["title"])
-    # The cells leave the sign out: with it, seven columns don't fit.
-    return _printable(f"{short} %" if column["unit"] == "percent" else short)
+def _heading(column: Column) -> str:
+    heading = column.heading or column.title
+    # The cells leave the sign out: with it, seven columns do not fit.
+    return _printable(f"{heading} %" if column.unit == "percent" else heading)
 
 
-def _texts(row: dict[str, Any], columns: list[dict[str, Any]], spare_errors: bool) -> list[Text]:
-    name = Text(_printable(row["method"]))
-    if has_failed(row):
-        return [name, Text(_printable(row["status"]))]
-    return [name, *(_cell(row["cells"].get(column["key"], {}), column, spare_errors) for column in columns)]
+def _texts(row: Row, columns: Sequence[Column], spare_errors: bool) -> list[Text]:
+    cells = [_cell(row.cells[column.key], column, spare_errors) for column in columns]
+    return [Text(_printable(row.label)), *cells]
 
 
-def _cell(cell: dict[str, Any], column: dict[str, Any], spare_errors: bool) -> Text:
-    figure, mark = cell_figure(cell, column["unit"]), cell.get("mark")
-    text = figure.mean
-    if figure.se is not None and not (spare_errors and column["key"] != "score"):
-        text += f"±{figure.se}"
-    if figure.suffix and column["unit"] != "percent":
-        text += f" {figure.suffix}"
-    return Text(f"{MARKS[mark]} {text}", style=_STYLES[mark]) if mark else Text(text)
+def _cell(cell: Cell, column: Column, spare_errors: bool) -> Text:
+    number = estimate_text(cell.mean, cell.se, column.unit, lacks_error="se" in cell.why)
+    text = number.number
+    if number.se is not None and not (spare_errors and column.key != SCORE):
+        text += f"±{number.se}"
+    if number.suffix and column.unit != "percent":
+        text += f" {number.suffix}"
+    return Text(text) if cell.mark is None else Text(f"{MARKS[cell.mark]} {text}", style=_STYLES[cell.mark])
 
 
-def _legend(results: dict[str, Any]) -> str:
-    floor = "; floor: only the task head was trained" if any(row["floor"] for row in results["rows"]) else ""
-    return f"mean±standard error; ● best; ○ tied: {tied_meaning(results)}{floor}"
+def _legend(comparison: Comparison) -> str:
+    floor = "; floor: only the task head was trained" if any(row.floor for row in comparison.leaderboard.rows) else ""
+    return f"mean±standard error; ● best; ○ tied: {_tied_meaning(len(comparison.seeds))}{floor}"
+
+
+def _tied_meaning(seeds: int) -> str:
+    if seeds == 1:
+        return "within two standard errors of the paired difference, with one seed"
+    return f"the interval of the paired differences over the {seeds} seeds holds zero"
 
 
 def _printable(text: str) -> str:

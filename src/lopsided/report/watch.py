@@ -1,4 +1,4 @@
-"""The report on this machine's own address, made anew when a run's files have changed."""
+"""The report served on this machine's own address, made again when the files of a run have changed."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ from pathlib import Path
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_text
 from lopsided.report import report_text
-from lopsided.report.folders import state
 from lopsided.report.gather import gather
+from lopsided.report.sources import state
 
 HOST = "127.0.0.1"
 
 
 class Watched:
-    """The page of some folders, in step with them; also in the file `out`, without the reloading.
+    """The page of some folders, kept up to date; also in the file `out`, without the reloading.
 
     Args:
         paths: as for `gather`.
         out: the file that is written whenever the page is made.
+
+    Attributes:
+        renderings: how many times the page was made.
     """
 
     def __init__(self, paths: Sequence[Path], out: Path) -> None:
         self.paths, self.out = paths, out
-        self.made = 0
+        self.renderings = 0
         self._lock = threading.Lock()
         self._state, self._text = "", ""
         self.page()
 
     def state(self) -> str:
-        """The folders' state; the last one that could be read, while a folder is being replaced."""
+        """Return the state of the folders; the last one that could be read, while a folder is being replaced."""
         try:
             return state(self.paths)
         except (LopsidedError, FileNotFoundError):
             return self._state
 
     def page(self) -> str:
-        """The page as of now; it is made anew only if a file has changed since.
+        """Return the page as of now; it is made again only if a file has changed since.
 
         Raises:
-            LopsidedError: the first time, for bad input. Later on the last good page stands.
+            LopsidedError: the first time, for bad input. Later the last good page is kept.
         """
         with self._lock:
             now = self.state() if self._text else state(self.paths)
@@ -55,25 +58,28 @@ class Watched:
                         raise
                     return self._text
                 self._state, self._text = now, report_text(gathered, live=now)
-                self.made += 1
+                self.renderings += 1
                 write_text(self.out, report_text(gathered), errors="replace")
             return self._text
 
 
 def server(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
-    """A server of the page at /, and of its state at /version; the caller starts and closes it.
+    """Return a server of the page at /, and of its state at /version; the caller starts and closes it.
 
     Args:
         port: 0 takes a free one.
 
     Raises:
-        LopsidedError: if the port can't be had.
+        LopsidedError: if the port cannot be used.
     """
 
     allowed: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
+        """Answers requests that name this machine, from `watched`."""
+
         def do_GET(self) -> None:
+            """Answer a request for the page or its state, from a page of this machine alone."""
             if self.headers.get("Host") not in allowed:
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path == "/":
@@ -93,12 +99,12 @@ def server(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: a line every two seconds would say nothing."""
+            """Log nothing: the page asks every two seconds."""
 
     try:
         serving = ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         raise LopsidedError(f"--port {port} can't be had: {error}; choose another, or leave it out") from error
-    # A page elsewhere whose name leads to this machine must not read the runs.
+    # A page on another host whose name leads to this machine must not read the runs.
     allowed += [f"{HOST}:{serving.server_port}", f"localhost:{serving.server_port}"]
     return serving

@@ -7,34 +7,34 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from transformers import TrainerCallback
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.method import METHODS, method_named
-from lopsided.runs import Data, TrainConfig, read_run, train
+from lopsided.runs import Data, Inputs, TrainConfig, load_data, load_inputs, read_run, train
 from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
-from lopsided.runs.inputs import Inputs, load_data, load_inputs
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
-from lopsided.study.leaderboard import sentences, table
+from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
 from lopsided_settings.compare import CompareSettings
 
-SCHEMA = 1
+Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(CompareSettings):
-    """A comparison: methods times seeds, each a `TrainConfig` but for the method, the seed and the folder.
+    """A comparison: methods times seeds, each a `TrainConfig` with its own method, seed and folder.
 
     Args:
         run: what all runs share.
         methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
-        seeds: one run of every method for each.
+        seeds: one run of every method per seed.
         links: for the methods that have a chain; None keeps each method's own.
         command: how it was asked for, for the record.
     """
@@ -55,28 +55,31 @@ class CompareConfig(CompareSettings):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The methods that are compared, in their order."""
         return self.methods or tuple(name for name, method in METHODS.items() if method.compared)
 
     def config_of(self, method: str, seed: int) -> TrainConfig:
+        """Return the configuration of one run."""
         chained = method_named(method).chain is not None
         length = {"links": self.links if chained else None, "every": self.run.every if chained else None}
         shared = {**self.run.to_json(), "method": method, "seed": seed, **length}
         return TrainConfig(**shared, out=self.folder(method, seed))
 
     def folder(self, method: str, seed: int) -> Path:
-        return self.run.out / "runs" / f"{method}-seed{seed}"
+        """Return the directory of one run."""
+        return self.run.out / RUNS / f"{method}-seed{seed}"
 
 
 def compare(
     config: CompareConfig,
     *,
     resume: bool = False,
-    callbacks: Callable[[str, int], Sequence[TrainerCallback]] = lambda method, seed: (),
+    callbacks: Callbacks = lambda method, seed: (),
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run every method and seed, and write `results.json`.
 
-    What can't work is refused before the first method runs. A method that fails all the same is an entry in the
+    What cannot work is refused before the first method runs. A method that fails all the same is an entry in the
     table; the others finish.
 
     Args:
@@ -85,57 +88,59 @@ def compare(
         callbacks: for one run's trainer, from the method's name and the seed.
         note: tells a person how the rows are read, before the first run.
 
-    Returns:
-        What `results.json` holds.
-
     Raises:
-        LopsidedError: for bad input, before any method runs; with a line for each thing that can't work.
+        LopsidedError: for bad input, before any method runs; with a line for each thing that cannot work.
     """
     started, created = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     out = config.run.out
     check_place(out)
-    if not resume and any((out / name).exists() for name in ("results.json", "runs")):
+    if not resume and any((out / name).exists() for name in (RESULTS, RUNS)):
         raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
-    with ExitStack() as held:
-        # A new folder is made after the preflight, so that a refusal leaves nothing behind.
-        begun = is_begun(out)
-        if begun:
-            held.enter_context(in_use(out))
-        data, loaded = _load(config)
+    with ExitStack() as locks:
+        data, inputs = _prepared(config, locks)
         if data.described:
             note(data.described)
-        if not begun:
-            held.enter_context(in_use(out))
-        held.enter_context(terminable())
-        errors = {}
-        for name in config.names:
-            for seed in config.seeds:
-                run = config.config_of(name, seed)
-                try:
-                    train(
-                        run,
-                        resume=resume,
-                        data=data,
-                        inputs=loaded.pop(run.out, None),
-                        callbacks=callbacks(name, seed),
-                        checked=True,
-                        command=config.command,
-                    )
-                # Of any kind: hours of the other methods' training are not lost to a defect in one of them. Its row
-                # says what it was, and so does its `run.json`.
-                except Exception as error:  # noqa: BLE001
-                    errors[name] = reason(error)
-        results = _results(config, data, errors)
-        results |= {"created": created, "wall_seconds": time.perf_counter() - started}
-        write_json(out / "results.json", results)
-    return results
+        locks.enter_context(terminable())
+        errors = _train_all(config, data, inputs, resume=resume, callbacks=callbacks)
+        comparison = Comparison(
+            folder=out,
+            names=config.names,
+            seeds=config.seeds,
+            leaderboard=board_of_comparison(_folders(config), errors),
+            command=config.command,
+            model=config.run.model,
+            task=config.run.task,
+            task_note=data.task.note,
+            task_shape=data.described,
+            settings=_shared_settings(config),
+            machine=machine(),
+            versions=versions(),
+            created=created,
+            wall_seconds=time.perf_counter() - started,
+        )
+        write_json(out / RESULTS, comparison.to_json())
+    return comparison
 
 
-def _load(config: CompareConfig) -> tuple[Data, dict[Path, Inputs]]:
-    """The rows of all runs, and what the first unfinished run begins with, after the preflight of all.
+def _prepared(config: CompareConfig, locks: ExitStack) -> tuple[Data, dict[Path, Inputs]]:
+    """Load the task, check what is still to be run, and hold the folder.
 
-    A run changes its model, so that every other run loads its own.
+    Returns:
+        The rows of all runs, and what the first unfinished run begins with, by its folder: a run changes its model, so
+        that every other run loads its own.
     """
+    out = config.run.out
+    begun = is_begun(out)
+    if begun:
+        locks.enter_context(in_use(out))
+    data, inputs = _loaded(config)
+    # A new folder is made after the preflight, so that a refusal leaves nothing behind.
+    if not begun:
+        locks.enter_context(in_use(out))
+    return data, inputs
+
+
+def _loaded(config: CompareConfig) -> tuple[Data, dict[Path, Inputs]]:
     unfinished = _unfinished(config)
     if not unfinished:
         return load_data(config.run), {}
@@ -144,19 +149,60 @@ def _load(config: CompareConfig) -> tuple[Data, dict[Path, Inputs]]:
     return inputs.data, {unfinished[0].out: inputs}
 
 
+def _train_all(
+    config: CompareConfig, data: Data, inputs: dict[Path, Inputs], *, resume: bool, callbacks: Callbacks
+) -> dict[str, str]:
+    """Train every method with every seed; returns why methods failed.
+
+    Args:
+        inputs: by a run's folder; taken out by the run that they are for, so that its model is not kept.
+    """
+    errors: dict[str, str] = {}
+    for name in config.names:
+        for seed in config.seeds:
+            with ExitStack() as method:
+                # Hours of the other methods' training are not lost to an error of one of them, whatever its type.
+                method.push(partial(_keep_reason, errors, name))
+                run = config.config_of(name, seed)
+                train(
+                    run,
+                    resume=resume,
+                    data=data,
+                    inputs=inputs.pop(run.out, None),
+                    callbacks=callbacks(name, seed),
+                    checked=True,
+                    command=config.command,
+                )
+    return errors
+
+
+def _keep_reason(
+    errors: dict[str, str],
+    name: str,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> bool:
+    """End a `with` block quietly that failed, and keep the reason; what ends the process, such as Ctrl-C, passes."""
+    if not isinstance(error, Exception):
+        return False
+    errors[name] = reason(error)
+    return True
+
+
 def _unfinished(config: CompareConfig) -> list[TrainConfig]:
     """The runs that are still to be made, one per method: seeds make no difference to what can work."""
-    chosen = {}
+    unfinished: dict[str, TrainConfig] = {}
     for name in config.names:
         for seed in config.seeds:
             run = config.config_of(name, seed)
-            if name not in chosen and not _is_finished(run.out):
-                chosen[name] = run
-    return list(chosen.values())
+            if name not in unfinished and not _is_finished(run.out):
+                unfinished[name] = run
+    return list(unfinished.values())
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether a finished run is there. One whose record can't be read is none."""
+    """Whether a finished run is there. One whose record cannot be read is none."""
     try:
         run = read_run(folder)
     except LopsidedError:
@@ -164,22 +210,10 @@ def _is_finished(folder: Path) -> bool:
     return run is not None and run.is_finished
 
 
-def _results(config: CompareConfig, data: Data, errors: dict[str, str]) -> dict[str, Any]:
-    folders = {name: [config.folder(name, seed) for seed in config.seeds] for name in config.names}
-    cols, rows = table(config.run.out, folders, errors)
-    return {
-        "schema": SCHEMA,
-        "title": f"{len(rows)} methods on {config.run.task}",
-        "command": config.command,
-        "model": config.run.model,
-        "task": config.run.task,
-        "task_note": data.task.note,
-        "task_shape": data.described,
-        "seeds": list(config.seeds),
-        "settings": {k: v for k, v in config.run.to_json().items() if k not in ("method", "seed") and v is not None},
-        "machine": machine(),
-        "versions": versions(),
-        "columns": cols,
-        "rows": rows,
-        "sentences": sentences(cols, rows, len(config.seeds)),
-    }
+def _folders(config: CompareConfig) -> dict[str, list[Path]]:
+    return {name: [config.folder(name, seed) for seed in config.seeds] for name in config.names}
+
+
+def _shared_settings(config: CompareConfig) -> dict[str, object]:
+    settings = config.run.to_json().items()
+    return {key: value for key, value in settings if key not in ("method", "seed") and value is not None}

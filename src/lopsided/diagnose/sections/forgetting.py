@@ -16,6 +16,7 @@ from lopsided.diagnose.references import read_documents, read_pairs
 from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
 from lopsided.errors import LopsidedError
+from lopsided.formatting import number_text
 from lopsided.models.load import load_weights
 from lopsided.models.registry import ModelSource, model_source
 from lopsided.plotting.figure import (
@@ -28,7 +29,7 @@ from lopsided.plotting.figure import (
     mean_interval,
     view,
 )
-from lopsided.plotting.words import chooses_nothing, short_number, without
+from lopsided.plotting.words import chooses_nothing, without
 
 # What transformers calls the heads that a reference text can be read with.
 LANGUAGE = {"CausalLM": AutoModelForCausalLM, "LMHeadModel": AutoModelForCausalLM, "MaskedLM": AutoModelForMaskedLM}
@@ -79,7 +80,7 @@ def _language_class(base: str, source: ModelSource) -> Any:
 
 def change_cell(section: Mapping[str, Any]) -> str:
     """Return the base model's own score, before and after."""
-    before, after = (short_number(section[name], ".3f") for name in ("base", "tuned"))
+    before, after = (number_text(section[name], ".3f") for name in ("base", "tuned"))
     return f"{before} to {after} ({section['metric']})"
 
 

@@ -15,7 +15,7 @@ from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
-from lopsided.formatting import MISSING
+from lopsided.formatting import MISSING, number_text
 from lopsided.plotting.figure import (
     Axis,
     Figure,
@@ -26,7 +26,7 @@ from lopsided.plotting.figure import (
     mean_interval,
     view,
 )
-from lopsided.plotting.words import short_number, without
+from lopsided.plotting.words import without
 from lopsided.runs.scores import row_losses
 from lopsided.stats import bootstrap_means, percentile_interval
 
@@ -128,7 +128,7 @@ def gap_cell(section: Mapping[str, Any]) -> str:
     gap = section["G"]
     if gap is None:
         return MISSING
-    return "{} [{}, {}]".format(*(short_number(gap[end], ".3f") for end in ("value", "low", "high")))
+    return "{} [{}, {}]".format(*(number_text(gap[end], ".3f") for end in ("value", "low", "high")))
 
 
 def draw_gaps(group: RunGroup) -> Figure | None:

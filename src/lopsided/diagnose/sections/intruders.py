@@ -22,6 +22,7 @@ from lopsided.diagnose.section_inputs import SectionInputs
 from lopsided.diagnose.tuned_model import Layer, TunedModel, check_computable
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
+from lopsided.formatting import number_text
 from lopsided.plotting.figure import (
     Axis,
     DrawnRun,
@@ -35,7 +36,7 @@ from lopsided.plotting.figure import (
     series,
     view,
 )
-from lopsided.plotting.words import chooses_nothing, short_number
+from lopsided.plotting.words import chooses_nothing
 
 EPSILONS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 # Singular vectors in float32 have length 1 within about this: a vector that stayed is no intruder at ε = 1.
@@ -160,7 +161,7 @@ def intruders_cell(section: Mapping[str, Any]) -> str:
     # Absent in files of version 0.1.0, which counted all layers or none.
     layers = section.get("layers", {"counted": 0, "of": 0})
     part = "" if layers["counted"] == layers["of"] else f", {layers['counted']} of {layers['of']} layers"
-    return f"{short_number(counted['mean'][place], '.2f')}{of} (ε = {epsilons[place]:g}{part})"
+    return f"{number_text(counted['mean'][place], '.2f')}{of} (ε = {epsilons[place]:g}{part})"
 
 
 def draw_intruders(group: RunGroup) -> Figure | None:

@@ -21,8 +21,9 @@ from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
 from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness_json
 from lopsided.errors import LopsidedError
+from lopsided.formatting import number_text
 from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup, by_label, diagnosed, mean, rounded
-from lopsided.plotting.words import short_number, without
+from lopsided.plotting.words import without
 from lopsided.runs.inputs import Data
 from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
@@ -138,16 +139,16 @@ SATURATES = 0.95
 
 def rise_cell(section: Mapping[str, Any]) -> str:
     """Return the largest rise of the loss within the radius."""
-    return short_number(section.get("sharpness", {}).get("largest"))
+    return number_text(section.get("sharpness", {}).get("largest"))
 
 
 def eigenvalue_cell(section: Mapping[str, Any]) -> str:
     """Return the Hessian's top eigenvalue, with its residual where Lanczos had not converged."""
     sharpness = section.get("sharpness", {})
-    text = short_number(sharpness.get("hessian_top"))
+    text = number_text(sharpness.get("hessian_top"))
     # Absent in files of version 0.1.0.
     if sharpness.get("hessian_converged", True) is False:
-        text += f" (± {short_number(sharpness['hessian_residual'])}, not converged)"
+        text += f" (± {number_text(sharpness['hessian_residual'])}, not converged)"
     return text
 
 

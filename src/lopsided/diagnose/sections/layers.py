@@ -26,7 +26,7 @@ from lopsided.diagnose.tuned_model import Layer, TunedModel, check_computable
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import check_finite
-from lopsided.formatting import MISSING
+from lopsided.formatting import MISSING, number_text
 from lopsided.plotting.figure import (
     Axis,
     DrawnRun,
@@ -41,7 +41,7 @@ from lopsided.plotting.figure import (
     series,
     view,
 )
-from lopsided.plotting.words import chooses_nothing, short_number
+from lopsided.plotting.words import chooses_nothing
 
 MOST_VALUES = 64
 
@@ -194,7 +194,7 @@ def energy_by_link(layer: Layer) -> list[float | None]:
 def norm_cell(section: Sequence[Mapping[str, Any]]) -> str:
     """Return ‖ΔW‖ over all layers; without one of them there is none."""
     norms = [layer["delta"]["frobenius"] for layer in section]
-    return MISSING if None in norms else short_number(sum(norm**2 for norm in norms) ** 0.5)
+    return MISSING if None in norms else number_text(sum(norm**2 for norm in norms) ** 0.5)
 
 
 def stable_rank_cell(section: Sequence[Mapping[str, Any]]) -> str:

@@ -15,8 +15,8 @@ from lopsided.diagnose.section import Need, Section
 from lopsided.diagnose.tuned_model import TunedModel
 from lopsided.errors import LopsidedError
 from lopsided.finite import all_finite
-from lopsided.formatting import joined
 from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup, diagnosed, mean, rounded
+from lopsided.plotting.words import joined
 from lopsided.theory.subspaces import basis, similarity
 
 LETTERS = ("B", "A")

@@ -46,10 +46,10 @@ async function draw(div, width) {
 }
 
 function tellFront(figure, front, [x, y]) {
-  const host = document.getElementById(figure.key), listed = front.length > 1 ? `${front.slice(0, -1).join(", ")} and ${front[front.length - 1]}` : front[0];
-  host.querySelector(".means").textContent = !front.length ? `No method shown has both ${y} and ${x}.`
-    : front.length === 1 ? `${listed} is best on both ${y} and ${x}, so on these two no other is worth taking.`
-    : `On ${y} against ${x}, choose among ${listed}: every other method is matched or beaten on both by one of these.`;
+  const listed = front.length > 1 ? `${front.slice(0, -1).join(", ")} and ${front[front.length - 1]}` : front[0];
+  const {none, one, several} = figure.views[0].words, words = {x, y, front: listed};
+  const sentence = !front.length ? none : front.length === 1 ? one : several;
+  document.getElementById(figure.key).querySelector(".means").textContent = sentence.replace(/\{(x|y|front)\}/g, (_, name) => words[name]);
 }
 
 const seen = new Set();

@@ -208,12 +208,10 @@ function surface(view, width) {
   return {data, layout};
 }
 
-// What no other point beats on both axes, cheapest first; the floor does not compete.
-function frontOf(points, x, y) {
-  const place = point => [x, y].map(axis => (axis.better === "low" ? 1 : -1) * point.cells[axis.key][0]);
-  const all = points.filter(point => !point.floor).map(point => [point, place(point)]);
-  return all.filter(([, at]) => !all.some(([, other]) => other[0] <= at[0] && other[1] <= at[1] && (other[0] < at[0] || other[1] < at[1])))
-    .sort((a, b) => a[1][0] - b[1][0] || a[1][1] - b[1][1]).map(([point]) => point);
+// The front of the methods shown: those whom no other one that is shown beats, best on x first.
+function frontOf(view) {
+  const away = number => hidden.has(view.points[number].label);
+  return view.fronts[view.x][view.y].filter(([number, beatenBy]) => !away(number) && beatenBy.every(away)).map(([number]) => view.points[number]);
 }
 
 // Methods of exactly equal cost a little apart, or their points and bars hide each other: by 1.8 % of the axis, and
@@ -238,7 +236,7 @@ function pareto(view, width) {
   const at = (point, axis) => point.cells[axis.key][0] * scale(axis);
   const bar = (point, axis) => point.cells[axis.key][1] && {array: [point.cells[axis.key][1] * scale(axis)], color: faint(look(point.label).colour, 0.5), thickness: 1.5, width: 3};
   const titled = axis => ({title: axis.title + (NAMES[axis.unit] || ""), log: axis.log});
-  const front = frontOf(points, x, y), places = sideBySide(points.map(point => at(point, x)), x.log);
+  const front = frontOf(view), places = sideBySide(points.map(point => at(point, x)), x.log);
   const placed = new Map(points.map((point, i) => [point, places[i]]));
   const data = points.map(point => ({
     x: [placed.get(point)], y: [at(point, y)], error_x: bar(point, x) || {}, error_y: bar(point, y) || {}, mode: "markers", name: escaped(point.label),
