@@ -25,7 +25,7 @@ from lopsided.files.untrusted import (
     weights_in,
 )
 from lopsided.finite import check_finite
-from lopsided.method import SavedForm
+from lopsided.method import FormName
 from lopsided.models.load import load_base
 from lopsided.runs import RECORD, Run, read_run
 from lopsided.runs.saved_forms import HEAD_FILE
@@ -83,7 +83,7 @@ def _verify_run(run: Run, base: str | None, allow_base_mismatch: bool) -> Checks
         raise LopsidedError(f"{folder} holds a run of method {method.name!r}, which has no adapter; leave --base out")
     saved = folder / "adapter"
     # What each form of a run's result is checked for.
-    checks: dict[SavedForm, Callable[[], Checks]] = {
+    checks: dict[FormName, Callable[[], Checks]] = {
         "adapter": lambda: _verify_adapter(saved, base, allow_base_mismatch),
         "model": lambda: _verify_model(saved),
         "head": lambda: {"head": _finite(saved / HEAD_FILE)},

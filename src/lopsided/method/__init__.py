@@ -1,23 +1,24 @@
 """What a method is made of: which side trains, how the other factor is drawn, and when a new link starts.
 
-method      `Method`, the table `METHODS`, and `register`
-trained     the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, and their contracts
-sketch      what a sketch is: `Sketch` and `Selector`
-dense       sketches that are matrices: `Orthonormal`, `Gaussian`, `KaimingUniform`, `Singular`
-selectors   sketches that select columns: `Window`, `Columns`
-chain       `Chain`
+method          `Method`, the table `METHODS`, and `register`
+side_contract   what a side is: `Side`, `AdapterSide` and `LinkSide`
+trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`
+sketch          what a sketch is: `Sketch` and `Selector`
+dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `KaimingUniform`, `Singular`
+selectors       sketches that select columns: `Window`, `Columns`
+chain           `Chain`
 """
 
 from lopsided.method.chain import Chain
 from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
 from lopsided.method.method import METHODS, Method, method_from_parts, method_named, register
 from lopsided.method.selectors import Columns, Window
-from lopsided.method.side import (
+from lopsided.method.side_contract import (
     LETTERS,
     SIDES,
     AdapterSide,
+    FormName,
     LinkSide,
-    SavedForm,
     Side,
     factor_shapes,
     side_named,
@@ -36,13 +37,13 @@ __all__ = [
     "Chain",
     "Coin",
     "Columns",
+    "FormName",
     "Gaussian",
     "Head",
     "KaimingUniform",
     "LinkSide",
     "Method",
     "Orthonormal",
-    "SavedForm",
     "Selector",
     "Side",
     "Singular",

@@ -14,7 +14,7 @@ from typing import Any
 
 from lopsided.errors import LopsidedError, unknown
 from lopsided.method.chain import Chain
-from lopsided.method.side import FLAT_FIELDS, AdapterSide, Side, side_from_flat
+from lopsided.method.side_contract import FLAT_FIELDS, AdapterSide, Side, side_from_flat
 from lopsided.method.sketch import Sketch, sketch_from_parts
 
 METHODS: dict[str, Method] = {}

@@ -1,6 +1,6 @@
 """The sides that a method can train: B, A, both factors, one of them by a coin, the whole model, or the head alone.
 
-`side.py` holds the notation and the contracts.
+`side_contract.py` holds the notation and the contracts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lopsided.errors import LopsidedError
-from lopsided.method.side import AdapterSide, Gain, LinkSide, LocalModel, S, SavedForm, Side, T
+from lopsided.method.side_contract import AdapterSide, FormName, Gain, LinkSide, LocalModel, S, Side, T
 from lopsided.method.sketch import Matrix, generator
 
 
@@ -197,7 +197,7 @@ class Whole(Side):
     title: ClassVar[str] = "all weights"
     group: ClassVar[str] = "full"
     formula: ClassVar[str] = "d_out·d_in"
-    saved_as: ClassVar[SavedForm] = "model"
+    saved_as: ClassVar[FormName] = "model"
 
     def count(self, d_out: int, d_in: int, r: int) -> int:
         """Return d_out·d_in."""
@@ -218,7 +218,7 @@ class Head(Side):
     title: ClassVar[str] = "the head alone"
     group: ClassVar[str] = "head"
     formula: ClassVar[str] = "0"
-    saved_as: ClassVar[SavedForm] = "head"
+    saved_as: ClassVar[FormName] = "head"
     head_alone: ClassVar[bool] = True
 
     def count(self, d_out: int, d_in: int, r: int) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lopsided.adapt import adapt
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
-from lopsided.method import Method, SavedForm
+from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
 from lopsided.models.load import HasGoal, load_saved
 from lopsided.runs.config import TrainConfig
@@ -26,7 +26,7 @@ HEAD_FILE = "head.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class SavedForm:
     """How one form of what a run learned is made, written and read.
 
     Args:
@@ -100,8 +100,8 @@ def _load_head(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, train
     return model
 
 
-FORMS: Mapping[SavedForm, Form] = {
-    "adapter": Form(select=_adapted, save=_save_pretrained, load=_load_adapter),
-    "model": Form(select=_all_trained, save=_save_pretrained, load=_load_whole),
-    "head": Form(select=_head_trained, save=_save_head, load=_load_head),
+FORMS: Mapping[FormName, SavedForm] = {
+    "adapter": SavedForm(select=_adapted, save=_save_pretrained, load=_load_adapter),
+    "model": SavedForm(select=_all_trained, save=_save_pretrained, load=_load_whole),
+    "head": SavedForm(select=_head_trained, save=_save_head, load=_load_head),
 }

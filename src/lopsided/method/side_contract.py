@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from lopsided.errors import LopsidedError
 from lopsided.method.sketch import Matrix
 
-SavedForm = Literal["adapter", "model", "head"]
+FormName = Literal["adapter", "model", "head"]
 
 # What a saved method keeps of its side, with the values that mean nothing special.
 FLAT_FIELDS: dict[str, float] = {"lr_ratio": 1.0, "p": 0.5}
@@ -86,7 +86,7 @@ class Side(abc.ABC):
     title: ClassVar[str]
     group: ClassVar[str]
     formula: ClassVar[str]
-    saved_as: ClassVar[SavedForm]
+    saved_as: ClassVar[FormName]
     head_alone: ClassVar[bool] = False
     freezes_A: ClassVar[bool] = False
     gain_is_bound: ClassVar[bool] = False
@@ -136,7 +136,7 @@ class AdapterSide(Side):
             not be stored.
     """
 
-    saved_as: ClassVar[SavedForm] = "adapter"
+    saved_as: ClassVar[FormName] = "adapter"
     letters: ClassVar[str]
     width_name: ClassVar[str]
     keeps_sketch: ClassVar[bool] = True
