@@ -327,3 +327,10 @@ def test_the_gate_of_sizes_sees_what_it_forbids():
     assert lies_of_size(Path("a"), "def f():\n" + "    x = 1\n" * (MOST_LINES_OF_A_BODY + 1))
     assert is_one_letter_apart("sketch", "sketches") is False
     assert is_one_letter_apart("figure", "figures")
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_these_imports(monkeypatch):
+    monkeypatch.syspath_prepend(HOUSE.parents[1] / "docs")
+    import draw_rooms
+
+    assert draw_rooms.picture() == draw_rooms.PICTURE.read_text(encoding="utf-8"), "run: python docs/draw_rooms.py"

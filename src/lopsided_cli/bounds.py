@@ -41,7 +41,7 @@ def bounds(
     from lopsided import METHODS
     from lopsided.method import method_named
     from lopsided.models.skeleton import skeleton
-    from lopsided.models.targets import as_targets
+    from lopsided.models.target_names import as_targets
     from lopsided.theory import generalization_bound, is_counted, model_numbers
 
     chosen = [method_named(name) for name in options.method_names(methods) or METHODS]

@@ -5,6 +5,6 @@ library makes its configuration types of these fields and checks them; the comma
 package stands next to `lopsided`, which imports torch, so that help is instant: nothing heavy is imported here.
 """
 
-from lopsided_settings.setting import Setting, setting, settings_of
+from lopsided_settings.field import Setting, setting, settings_of
 
 __all__ = ["Setting", "setting", "settings_of"]

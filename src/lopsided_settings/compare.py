@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lopsided_settings.setting import setting
+from lopsided_settings.field import setting
 from lopsided_settings.texts import NAME_TUPLE, WHOLE_NUMBERS
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lopsided_settings.checks import POSITIVE, at_least, one_of
-from lopsided_settings.setting import setting
+from lopsided_settings.field import setting
 
 DIRECTIONS = ("auto", "random", "trajectory")
 

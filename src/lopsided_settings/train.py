@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
-from lopsided_settings.setting import setting
+from lopsided_settings.field import setting
 from lopsided_settings.texts import NAMES, PAIRS
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")

@@ -15,9 +15,9 @@ from lopsided.diagnose.directions import trajectory_directions
 from lopsided.diagnose.own_skill import _change, _token_mean
 from lopsided.diagnose.sections.generalization import generalization
 from lopsided.diagnose.sections.intruders import intruders
-from lopsided.diagnose.sections.layers import spectra
 from lopsided.diagnose.sections.similarity import similarities
 from lopsided.diagnose.sections.timeline import timeline
+from lopsided.diagnose.sections.updates import spectra
 from lopsided.diagnose.tables import cells, headings
 from lopsided.diagnose.tuned_model import Layer, Update
 from lopsided.stats import paired_interval

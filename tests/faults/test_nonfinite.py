@@ -117,7 +117,7 @@ def test_a_run_stops_at_its_last_good_step_and_names_the_module(run_once, tmp_pa
 
 
 def test_a_loss_that_is_spoilt_outside_every_module_says_so(tmp_path, bert, words, monkeypatch):
-    from lopsided.runs.trainer import CarefulTrainer
+    from lopsided.runs.careful_trainer import CarefulTrainer
 
     compute = CarefulTrainer.compute_loss
     monkeypatch.setattr(CarefulTrainer, "compute_loss", lambda self, *a, **k: compute(self, *a, **k) * torch.nan)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lopsided.study.board_rows import Absence, Row
 from lopsided.study.cells import Cell
 from lopsided.study.columns import columns_of
 from lopsided.study.comparison import Comparison
 from lopsided.study.leaderboard import Leaderboard
-from lopsided.study.rows import Absence, Row
 
 # In the order of the figures below; the titles are those of accuracy.
 COLUMNS = columns_of("accuracy", greater_is_better=True)

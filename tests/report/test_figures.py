@@ -11,7 +11,7 @@ from lopsided.diagnose.sections.similarity import similarity_meaning
 from lopsided.diagnose.sections.timeline import timeline_meaning
 from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, PATHS, SYMBOLS
 from lopsided.report.bounds_next_to_gaps import bounds_meaning
-from lopsided.report.figures import figures, looks, missing
+from lopsided.report.figure_list import figures, looks, missing
 from lopsided.report.gather import gather
 from lopsided.report.loss_curves import losses_meaning
 from lopsided.report.pareto import pareto_meaning

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from lopsided.report.terminal import print_table
+from lopsided.study.board_rows import Absence
 from lopsided.study.cells import Cell
-from lopsided.study.rows import Absence
 from tests.report.example import METHODS, example, with_cell
 
 

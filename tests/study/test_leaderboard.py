@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lopsided import METHODS
+from lopsided.study.board_rows import Row
 from lopsided.study.columns import UNTOLD
 from lopsided.study.comparison import board_of_comparison
 from lopsided.study.leaderboard import Leaderboard
-from lopsided.study.rows import Row
 from tests.study.made_runs import MadeRun, made_run, right, scored, written
 
 REASON = "all predictions are equal, and nothing correlates with a constant"

@@ -18,7 +18,7 @@ from lopsided.errors import LopsidedError
 from lopsided.finite import all_finite
 from lopsided.method import METHODS, Method
 from lopsided.models.heads import task_heads
-from lopsided.models.modes import gradients_of, model_mode
+from lopsided.models.mode_contexts import gradients_of, model_mode
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import load_inputs
 from lopsided.runs.preflight import check_rows

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lopsided.errors import LopsidedError
 from lopsided.finite import all_finite
-from lopsided.models.modes import gradients_of, model_mode
+from lopsided.models.mode_contexts import gradients_of, model_mode
 from lopsided.theory.sides import Moments
 
 

@@ -20,7 +20,7 @@ from lopsided.diagnose.batches import Batch, Loss, check_batches, mean_loss, mod
 from lopsided.diagnose.directions import Directions, plane_parameters
 from lopsided.errors import LopsidedError
 from lopsided.finite import finite_or_none
-from lopsided.models.modes import model_mode
+from lopsided.models.mode_contexts import model_mode
 
 # None where a loss is not finite.
 LossRow = list[float | None]

@@ -26,7 +26,7 @@ from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import finite_or_none, is_finite
 from lopsided.method.sketch import generator
-from lopsided.models.modes import model_mode
+from lopsided.models.mode_contexts import model_mode
 from lopsided.models.tokenizer import ensure_pad_token
 from lopsided.runs.facts import Predictions
 from lopsided.stats import paired_interval

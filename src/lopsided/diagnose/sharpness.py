@@ -38,7 +38,7 @@ from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import all_finite, finite_or_none
 from lopsided.method.sketch import generator
-from lopsided.models.modes import gradients_of, model_mode
+from lopsided.models.mode_contexts import gradients_of, model_mode
 
 
 @dataclass(frozen=True, kw_only=True)

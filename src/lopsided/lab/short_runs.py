@@ -23,7 +23,7 @@ from lopsided.lab.protocol import Measured
 from lopsided.method import METHODS, Method, register
 from lopsided.runs import Data, Predictions, TrainConfig, load_data, train
 from lopsided.stats import crossed_bootstrap_means, percentile_interval
-from lopsided.tuner.state import parse_key
+from lopsided.tuner.state_modules import parse_key
 
 # What all of these runs share; alpha is 2r. Rows of the four domains have some 20 tokens, few have more than 48.
 SHORT: dict[str, Any] = {

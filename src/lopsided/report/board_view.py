@@ -9,10 +9,10 @@ from lopsided.formatting import estimate_text
 from lopsided.plotting.figure import Figure
 from lopsided.plotting.words import joined
 from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.board_rows import Absence, Row
 from lopsided.study.by_task import TaskBoard
 from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE, Column
-from lopsided.study.rows import Absence, Row
 
 PLACES = {1: "first place", 2: "second place", 3: "third place"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lopsided.plotting.words import joined
+from lopsided.study.board_rows import Row
 from lopsided.study.columns import Column
-from lopsided.study.rows import Row
 
 
 def same_as_notes(rows: Sequence[Row]) -> list[str]:

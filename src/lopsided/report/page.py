@@ -15,7 +15,7 @@ from lopsided.plotting.colours import PATHS
 from lopsided.plotting.figure import Figure
 from lopsided.plotting.words import joined
 from lopsided.report.board_view import BoardView, board_view, sorted_rows
-from lopsided.report.figures import figures, looks, missing
+from lopsided.report.figure_list import figures, looks, missing
 from lopsided.report.gather import Gathered
 from lopsided.report.plain_tables import advice_tables, lab_table, run_table
 from lopsided.report.reported_run import ReportedRun

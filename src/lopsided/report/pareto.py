@@ -7,10 +7,10 @@ from typing import Any
 
 from lopsided.plotting.figure import Figure, FigureEntry, RunGroup
 from lopsided.plotting.words import joined
+from lopsided.study.board_rows import Row
 from lopsided.study.columns import SCORE, Column
 from lopsided.study.front import contenders, front
 from lopsided.study.leaderboard import Leaderboard
-from lopsided.study.rows import Row
 
 COST = "trained_parameters"
 SHOWS = (

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from lopsided.formatting import MARKS, estimate_text
 from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.board_rows import Absence, Row
 from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE, Column
 from lopsided.study.comparison import Comparison
-from lopsided.study.rows import Absence, Row
 
 _STYLES = {"best": "bold green", "tied": ""}
 

@@ -10,7 +10,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method, method_named
-from lopsided.models.targets import as_targets
+from lopsided.models.target_names import as_targets
 from lopsided.settings import check_settings, documented
 from lopsided.tuner.method_parts import with_chain
 from lopsided_settings.train import TrainSettings

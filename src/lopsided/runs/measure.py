@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from lopsided.models.modes import model_mode
+from lopsided.models.mode_contexts import model_mode
 from lopsided.runs.facts import Estimate, StepTime
 
 PACKAGES = ("lopsided", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from lopsided.errors import LopsidedError, first_line
 from lopsided.method import Method
 from lopsided.models.skeleton import without_weights
+from lopsided.runs.careful_trainer import training_arguments
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.prepare import prepare
 from lopsided.runs.probe import problems_of_rows
-from lopsided.runs.trainer import training_arguments
 from lopsided.tasks import Task
 from lopsided.tuner import layers_of
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from lopsided.errors import first_line
-from lopsided.models.modes import model_mode
+from lopsided.models.mode_contexts import model_mode
 from lopsided.runs.inputs import Inputs
 
 Row = dict[str, Any]

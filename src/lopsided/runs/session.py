@@ -16,16 +16,7 @@ from lopsided.files.checkpoints import step_of
 from lopsided.method import Method
 from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
-from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import write_predictions
-from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
-from lopsided.runs.inputs import Data, Inputs
-from lopsided.runs.measure import StepTimer, kept_bytes
-from lopsided.runs.preflight import total_steps
-from lopsided.runs.prepare import prepare, save_trained
-from lopsided.runs.record import RunResult
-from lopsided.runs.scores import generalization_error, split_figures
-from lopsided.runs.trainer import (
+from lopsided.runs.careful_trainer import (
     CarefulTrainer,
     causal_reader,
     finish_rotation,
@@ -35,6 +26,15 @@ from lopsided.runs.trainer import (
     score_of,
     training_arguments,
 )
+from lopsided.runs.config import TrainConfig
+from lopsided.runs.directory import write_predictions
+from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.inputs import Data, Inputs
+from lopsided.runs.measure import StepTimer, kept_bytes
+from lopsided.runs.preflight import total_steps
+from lopsided.runs.prepare import prepare, save_trained
+from lopsided.runs.record import RunResult
+from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
 from lopsided.tuner import trained_numbers
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run
+from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE
 from lopsided.study.comparison import Origin
 from lopsided.study.leaderboard import INDIFFERENT, Leaderboard, leaderboard, listed
-from lopsided.study.rows import Absence, Entry, Row
 
 # Runs may still be on their way, unlike those of a comparison that is over.
 NOTHING_YET = "No method finished with a score, so there is nothing to choose from yet."

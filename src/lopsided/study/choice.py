@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lopsided.study.board_rows import Row
 from lopsided.study.columns import SCORE, Column
-from lopsided.study.rows import Row
 
 # Among equals the cheapest is taken: fewest trained numbers, then least memory, then the faster step.
 COSTS = ("trained_parameters", "kept_bytes", "step_ms")

@@ -10,9 +10,9 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run, read_run
+from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.cells import Cell
 from lopsided.study.leaderboard import Leaderboard, leaderboard
-from lopsided.study.rows import Absence, Entry, Row
 
 SCHEMA = 1
 RESULTS = "results.json"

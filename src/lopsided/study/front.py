@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lopsided.study.board_rows import Row
 from lopsided.study.columns import Column
-from lopsided.study.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)

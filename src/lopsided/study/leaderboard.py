@@ -10,10 +10,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from lopsided.runs import Run
+from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.cells import NOT_OF_THIS_RUN, Cell, cell_of, ranked
 from lopsided.study.choice import sentences
 from lopsided.study.columns import Column, columns_of
-from lopsided.study.rows import Absence, Entry, Row
 
 # Settings that leave a run the same but for chance, and those that a method's parts and learning rate stand for.
 INDIFFERENT = ("seed", "report_to", "out")

@@ -15,7 +15,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.forward.ways import may_lend
 from lopsided.tuner.packing import check_complete, unpack
-from lopsided.tuner.state import ADAPTER_ONLY, STATE, translate_schema_1
+from lopsided.tuner.state_modules import ADAPTER_ONLY, STATE, translate_schema_1
 from lopsided.tuner.weight.sharded import gathered
 
 if TYPE_CHECKING:

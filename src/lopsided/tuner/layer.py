@@ -35,7 +35,7 @@ from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
 from lopsided.tuner.links import begin_link, start_factors
 from lopsided.tuner.past_forward import weight_of
-from lopsided.tuner.state import Factor, State
+from lopsided.tuner.state_modules import Factor, State
 from lopsided.tuner.weight.delta import delta_weight
 from lopsided.tuner.weight.holder import BaseWeight, SameWeight
 from lopsided.tuner.weight.sharded import gathered

@@ -16,7 +16,7 @@ import torch
 from lopsided.errors import LopsidedError
 from lopsided.tuner.adapter import CPU, LinkSketch
 from lopsided.tuner.arrivals import check_loaded
-from lopsided.tuner.weight.finite import check_factors
+from lopsided.tuner.weight.finite_update import check_factors
 from lopsided.tuner.weight.sharded import overwrite
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from lopsided.files.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_t
 from lopsided.tuner.config import PEFT_TYPE, LopsidedConfig
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.saved import Loading, loading, meet_base
-from lopsided.tuner.state import ADAPTER_ONLY
+from lopsided.tuner.state_modules import ADAPTER_ONLY
 
 
 def checked_load(load: Callable[..., Any]) -> Callable[..., Any]:

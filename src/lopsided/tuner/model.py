@@ -27,7 +27,7 @@ from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import pack
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
 from lopsided.tuner.saved import SealedTensors, accept, check_in_memory, meet_base, note_base
-from lopsided.tuner.state import key_of, without_wrappers
+from lopsided.tuner.state_modules import key_of, without_wrappers
 from lopsided.tuner.supported_layers import check_layout, check_supported
 from lopsided.tuner.targets import DEFAULTS, check_targets, is_all_linear, settle_all_linear
 from lopsided.tuner.weight_readers import keep_off_fused_path

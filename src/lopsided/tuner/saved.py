@@ -25,7 +25,7 @@ from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import EXTRAS, label, unpack
-from lopsided.tuner.state import key_of, parse_key, without_wrappers
+from lopsided.tuner.state_modules import key_of, parse_key, without_wrappers
 from lopsided.tuner.weight.sharded import gathered
 
 

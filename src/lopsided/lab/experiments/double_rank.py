@@ -88,7 +88,7 @@ def mean_over_tasks(differences: Sequence[np.ndarray]) -> Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TaskComparison:
     """The runs of both methods on one task.
 
     Args:
@@ -138,7 +138,7 @@ def _search(folder: Path, domain: Domain, data: Data, steps: int, request: Reque
     return best_rates({pair: run.loss("validation") for pair, run in zip(pairs, runs, strict=True)})
 
 
-def compare_on(folder: Path, domain: Domain, *, seeds: int, steps: int, request: Request) -> Comparison:
+def compare_on(folder: Path, domain: Domain, *, seeds: int, steps: int, request: Request) -> TaskComparison:
     """Train both methods on one task, at the rates that a search chooses."""
     first = _config(folder, domain, "lora", lr=RATES[0], seed=0, steps=steps, test=False)
     data = load_rows(first, **request.pick(quick={"test": 500}, full={}))
@@ -149,7 +149,7 @@ def compare_on(folder: Path, domain: Domain, *, seeds: int, steps: int, request:
         for seed in range(seeds)
     ]
     runs = iter(finish_all(plans, request.note))
-    return Comparison(rates=rates, runs={method: [next(runs) for _ in range(seeds)] for method in RANKS})
+    return TaskComparison(rates=rates, runs={method: [next(runs) for _ in range(seeds)] for method in RANKS})
 
 
 def run(request: Request) -> Outcome:

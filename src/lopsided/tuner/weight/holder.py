@@ -26,7 +26,7 @@ from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.forward.fused import Lock
 from lopsided.tuner.forward.plain_product import why_no_product
 from lopsided.tuner.weight.delta import Part
-from lopsided.tuner.weight.finite import check_sum
+from lopsided.tuner.weight.finite_update import check_sum
 from lopsided.tuner.weight.sharded import gathered, overwrite
 from lopsided.tuner.weight.undo import Undo, report_rounding
 from lopsided.tuner.weight.use import Held, Use
@@ -143,7 +143,7 @@ class BaseWeight:
         """Raise if ΔW overflows, or W0 + ΔW where it is to be merged.
 
         Raises:
-            LopsidedError: from `lopsided.tuner.weight.finite.check_sum`.
+            LopsidedError: from `lopsided.tuner.weight.finite_update.check_sum`.
         """
         weight = self.tensor
         check_sum(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lopsided.models.modes import gradients_of, model_mode
+from lopsided.models.mode_contexts import gradients_of, model_mode
 
 
 def model() -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch
 
 from lopsided import LopsidedError
 from lopsided.diagnose.base_svd import decompose
-from lopsided.diagnose.sections.layers import angles, energy_by_link, layer_record, spectra, update_svd
+from lopsided.diagnose.sections.updates import angles, energy_by_link, layer_record, spectra, update_svd
 from tests.diagnose.cases import dense_layer, layer_of, orthonormal, random_layer, tuned_model
 
 D_OUT, D_IN = 30, 24
