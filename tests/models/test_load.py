@@ -81,7 +81,7 @@ def test_the_task_decides_the_class_and_a_batch_goes_through(folders, name, task
     assert model.config.pad_token_id is not None
     seq2seq = model.config.is_encoder_decoder
     rows = encode(task, tokenizer, seq2seq=seq2seq).splits["train"]
-    batch = collator(task, tokenizer, seq2seq=seq2seq)([rows[i] for i in range(len(rows))])
+    batch = collator(task, tokenizer)([rows[i] for i in range(len(rows))])
     assert torch.isfinite(model(**batch).loss)
 
 

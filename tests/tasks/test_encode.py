@@ -101,7 +101,7 @@ def test_collator_pads_labels_out_of_the_loss():
 def test_collator_of_an_encoder_decoder_pads_both_sides():
     task = generation(("a", "b"), ("a longer one", "c d"))
     rows = encode(task, PLAIN, seq2seq=True).splits["train"]
-    batch = collator(task, PLAIN, seq2seq=True)([rows[0], rows[1]])
+    batch = collator(task, PLAIN)([rows[0], rows[1]])
     assert (batch["input_ids"].shape[1], batch["labels"].shape[1]) == (12, 3)
     assert batch["labels"][0].tolist()[1:] == [-100, -100]
 

@@ -138,11 +138,16 @@ def task_batches(rows: TrainingRows, size: int, count: int, *, seed: int) -> tup
     return batches[:count], batches[count:] or batches[:count]
 
 
+def head_rate() -> float:
+    """Return the default learning rate of the first method that trains the task's head alone."""
+    return next(method.lr for method in METHODS.values() if method.side.head_alone)
+
+
 def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: float | None = None) -> None:
     """Train a task's head alone, in place, with AdamW at a rate that falls linearly to zero; without dropout.
 
     Args:
-        lr: None takes the rate of the method `head`.
+        lr: None takes the rate of the first method that trains the head alone.
 
     Raises:
         LopsidedError: if the model has no head, or its loss is not finite.
@@ -153,7 +158,7 @@ def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: f
             f"expected a model with a head, got {type(model).__name__}, which has none; leave it as it is"
         )
     parameters = [p for name in heads for p in model.get_submodule(name).parameters()]
-    rate = METHODS["head"].lr if lr is None else lr
+    rate = head_rate() if lr is None else lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     with model_mode(model, training=False), gradients_of(model, parameters):
         for step, batch in zip(range(steps), cycle(batches)):

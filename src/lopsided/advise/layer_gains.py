@@ -141,7 +141,7 @@ def advise(
     damping: float = 0.1,
     seeds: int = 4,
 ) -> Advice:
-    """LayerEstimate how far each method could lower the loss, from a few batches and before any training.
+    """Estimate how far each method could lower the loss, from a few batches and before any training.
 
     The loss is modelled around the weights as they are, one layer at a time, by its gradient and a Kronecker-factored
     Fisher information; for a chain, the estimate is that of its first link. A task's head should be trained first:

@@ -20,9 +20,7 @@ from lopsided.files.strict_json import strict
 from lopsided.files.untrusted import read_json
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.run import Run, finished_run, read_run, run_folders
-
-SCHEMA = 1
-FILE = "diagnosis.json"
+from lopsided.runs.saved_diagnosis import DIAGNOSIS, DIAGNOSIS_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ def diagnose_runs(
             models[run.folder] = dataclasses.replace(tuned, layers=())
     if len(models) > 1:
         _compare(models)
-    return {run.folder: strict(read_json(run.folder / FILE)) for run in finished}
+    return {run.folder: strict(read_json(run.folder / DIAGNOSIS)) for run in finished}
 
 
 def diagnose_run(
@@ -97,7 +95,7 @@ def diagnose_run(
         if tuned is None and Need.LAYERS in section.needs and section.name in config.only
     }
     findings = _compute(inputs, skipped)
-    write_json(folder / FILE, _whole(findings, config, {"id": run.id, "name": run.name}, command, started))
+    write_json(folder / DIAGNOSIS, _whole(findings, config, {"id": run.id, "name": run.name}, command, started))
     return tuned
 
 
@@ -120,7 +118,7 @@ def diagnose_adapter(
     findings = _compute(inputs, {name: WITHOUT_RUN for name in config.only if not SECTIONS[name].is_of_an_adapter})
     diagnosis = strict(_whole(findings, config, {"id": tuned.id, "name": tuned.name}, command, started))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / FILE, diagnosis)
+    write_json(out / DIAGNOSIS, diagnosis)
     return diagnosis
 
 
@@ -176,16 +174,16 @@ def _compare(models: Mapping[Path, TunedModel]) -> None:
         by_id = section.compare(list(models.values()))
         for folder, model in models.items():
             if model.id in by_id:
-                write_json(folder / FILE, {**read_json(folder / FILE), section.name: by_id[model.id]})
+                write_json(folder / DIAGNOSIS, {**read_json(folder / DIAGNOSIS), section.name: by_id[model.id]})
 
 
 def _is_diagnosed(run: Run, config: DiagnoseConfig) -> bool:
     """Whether the folder holds the diagnosis of this very run, made with these settings."""
-    path = run.folder / FILE
+    path = run.folder / DIAGNOSIS
     if not path.is_file():
         return False
     there = read_json(path)
-    expected = {"schema": SCHEMA, "settings": config.to_json()}
+    expected = {"schema": DIAGNOSIS_SCHEMA, "settings": config.to_json()}
     return {key: there.get(key) for key in expected} == expected and there["run"]["id"] == run.id
 
 
@@ -193,7 +191,7 @@ def _whole(
     findings: Findings, config: DiagnoseConfig, identity: Mapping[str, str], command: str, started: float
 ) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
+        "schema": DIAGNOSIS_SCHEMA,
         "run": dict(identity),
         "command": command,
         "settings": config.to_json(),

@@ -36,7 +36,7 @@ class Data:
 
     def collator(self) -> Callable[[list[Any]], Any]:
         """Return what pads rows to a batch."""
-        collate: Callable[[list[Any]], Any] = collator(self.task, self.tokenizer, seq2seq=self.seq2seq)
+        collate: Callable[[list[Any]], Any] = collator(self.task, self.tokenizer)
         return collate
 
 

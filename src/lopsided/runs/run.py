@@ -17,7 +17,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
 from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
-from lopsided.tuner.config import check_parts
+from lopsided.tuner.method_parts import check_parts
 
 ID_DIGITS = 12
 Status = Literal["running", "cut off", "failed", "finished"]

@@ -18,8 +18,6 @@ from lopsided.tasks import difference_standard_error, get_metric
 
 # The reason where a record gives none, as those of version 0.1.0.
 UNTOLD = "its record holds no finite figure, and no reason"
-# How scores are written, by metric; every other metric is a plain number.
-METRIC_UNITS = {"accuracy": "percent", "f1": "percent", "f1_macro": "percent", "perplexity": "perplexity"}
 # In an entry, the unit or direction of the task's metric.
 OF_METRIC: Literal["of the metric"] = "of the metric"
 
@@ -72,7 +70,7 @@ def columns_of(metric: str, greater_is_better: bool) -> tuple[Column, ...]:
         replace(
             column,
             title=column.title.format(metric=metric.replace("_", " ")),
-            unit=METRIC_UNITS.get(metric, "score") if column.unit == OF_METRIC else column.unit,
+            unit=get_metric(metric).entry.unit if column.unit == OF_METRIC else column.unit,
             better=("high" if greater_is_better else "low") if column.better == OF_METRIC else column.better,
         )
         for column in COLUMNS.values()

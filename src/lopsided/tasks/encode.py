@@ -168,14 +168,14 @@ def _encode_chat(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> 
     return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
 
 
-def collator(task: Task, tokenizer: Any, *, seq2seq: bool = False) -> Any:
+def collator(task: Task, tokenizer: Any) -> Any:
     """Return the collator that pads a list of encoded rows to one batch of tensors.
+
+    Causal and encoder-decoder rows are padded alike: inputs with the pad token and labels with -100.
 
     Args:
         task: what the rows are of.
         tokenizer: the one that encoded them; gets a pad token if it has none.
-        seq2seq: as for `encode`. It changes nothing: causal and encoder-decoder rows are padded alike, inputs with
-            the pad token and labels with -100.
     """
     ensure_pad_token(tokenizer)
     if task.kind == "generation":

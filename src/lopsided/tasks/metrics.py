@@ -160,7 +160,7 @@ def difference_standard_error(
         _check_two(_length(a))
         _check_answers(rows_a, a)
         _check_answers(rows_b, b)
-        if metric.name == "accuracy":
+        if metric.entry.is_share:
             right_a, right_b = a["prediction"] == a["label"], b["prediction"] == b["label"]
             return float(np.std(right_a.astype(float) - right_b.astype(float)) / np.sqrt(_length(a)))
         function = metric.entry.function
@@ -176,7 +176,7 @@ def difference_standard_error(
 def _standard_error(metric: Metric, score: float, rows: dict[str, np.ndarray], seed: int, resamples: int) -> float:
     n = _length(rows)
     _check_two(n)
-    if metric.name == "accuracy":
+    if metric.entry.is_share:
         return float(np.sqrt(score * (1 - score) / n))
     function = metric.entry.function
     return _spread(lambda index: function(_take(rows, index)), _resamples(n, seed, resamples))

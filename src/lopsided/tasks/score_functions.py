@@ -127,23 +127,34 @@ class Score:
         reads: the arrays that it reads.
         kinds: the kinds of task that it is for.
         greater_is_better: the direction in which a model improves.
+        unit: how the score is written, a key of `lopsided.formatting.UNITS`.
+        is_share: whether it is the share of rows whose prediction is the label, of which standard errors have a closed
+            form; those of other scores are resampled.
     """
 
     function: Callable[[Answers], float]
     reads: tuple[str, ...]
     kinds: tuple[str, ...]
     greater_is_better: bool = True
+    unit: str = "score"
+    is_share: bool = False
 
 
 ANSWERED = ("prediction", "label")
 SCORES: dict[str, Score] = {
-    "accuracy": Score(function=_accuracy, reads=ANSWERED, kinds=("classification",)),
-    "f1": Score(function=_f1, reads=ANSWERED, kinds=("classification",)),
-    "f1_macro": Score(function=_f1_macro, reads=ANSWERED, kinds=("classification",)),
+    "accuracy": Score(function=_accuracy, reads=ANSWERED, kinds=("classification",), unit="percent", is_share=True),
+    "f1": Score(function=_f1, reads=ANSWERED, kinds=("classification",), unit="percent"),
+    "f1_macro": Score(function=_f1_macro, reads=ANSWERED, kinds=("classification",), unit="percent"),
     "matthews_correlation": Score(function=_matthews, reads=ANSWERED, kinds=("classification",)),
     "pearson": Score(function=_pearson, reads=ANSWERED, kinds=("regression",)),
     "spearman": Score(function=_spearman, reads=ANSWERED, kinds=("regression",)),
-    "perplexity": Score(function=_perplexity, reads=("loss", "tokens"), kinds=("generation",), greater_is_better=False),
+    "perplexity": Score(
+        function=_perplexity,
+        reads=("loss", "tokens"),
+        kinds=("generation",),
+        greater_is_better=False,
+        unit="perplexity",
+    ),
 }
 
 # The score of a kind of task where nobody says which.
