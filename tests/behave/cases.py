@@ -232,7 +232,7 @@ def oracle_gradients(arch: str, model: PeftModel, names: Sequence[str] = ("defau
         layer = layers_of(model)[name]
         A, B = found.pop((name, adapter, "A")), found.pop((name, adapter, "B"))
         for letter, parameter in layer.trained(adapter).items():
-            gradient = {"A": A, "B": B, "C": A if layer.adapters[adapter].side == "A" else B.T}[letter]
+            gradient = {"A": A, "B": B, "C": A if layer.adapters[adapter].side.word == "A" else B.T}[letter]
             padded = gradient.new_zeros(parameter.shape)
             padded[:, : gradient.shape[1]] = gradient
             found[f"{name}.lopsided_{letter}.{adapter}.weight"] = padded

@@ -59,7 +59,7 @@ def _factor_gradient(layer: LopsidedLinear, x: torch.Tensor) -> dict[str, torch.
     A, B = (factor.detach().double() for factor in layer.terms("default", torch.device("cpu"))[-1].dense())
     s = layer.scaling["default"]
     by_letter = {"A": s * (g @ B).T @ rows, "B": s * g.T @ (rows @ A.T)}
-    return {**by_letter, "C": by_letter["A"] if layer.adapters["default"].side == "A" else by_letter["B"].T}
+    return {**by_letter, "C": by_letter["A"] if layer.adapters["default"].side.word == "A" else by_letter["B"].T}
 
 
 @METHODS_EACH
