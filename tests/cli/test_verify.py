@@ -101,7 +101,7 @@ def test_whole_models_and_runs(cli, folders, tiny, tmp_path):
     ("spoil", "words"),
     [
         (lambda f: (f / FILE).write_bytes((f / FILE).read_bytes()[:-1]), "damaged or cut off"),
-        (lambda f: (f / FILE).unlink(), "expected the tensors beside their configuration"),
+        (lambda f: (f / FILE).unlink(), "expected the tensors next to their configuration"),
         (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter_config.json"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "type 'LORA', expected 'LOPSIDED'"),

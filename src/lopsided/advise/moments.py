@@ -204,7 +204,7 @@ def _cross_entropies(logits: Tensor, slope: Tensor, generator: torch.Generator) 
     if not possible or not torch.allclose(shares - slopes * count, one_hot, atol=1e-2):
         raise LopsidedError(
             f"the loss is not the mean cross-entropy of logits of shape {tuple(logits.shape)}; expected one class or "
-            "token a prediction, without weights or smoothing; pass another model"
+            "token per prediction, without weights or smoothing; pass another model"
         )
     drawn_label = torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(shares.device)
     gradients = torch.zeros_like(logits).flatten(0, -2)

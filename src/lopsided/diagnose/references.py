@@ -31,7 +31,7 @@ def read_documents(path: Path, *, least: int = 20, most: int | None = None) -> l
     Raises:
         LopsidedError: if there is no such file, it is not UTF-8, or it has too few documents.
     """
-    _check_file(path, "a text file with one document a line")
+    _check_file(path, "a text file with one document per line")
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -159,7 +159,7 @@ def weights_in(folder: Path, name: str = ADAPTER_WEIGHTS) -> Path:
             "again with safe_serialization=True"
         )
     raise LopsidedError(
-        f"{folder} holds no {name}; expected the tensors beside their configuration; get the file again"
+        f"{folder} holds no {name}; expected the tensors next to their configuration; get the file again"
     )
 
 

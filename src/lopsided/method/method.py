@@ -217,7 +217,7 @@ def register(
         >>> del METHODS["gauss_b"]
     """
     method = Method(name=name, train=train, sketch=sketch, chain=chain, source=source, **parts)
-    # By parts: a notebook's cell that runs again defines its sketch's class anew.
+    # By parts: a notebook's cell that runs again defines its sketch's class again.
     if name in METHODS and METHODS[name].parts() != method.parts():
         raise LopsidedError(f"method {name!r} is registered with other parts; choose another name")
     METHODS[name] = method

@@ -30,7 +30,7 @@ def draw_bounds(group: RunGroup[Leaderboard]) -> Figure | None:
     return Figure(
         key=f"{group.key}-bounds",
         kind="intervals",
-        title="Bound beside measured gap",
+        title="Bound next to measured gap",
         shows=without(
             "The filled mark is the measured |test loss − train loss| with its 95 % interval, which runs to the edge "
             "if it holds zero; the hollow one is the information bound, with σ estimated from the test losses: no "
@@ -39,7 +39,7 @@ def draw_bounds(group: RunGroup[Leaderboard]) -> Figure | None:
             "a gap and a bound",
         ),
         means=bounds_meaning({label: gap[label] for label in labels}, bound),
-        views=[view("", Axis(title="nats a prediction", log=True), Axis(title="method"), measured + above)],
+        views=[view("", Axis(title="nats per prediction", log=True), Axis(title="method"), measured + above)],
     )
 
 

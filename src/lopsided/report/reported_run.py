@@ -89,7 +89,7 @@ def whole_run(folder: Path) -> Run:
         raise LopsidedError(f"{folder} is not a run: expected run.json in it, received none; train it first")
     if run.is_finished and not (folder / PREDICTIONS).is_file():
         raise LopsidedError(
-            f"{folder} is not a whole run: expected predictions.npz beside its run.json, received none; train it again"
+            f"{folder} is not a whole run: expected predictions.npz next to its run.json, received none; train it again"
         )
     return run
 

@@ -104,7 +104,7 @@ def server(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
     try:
         serving = ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
-        raise LopsidedError(f"--port {port} can't be had: {error}; choose another, or leave it out") from error
+        raise LopsidedError(f"--port {port} cannot be used: {error}; choose another, or leave it out") from error
     # A page on another host whose name leads to this machine must not read the runs.
     allowed += [f"{HOST}:{serving.server_port}", f"localhost:{serving.server_port}"]
     return serving

@@ -247,7 +247,7 @@ def _checked(metric: Metric, rows: Answers) -> dict[str, np.ndarray]:
     shapes = {key: array.shape for key, array in arrays.items()}
     if len(set(shapes.values())) != 1 or arrays[reads[0]].ndim != 1 or arrays[reads[0]].size == 0:
         raise LopsidedError(
-            f"metric {metric.name} expects one entry a row, at least one row: received shapes {shapes}; "
+            f"metric {metric.name} expects one entry per row, at least one row: received shapes {shapes}; "
             "pass class indices rather than logits, and evaluate at least one row"
         )
     return arrays

@@ -187,7 +187,7 @@ class Problem:
         if not 0 < self.lambda_min <= self.lambda_max <= 1:
             raise LopsidedError(
                 f"expected 0 < λ_min <= λ_max <= 1, got {self.lambda_min:g} and {self.lambda_max:g}; nothing is "
-                "promised where λ_min(E[H]) is 0, as it is for a fixed selector: draw the sketch anew at each link"
+                "promised where λ_min(E[H]) is 0, as it is for a fixed selector: draw a new sketch at each link"
             )
         if self.pl is not None and not 0 < self.pl <= self.smoothness:
             raise LopsidedError(f"expected 0 < μ <= L = {self.smoothness:g}, got {self.pl:g}; correct pl")

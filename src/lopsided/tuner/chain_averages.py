@@ -5,7 +5,7 @@ B_{t+1} belongs to neither of the sketches, so a moving average of a chain's fac
 
 The classes below keep such averages. `peft_seams` puts a check in front of their updates: one that mixes links raises.
 What an average of `state_dict`s gives is refused when it is loaded, since the checksums of two sketches average to that
-of none. A loop written by hand over `parameters()` cannot be seen: average within a link, and start the average again at
+of none. A loop written by hand over `parameters()` cannot be seen: average within a link, and begin again at
 each advance.
 """
 

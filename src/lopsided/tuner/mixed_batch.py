@@ -34,7 +34,7 @@ def mixed_batch(
     if model.training:
         raise LopsidedError("adapter_names is for inference, got a model in training mode; call model.eval()")
     if not isinstance(adapter_names, (list, tuple)):
-        raise LopsidedError(f"adapter_names must be a list with a name a row, got {type(adapter_names).__name__}")
+        raise LopsidedError(f"adapter_names must be a list with one name per row, got {type(adapter_names).__name__}")
     for name in adapter_names:
         if name != BASE and name not in known:
             raise LopsidedError(f"no adapter is named {name!r}; expected {', '.join(known)} or {BASE}")

@@ -87,7 +87,7 @@ def generalization(
 def _finite_losses(rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The losses of each split's rows; raises where there are none, or one that is not finite."""
     if "train" not in rows:
-        raise LopsidedError(f"expected the losses of a training split, got {', '.join(rows) or 'none'}; train anew")
+        raise LopsidedError(f"expected the losses of a training split, got {', '.join(rows) or 'none'}; train again")
     losses = {split: row_losses(columns) for split, columns in rows.items()}
     for split, values in losses.items():
         if values.size == 0:
@@ -151,14 +151,14 @@ def draw_gaps(group: RunGroup) -> Figure | None:
             else:
                 values.setdefault(split, {})[label] = mark["x"][0]
                 marks.append(mark)
-        views.append(view(split, Axis(title=f"loss on {split} less loss on train"), Axis(title="method"), marks))
+        views.append(view(split, Axis(title=f"loss on {split} minus loss on train"), Axis(title="method"), marks))
     views.sort(key=lambda each: each["name"] != "test")
     return Figure(
         key=f"{group.key}-gaps",
         kind="intervals",
         title="Generalization gaps",
         shows=without(
-            "Each mark is the mean loss on a split less that on the training rows, with a bootstrap 95 % interval.",
+            "Each mark is the mean loss on a split minus that on the training rows, with a bootstrap 95 % interval.",
             list(lacking),
             "a gap on every split",
         ),

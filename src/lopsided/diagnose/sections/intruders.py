@@ -177,7 +177,7 @@ def draw_intruders(group: RunGroup) -> Figure | None:
         for kind in [None, *kinds]:
             curves = [_mean_counts(label, seeds, part, kind) for label, seeds in members.items()]
             name = f"{words}, mean over layers" if kind is None else f"{words}, {kind}"
-            axis = Axis(title="intruder dimensions a layer")
+            axis = Axis(title="intruder dimensions per layer")
             views.append(view(name, Axis(title="ε, the cosine that counts as new"), axis, curves))
             if kind is None and not counts:
                 counts = {curve["label"]: middle for curve in curves if (middle := _at_half(curve)) is not None}
@@ -188,8 +188,8 @@ def draw_intruders(group: RunGroup) -> Figure | None:
         kind="lines",
         title="Intruder dimensions",
         shows=(
-            "Singular directions of the tuned weights whose cosine with every original one stays below ε, counted a "
-            f"layer: over all directions, and over the {runs[0].diagnosis['intruders']['top']} strongest."
+            "Singular directions of the tuned weights whose cosine with every original one stays below ε, counted "
+            f"per layer: over all directions, and over the {runs[0].diagnosis['intruders']['top']} strongest."
         ),
         means=intruders_meaning(counts),
         choose="layers",
@@ -203,7 +203,7 @@ def intruders_meaning(counts: Mapping[str, float]) -> str:
         return chooses_nothing(next(iter(counts), "no method"))
     least, most = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
     return (
-        f"At ε = 0.5, {least} brought the fewest new directions ({counts[least]:.1f} a layer) and {most} the most "
+        f"At ε = 0.5, {least} brought the fewest new directions ({counts[least]:.1f} per layer) and {most} the most "
         f"({counts[most]:.1f}): the study that named them (arXiv:2410.21228) saw few go with little "
         "forgetting, so between equal scores and learning rates prefer few."
     )

@@ -29,7 +29,7 @@ def forward_rows(layer: LopsidedLinear, x: Tensor, adapter_names: Sequence[str],
     """
     if len(adapter_names) != len(x):
         raise LopsidedError(
-            f"adapter_names must name one adapter a row: got {len(adapter_names)} names for {len(x)} rows"
+            f"adapter_names must name one adapter per row: got {len(adapter_names)} names for {len(x)} rows"
         )
     if layer.merged_adapters:
         raise LopsidedError(f"adapters {layer.merged_adapters} are merged; unmerge them before mixing adapters")

@@ -179,7 +179,7 @@ def report_rounding(module: str, dtype: torch.dtype, lost: float) -> None:
     """Warn of what rounding to a 16-bit base took from the merged links, as a share of their norm."""
     warnings.warn(
         f"{module}: rounding to {dtype} lost {100 * lost:.1f} % of the merged links, as a share of their "
-        "norm; leave merge_links unset to keep them in float32 beside the weight",
+        "norm; leave merge_links unset to keep them in float32 next to the weight",
         LopsidedWarning,
         stacklevel=3,
     )
