@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedWarning
 from lopsided.files.atomic import atomic_folder
-from lopsided.tuner import LopsidedLinear, active_layers, single_active
+from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
 
 
@@ -40,7 +40,7 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
     """
     name = adapter_name or single_active(model)
     assert isinstance(model, PeftModel)
-    layers = active_layers(model, name)
+    layers = layers_with(model, name)
     _warn_of_merges(layers)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
 from lopsided.optim.reset import reset_state
-from lopsided.tuner import LopsidedLinear, active_layers, configs_of, single_active
+from lopsided.tuner import LopsidedLinear, configs_of, layers_with, single_active
 from lopsided.tuner.links import begin_next, draw_next
 from lopsided.tuner.peft_seams import install_late_seams
 from lopsided.tuner.weight.delta import undisturbed
@@ -42,7 +42,7 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
         1
     """
     name = adapter_name or single_active(model)
-    layers = active_layers(model, name)
+    layers = layers_with(model, name)
     adapter = next(iter(layers.values())).adapters[name]
     if adapter.method.chain is None:
         raise LopsidedError(f"method {adapter.method.name!r} has no chain to advance; choose a chained method")

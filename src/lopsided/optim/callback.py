@@ -17,7 +17,7 @@ from lopsided.method import Chain
 from lopsided.optim.advance import advance_chain, trained_factors
 from lopsided.optim.groups import check_held, check_split, split_factors
 from lopsided.optim.link_schedule import plan
-from lopsided.tuner import active_layers, layers_of, single_active
+from lopsided.tuner import layers_of, layers_with, single_active
 
 
 @dataclass
@@ -73,7 +73,7 @@ class ChainCallback(TrainerCallback):
         if chain:
             name = single_active(model)
             if optimizer is not None:
-                check_held(optimizer, trained_factors(active_layers(model, name).values(), name))
+                check_held(optimizer, trained_factors(layers_with(model, name).values(), name))
         # `auto_find_batch_size` begins again, with the weights and the links as they are, after memory ran out.
         restarted, self._training = self._training and args.auto_find_batch_size, True
         self._boundaries = frozenset()

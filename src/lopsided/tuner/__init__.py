@@ -3,7 +3,7 @@
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.layer import LIVE_LAYERS, LopsidedLinear
 from lopsided.tuner.model import LopsidedModel
-from lopsided.tuner.model_queries import active_layers, configs_of, layers_of, single_active, trained_numbers
+from lopsided.tuner.model_queries import configs_of, layers_of, layers_with, single_active, trained_numbers
 from lopsided.tuner.peft_seams import install_seams, register_tuner
 
 register_tuner(LopsidedConfig, LopsidedModel)
@@ -14,9 +14,9 @@ __all__ = [
     "LopsidedConfig",
     "LopsidedLinear",
     "LopsidedModel",
-    "active_layers",
     "configs_of",
     "layers_of",
+    "layers_with",
     "single_active",
     "trained_numbers",
 ]

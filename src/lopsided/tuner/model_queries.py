@@ -45,7 +45,7 @@ def configs_of(model: nn.Module, name: str) -> list[LopsidedConfig]:
     return list(configs_by_id.values())
 
 
-def active_layers(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:
+def layers_with(model: nn.Module, adapter: str) -> dict[str, LopsidedLinear]:
     """Return the layers that hold the adapter, by module name.
 
     Raises:

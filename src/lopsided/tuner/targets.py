@@ -122,7 +122,7 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
     by_name, loose_by_name = _matches(names, modules), _matches(names, loose)
     missing = [name for name in names if not any(check_target_module_exists(config, key) for key in by_name[name])]
     # What exclude_modules takes out, the user has said.
-    missing = [name for name in missing if not _only_excluded(config, by_name[name])]
+    missing = [name for name in missing if not _is_excluded(config, by_name[name])]
     if missing:
         parts = {name: _owned(loose[key] for key in loose_by_name[name]) for name in missing}
         raise _not_adapted(config, model, by_name, parts)
@@ -181,7 +181,7 @@ def _taken_out(config: LopsidedConfig, key: str) -> str:
     return f"in none of layers_to_transform={config.layers_to_transform!r:.60}"
 
 
-def _only_excluded(config: LopsidedConfig, keys: Iterable[str]) -> bool:
+def _is_excluded(config: LopsidedConfig, keys: Iterable[str]) -> bool:
     """Return whether some of the modules would be adapted without `exclude_modules`."""
     without = copy.copy(config)
     without.exclude_modules = None
