@@ -14,7 +14,9 @@ import typer
 from lopsided import METHODS
 from lopsided.diagnose.sections import SECTIONS
 from lopsided.models.registry import MODELS
+from lopsided.settings import check_settings
 from lopsided.study.columns import COLUMNS
+from lopsided_cli import options
 from tests.tiny_runs import tiny_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contributing.md").read_text(encoding="utf-8")
@@ -62,9 +64,6 @@ def test_a_diagnostic_is_in_the_choice_the_table_and_the_file(added, cli, run_on
 
 
 def test_an_option_has_its_help_its_range_and_its_place_in_the_record(added, capsys):
-    from lopsided.settings import check_settings
-    from lopsided_cli import options
-
     kind = added("An option")["WithPatience"]
     checked = dataclasses.dataclass(frozen=True, kw_only=True)(
         type("Checked", (kind,), {"__post_init__": check_settings, "__annotations__": {}})

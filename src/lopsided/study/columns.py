@@ -15,6 +15,7 @@ import numpy as np
 from lopsided.finite import is_finite
 from lopsided.runs import Estimate, Run
 from lopsided.tasks import difference_standard_error, get_metric
+from lopsided.tasks.score_functions import SCORES
 
 # The reason where a record gives none, as those of version 0.1.0.
 UNTOLD = "its record holds no finite figure, and no reason"
@@ -66,11 +67,13 @@ class Column:
 
 def columns_of(metric: str, greater_is_better: bool) -> tuple[Column, ...]:
     """Return the columns for a task with this metric: titles, units and directions are filled in."""
+    # A run may have been made where more metrics are registered.
+    unit = SCORES[metric].unit if metric in SCORES else "score"
     return tuple(
         replace(
             column,
             title=column.title.format(metric=metric.replace("_", " ")),
-            unit=get_metric(metric).entry.unit if column.unit == OF_METRIC else column.unit,
+            unit=unit if column.unit == OF_METRIC else column.unit,
             better=("high" if greater_is_better else "low") if column.better == OF_METRIC else column.better,
         )
         for column in COLUMNS.values()

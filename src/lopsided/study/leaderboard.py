@@ -97,4 +97,4 @@ def _settings_text(run: Run) -> str:
     """The settings besides the method's, as one text; those that are None are not in records of earlier versions."""
     without = (*INDIFFERENT, *IN_PARTS)
     settings = {key: value for key, value in run.settings.items() if key not in without and value is not None}
-    return json.dumps(settings, sort_keys=True)
+    return json.dumps(settings, sort_keys=True, allow_nan=False)
