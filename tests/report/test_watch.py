@@ -70,5 +70,5 @@ def test_other_hosts_and_paths_are_refused(served):
 
 def test_a_port_that_is_taken_is_one_line(served):
     watched, url, _ = served
-    with pytest.raises(LopsidedError, match="can't be had"):
+    with pytest.raises(LopsidedError, match="cannot be used"):
         server(watched, int(url.rpartition(":")[2]))
