@@ -55,9 +55,9 @@ def test_a_method_is_listed_checked_and_trained(added, cli, bert, words, tmp_pat
     assert METHODS["rac_b_coin"].side.p == 0.75
 
 
-def test_a_diagnostic_is_in_the_choice_the_table_and_the_file(added, cli, run_once):
+def test_a_diagnostic_is_in_the_choice_the_table_and_the_file(added, cli, run_once, bert, words):
     added("A diagnostic")
-    folder, _ = run_once(method="cla")
+    folder, _ = run_once(model=bert, task=words, method="cla")
     outcome = cli("diagnose", folder, "--only", "worst-row")
     assert "worst row" in outcome.out
     assert "worst-row" in (folder / "diagnosis.json").read_text()
