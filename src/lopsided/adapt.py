@@ -6,12 +6,12 @@ from typing import Any
 
 from peft import NoMatchingPeftModuleError, PeftModel, get_peft_model
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.models.heads import modules_to_save, task_type
 from lopsided.tuner import LopsidedConfig
+from lopsided.tuner.targets import linear_names
 
 
 def adapt(
@@ -81,11 +81,6 @@ def adapt(
     except NoMatchingPeftModuleError as error:
         raise LopsidedError(
             f"no module matches target_modules={target_modules!r}; expected names of linear layers, such as "
-            f"{', '.join(_linear_names(model)[:8]) or 'none here'}, a regular expression, or 'all-linear'; correct "
+            f"{', '.join(linear_names(model)[:8]) or 'none here'}, a regular expression, or 'all-linear'; correct "
             "target_modules, exclude_modules or layers_to_transform"
         ) from error
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    names = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
-    return sorted({name.rsplit(".", 1)[-1] for name in names})

@@ -56,6 +56,6 @@ def figure(value: float | None, form: str = ".3g") -> str:
         >>> figure(0.51234, ".2f"), figure(None), figure(float("nan"))
         ('0.51', '–', '–')
     """
-    from lopsided.finite import is_finite
+    from lopsided.formatting import number_text
 
-    return f"{value:{form}}" if is_finite(value) else MISSING
+    return number_text(value, form)

@@ -163,10 +163,10 @@ def _not_adapted(
             reason = _taken_out(config, by_name[name][0])
         else:
             reason = "no module's name"
-            hint = hint or suggestion(name, _linear_names(model))
+            hint = hint or suggestion(name, linear_names(model))
         reasons.setdefault(reason, []).append(repr(name))
     words = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    examples = ", ".join(_linear_names(model)[:8]) or "none here"
+    examples = ", ".join(linear_names(model)[:8]) or "none here"
     them = "it" if len(parts) == 1 else "them"
     return LopsidedError(
         f"target_modules: nothing is adapted for {words}; expected names of linear layers, such as {examples}, a "
@@ -258,6 +258,7 @@ def _short_names(modules: list[str]) -> str:
     return ", ".join(list(ends)[:SHOWN])
 
 
-def _linear_names(model: nn.Module) -> list[str]:
+def linear_names(model: nn.Module) -> list[str]:
+    """Return the last names of the model's linear layers, adapted ones included, for errors."""
     names = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D, BaseTunerLayer)))
     return sorted({name.rsplit(".", 1)[-1] for name in names})
