@@ -12,14 +12,18 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from lopsided.errors import LopsidedError
 from lopsided.models.mode_contexts import model_mode
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.facts import Predictions
 from lopsided.runs.inputs import Data
-from lopsided.tasks import SPLITS
+from lopsided.tasks import SPLITS, get_metric
 from lopsided.tasks.encode import IGNORED, encode_prompts
+
+# As few as `encode` takes in a row.
+MIN_PROMPT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,8 @@ def writing_of(config: TrainConfig, data: Data) -> Writing:
     limit = data.tokenizer.model_max_length - (0 if data.seq2seq else most)
     if limit < MIN_PROMPT or most >= data.tokenizer.model_max_length:
         raise LopsidedError(
-            f"max_new_tokens must leave room for a prompt of {MIN_PROMPT} tokens: max_new_tokens={most}, the tokenizer's "
-            f"limit is {data.tokenizer.model_max_length}; lower --max-new-tokens"
+            f"max_new_tokens must leave room for a prompt of {MIN_PROMPT} tokens: max_new_tokens={most}, the "
+            f"tokenizer's limit is {data.tokenizer.model_max_length}; lower --max-new-tokens"
         )
     return Writing(
         max_new_tokens=most,
@@ -63,10 +67,6 @@ def writing_of(config: TrainConfig, data: Data) -> Writing:
         batch_size=2 * config.batch_size,
         seq2seq=data.seq2seq,
     )
-
-
-# As few as `encode` takes in a row.
-MIN_PROMPT = 8
 
 
 def splits_with_answers(data: Data) -> tuple[str, ...]:
@@ -131,7 +131,8 @@ def write(
     settings, answers = _generation_config(tokenizer, writing), [""] * len(ids)
     with torch.no_grad(), model_mode(model, training=False):
         for batch in batches:
-            padded = tokenizer.pad(
+            padded = pad_without_fast_tokenizer_warning(
+                tokenizer,
                 {"input_ids": [ids[row] for row in batch]},
                 # A causal model goes on from the last position, which must be the prompt's.
                 padding_side="right" if writing.seq2seq else "left",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
 
 
 def _load_task(config: TrainConfig) -> Task:
-    return load_task(
+    task = load_task(
         config.task,
         label=config.label,
         metric=config.metric,
@@ -81,6 +82,7 @@ def _load_task(config: TrainConfig) -> Task:
         rename_labels=config.rename_labels,
         ignore_columns=config.ignore_columns,
     )
+    return task if config.also is None else dataclasses.replace(task, also=tuple(config.also))
 
 
 def _encoded(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool) -> Data:

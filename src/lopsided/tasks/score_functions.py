@@ -126,7 +126,7 @@ def _perplexity(rows: Answers) -> float:
 
 
 def _token_accuracy(rows: Answers) -> float:
-    """Compute the share of tokens that are the most likely ones after the right tokens before them (teacher forcing)."""
+    """Compute the share of tokens that are the most likely ones, each after the right tokens before it."""
     return float(rows["right_tokens"].sum() / _at_least_one(rows["tokens"].sum(), "token_accuracy"))
 
 
