@@ -80,6 +80,7 @@ def _load_task(config: TrainConfig) -> Task:
         make_split=config.make_split,
         rename_labels=config.rename_labels,
         ignore_columns=config.ignore_columns,
+        train_size=config.train_size,
     )
 
 
