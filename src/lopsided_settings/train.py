@@ -38,6 +38,11 @@ class TrainSettings:
     ignore_columns: list[str] | None = setting(
         None, help="Columns that are not for learning, separated by commas; no other may go unused.", text=NAMES
     )
+    train_size: int | None = setting(
+        None,
+        help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",
+        check=at_least(1),
+    )
     steps: int | None = setting(None, help="Optimizer steps.", check=POSITIVE, defaults={"compare": 60})
     epochs: float | None = setting(None, help="Passes over the training rows, instead of --steps.", check=POSITIVE)
     batch_size: int = setting(32, help="Rows in one forward pass.", check=at_least(1))

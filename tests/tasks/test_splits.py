@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lopsided.errors import LopsidedError
+from lopsided.tasks import load_task
 from lopsided.tasks.splits import cut, split_of, stable_hash
 
 # Surrogates stand in no UTF-8 file, so no row holds one.
@@ -52,3 +53,18 @@ def test_a_class_that_train_would_lose_stays_in_train():
 def test_too_few_rows_are_refused():
     with pytest.raises(LopsidedError, match=r"left .* empty.*received 2; add rows"):
         cut(["a", "b"], ["validation", "test"])
+
+
+def test_rows_of_train_are_drawn_and_not_the_first_ones(write):
+    rows = [{"text": f"row {i:03}", "label": "ab"[i // 100]} for i in range(200)]
+    folder = str(write(train=rows, validation=rows[:3], test=rows[150:]))
+    whole, drawn = load_task(folder), load_task(folder, train_size=20)
+    texts = list(drawn.splits["train"]["text"])
+    assert len(texts) == 20 == len(set(texts))
+    assert set(drawn.splits["train"]["label"]) == {0, 1}
+    assert texts == sorted(texts)
+    assert texts == list(load_task(folder, train_size=20).splits["train"]["text"])
+    assert drawn.note == f"{whole.note}; 20 of 200 training rows, drawn by a fixed seed"
+    assert [len(drawn.splits[name]) for name in ("validation", "test")] == [3, 50]
+    assert drawn.labels == whole.labels
+    assert load_task(folder, train_size=200).note == whole.note

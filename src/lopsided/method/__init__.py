@@ -1,6 +1,6 @@
 """What a method is made of: which side trains, how the other factor is drawn, and when a new link starts.
 
-method          `Method`, the table `METHODS`, and `register`
+method          `Method`, the table `METHODS`, the spaces of `NAMESPACES`, and `register`
 side_contract   what a side is: `Side`, `AdapterSide` and `LinkSide`
 trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`
 sketch          what a sketch is: `Sketch` and `Selector`
@@ -11,7 +11,7 @@ chain           `Chain`
 
 from lopsided.method.chain import Chain
 from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
-from lopsided.method.method import METHODS, Method, method_from_parts, method_named, register
+from lopsided.method.method import METHODS, NAMESPACES, Method, method_from_parts, method_named, register
 from lopsided.method.selectors import Columns, Window
 from lopsided.method.side_contract import (
     LETTERS,
@@ -29,6 +29,7 @@ from lopsided.method.trained import A, B, Both, Coin, Head, Whole, from_shared
 __all__ = [
     "LETTERS",
     "METHODS",
+    "NAMESPACES",
     "SIDES",
     "A",
     "AdapterSide",

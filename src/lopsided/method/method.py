@@ -8,7 +8,7 @@ sketch is drawn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from lopsided.method.side_contract import FLAT_FIELDS, AdapterSide, Side, side_f
 from lopsided.method.sketch import Sketch, sketch_from_parts
 
 METHODS: dict[str, Method] = {}
+# Methods that are not our own table's, by the word before the colon of "space:name": each entry is a function that
+# returns the method of a name, and raises LopsidedError for a name that it does not know.
+NAMESPACES: dict[str, Callable[[str], Method]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -208,7 +211,7 @@ def register(
     """Add a method to `METHODS`, and with that to the command line, the tests, the benchmarks and the report.
 
     Raises:
-        LopsidedError: if the name is taken by other parts.
+        LopsidedError: if the name is taken by other parts, or has a colon, which names of a space have.
 
     Example:
         >>> from lopsided import Gaussian
@@ -216,6 +219,8 @@ def register(
         16
         >>> del METHODS["gauss_b"]
     """
+    if ":" in name:
+        raise LopsidedError(f"method {name!r} has a colon, which stands between a space and a name; leave it out")
     method = Method(name=name, train=train, sketch=sketch, chain=chain, source=source, **parts)
     # By parts: a notebook's cell that runs again defines its sketch's class again.
     if name in METHODS and METHODS[name].parts() != method.parts():
@@ -225,11 +230,16 @@ def register(
 
 
 def method_named(name: str) -> Method:
-    """Return the registered method of that name.
+    """Return the method of a name: one of `METHODS`, or "space:name" of a space of `NAMESPACES`.
 
     Raises:
         LopsidedError: if there is none, listing the known ones and the nearest.
     """
+    space, colon, inner = name.partition(":")
+    if colon:
+        if space not in NAMESPACES:
+            raise LopsidedError(f"method {name!r}: " + unknown("space", space, NAMESPACES))
+        return NAMESPACES[space](inner)
     if name not in METHODS:
         raise LopsidedError(unknown("method", name, METHODS))
     return METHODS[name]

@@ -4,6 +4,7 @@ from lopsided.tasks.encode import EncodedTask, collator, encode
 from lopsided.tasks.local import read_jsonl
 from lopsided.tasks.metrics import Metric, difference_standard_error, get_metric
 from lopsided.tasks.task import SPLITS, Task
+from lopsided.tasks.task_fingerprint import fingerprint
 from lopsided.tasks.task_sources import load_task
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "collator",
     "difference_standard_error",
     "encode",
+    "fingerprint",
     "get_metric",
     "load_task",
     "read_jsonl",

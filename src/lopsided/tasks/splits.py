@@ -5,10 +5,17 @@ Rows with the same text fall into the same split, so no text that a model traine
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from lopsided.errors import LopsidedError
+from lopsided.tasks.task import Task
+
+# Not an option: studies that share a size share the rows.
+TRAIN_SIZE_SEED = 0
 
 
 def stable_hash(text: str, *, salt: str = "") -> int:
@@ -53,3 +60,21 @@ def cut(texts: Sequence[str], missing: Sequence[str], labels: Sequence[str] | No
                 f"texts or more, received {len(set(texts))}; add rows, or add {name} as a file of its own"
             )
     return parts
+
+
+def with_train_size(task: Task, size: int | None) -> Task:
+    """Return the task with at most `size` rows of train, drawn at random by a fixed seed and kept in their order.
+
+    Classes keep their indices, those that no row was drawn of included. The note says how many rows were taken.
+    """
+    train = task.splits["train"]
+    if size is None or size >= len(train):
+        return task
+    # RandomState's stream is frozen, so that the same rows are drawn by every version of NumPy.
+    rows = np.sort(np.random.RandomState(TRAIN_SIZE_SEED).permutation(len(train))[:size])
+    note = f"{size:,} of {len(train):,} training rows, drawn by a fixed seed"
+    return dataclasses.replace(
+        task,
+        splits={**task.splits, "train": train.select(rows)},
+        note="; ".join(filter(None, [task.note, note])),
+    )

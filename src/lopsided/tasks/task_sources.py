@@ -9,6 +9,7 @@ from pathlib import Path
 from lopsided.tasks.hub import load_hub
 from lopsided.tasks.local import load_local
 from lopsided.tasks.options import TaskOptions
+from lopsided.tasks.splits import with_train_size
 from lopsided.tasks.task import Task
 from lopsided.tasks.vader import load_vader
 
@@ -46,6 +47,7 @@ def load_task(
     make_split: bool = False,
     rename_labels: Mapping[str, str] | None = None,
     ignore_columns: Sequence[str] | None = None,
+    train_size: int | None = None,
 ) -> Task:
     """Load a task by name: the embedded ones first, then a folder, then the hub.
 
@@ -56,6 +58,8 @@ def load_task(
         make_split: cut a missing validation or test from train by a stable hash.
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
         ignore_columns: columns that are not for learning; every other column of text must be used.
+        train_size: the most rows of train; None keeps all. They are drawn from the whole split by a fixed seed, never
+            its first ones, since data sets come sorted.
 
     Raises:
         LopsidedError: if there is no such task, or its rows cannot be read.
@@ -68,4 +72,4 @@ def load_task(
         ignore_columns=tuple(ignore_columns or ()),
     )
     source = next(source for source in SOURCES if source.has(name))
-    return source.load(name, options)
+    return with_train_size(source.load(name, options), train_size)
