@@ -21,6 +21,7 @@ from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
+from lopsided.settings import check_settings
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
 from lopsided_settings.compare import CompareSettings
 
@@ -35,6 +36,7 @@ class CompareConfig(CompareSettings):
         run: what all runs share.
         methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
         seeds: one run of every method per seed.
+        margin: how many points worse than the best a method may be, and still be taken.
         links: for the methods that have a chain; None keeps each method's own.
         command: how it was asked for, for the record.
     """
@@ -44,6 +46,7 @@ class CompareConfig(CompareSettings):
     command: str = "lopsided compare"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise LopsidedError(f"seeds must be distinct whole numbers, one or more, got {list(self.seeds)}")
         for name in self.names:
@@ -107,7 +110,7 @@ def compare(
             folder=out,
             names=config.names,
             seeds=config.seeds,
-            leaderboard=board_of_comparison(_folders(config), errors),
+            leaderboard=board_of_comparison(_folders(config), errors, margin=config.margin),
             command=config.command,
             model=config.run.model,
             task=config.run.task,
