@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
@@ -28,6 +26,7 @@ from lopsided.runs.careful_trainer import (
 )
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
+from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
@@ -124,7 +123,7 @@ def measure(session: Session) -> RunResult:
     write_predictions(config.out, predictions)
     return RunResult(
         base=session.base,
-        task=_task_facts(session.data),
+        task=_task_facts(config, session.data),
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
@@ -138,17 +137,6 @@ def measure(session: Session) -> RunResult:
         adapter_bytes=adapter_bytes,
         chain=_chain_facts(session),
     )
-
-
-def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
-    """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
-
-    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
-    first rows: data sets come sorted by label.
-    """
-    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
 
 
 def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
@@ -166,7 +154,7 @@ def _trainer(
         model=model,
         args=training_arguments(config, steps),
         train_dataset=splits["train"],
-        eval_dataset=sample_rows(splits["validation"], config.eval_rows),
+        eval_dataset=validation_rows(config, data),
         data_collator=data.collator(),
         compute_metrics=score_of(task),
         preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
@@ -185,19 +173,14 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    config, encoded = session.config, session.data.encoded
-    most = {"train": config.train_rows, "validation": config.eval_rows}
-    splits = {**encoded.splits, **encoded.out_of_domain}
-    if not config.test:
-        splits = {name: splits[name] for name in ("train", "validation")}
     predictions: dict[str, Predictions] = {}
-    for split, rows in splits.items():
-        output = session.trainer.predict(sample_rows(rows, most.get(split)))
+    for split, rows in evaluated_rows(session.config, session.data).items():
+        output = session.trainer.predict(rows)
         predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
     return predictions
 
 
-def _task_facts(data: Data) -> TaskFacts:
+def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
     task, reading = data.task, data.task.reading
     return TaskFacts(
         name=task.name,
@@ -207,7 +190,7 @@ def _task_facts(data: Data) -> TaskFacts:
         greater_is_better=task.metric.greater_is_better,
         rows={split: len(rows) for split, rows in task.splits.items()},
         out_of_domain=tuple(sorted(task.out_of_domain)),
-        note=task.note,
+        note=rows_note(config, data),
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,

@@ -1,0 +1,59 @@
+"""Which rows of each split a run is evaluated on: all of them, or as many as it asks for, drawn once for all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Dataset
+
+from lopsided.runs.config import TrainConfig
+from lopsided.runs.inputs import Data
+
+
+def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
+    """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
+
+    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
+    first rows: data sets come sorted by label.
+    """
+    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
+    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+
+
+def validation_rows(config: TrainConfig, data: Data) -> Dataset:
+    """Return the rows on which checkpoints are chosen."""
+    return sample_rows(data.encoded.splits["validation"], config.eval_rows)
+
+
+def evaluated_rows(config: TrainConfig, data: Data) -> dict[str, Dataset]:
+    """Return the rows that the finished run is evaluated on, by split; those out of domain come last."""
+    splits = {**data.encoded.splits, **data.encoded.out_of_domain}
+    if not config.test:
+        splits = {name: splits[name] for name in ("train", "validation")}
+    return {name: sample_rows(rows, _most(config, name)) for name, rows in splits.items()}
+
+
+def rows_note(config: TrainConfig, data: Data) -> str:
+    """Return what a person should know about the task's rows, and about how many of them the figures are."""
+    return "; ".join(filter(None, [data.task.note, *_limits(config, data)]))
+
+
+def _limits(config: TrainConfig, data: Data) -> Iterator[str]:
+    if config.test_rows is None or not config.test:
+        return
+    counts = {"test": len(data.encoded.splits["test"])}
+    counts |= {name: len(rows) for name, rows in data.encoded.out_of_domain.items()}
+    limited = [
+        f"{config.test_rows:,} of {count:,} rows of {name}"
+        for name, count in counts.items()
+        if count > config.test_rows
+    ]
+    if limited:
+        yield f"evaluated on {', '.join(limited)}, drawn once for all methods and seeds"
+
+
+def _most(config: TrainConfig, split: str) -> int | None:
+    """Return the most rows of a split that count: test and the other domains share a limit."""
+    return {"train": config.train_rows, "validation": config.eval_rows}.get(split, config.test_rows)
