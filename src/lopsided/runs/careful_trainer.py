@@ -17,6 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.facts import Predictions
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
+from lopsided.runs.saved_forms import SavedForm
 from lopsided.tasks import Metric, Task
 from lopsided.tasks.encode import IGNORED
 
@@ -25,7 +26,34 @@ CHECKPOINTS = 2
 
 
 class CarefulTrainer(Trainer):
-    """Stops before a number that is not finite can reach a weight or a checkpoint."""
+    """Stops before a number that is not finite can reach a weight or a checkpoint, and keeps what trains alone.
+
+    Args:
+        form: how what trains is written into checkpoints, and put back into the model.
+        arguments: those of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, form: SavedForm, **arguments: Any) -> None:
+        self.form = form
+        super().__init__(**arguments)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
+        if state_dict is not None:
+            # Gathered from the processes of a sharded model, whose own parameters are parts.
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.form.save(self.accelerator.unwrap_model(self.model), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.form.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self.form.restore(self.model, Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Compute a step's loss and gradients, and raise if one of them is not finite."""

@@ -33,6 +33,7 @@ from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare, save_trained
 from lopsided.runs.record import RunResult
+from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
 from lopsided.tuner import trained_numbers
@@ -151,6 +152,7 @@ def _trainer(
     is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
     trainer = CarefulTrainer(
+        form=FORMS[config.resolve_method().side.saved_as],
         model=model,
         args=training_arguments(config, steps),
         train_dataset=splits["train"],
