@@ -29,9 +29,15 @@ def test_rows_of_other_domains_are_limited_as_those_of_test_are(tmp_path, bert, 
     config = tiny_config(tmp_path, model=bert, task=words, test_rows=3)
     data = load_data(config)
     others = {"far": data.encoded.splits["train"], "near": data.encoded.splits["test"].select(range(2))}
-    data = dataclasses.replace(data, encoded=dataclasses.replace(data.encoded, out_of_domain=others))
+    texts = {"far": data.task.splits["train"], "near": data.task.splits["test"].select(range(2))}
+    data = dataclasses.replace(
+        data,
+        task=dataclasses.replace(data.task, out_of_domain=texts),
+        encoded=dataclasses.replace(data.encoded, out_of_domain=others),
+    )
     rows = evaluated_rows(config, data)
-    assert {name: len(each) for name, each in rows.items()} == {
+    assert all(each.encoded["labels"][:] == each.texts["label"][:] for each in rows.values())
+    assert {name: len(each.texts) for name, each in rows.items()} == {
         "train": 64,
         "validation": 32,
         "test": 3,
@@ -39,7 +45,7 @@ def test_rows_of_other_domains_are_limited_as_those_of_test_are(tmp_path, bert, 
         "near": 2,
     }
     # By lot: the first rows of a data set that is sorted by label would be of one class.
-    assert rows["far"]["input_ids"][:] != data.encoded.splits["train"].select(range(3))["input_ids"][:]
+    assert rows["far"].encoded["input_ids"][:] != data.encoded.splits["train"].select(range(3))["input_ids"][:]
     assert "evaluated on 3 of 40 rows of test, 3 of 64 rows of far, drawn once" in rows_note(config, data)
     assert rows_note(dataclasses.replace(config, test=False), data) == data.task.note
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
@@ -11,15 +12,27 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """The rows of one split that count, in one order: as tokens, and as the task has them."""
+
+    encoded: Dataset
+    texts: Dataset
+
+
 def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
 
     Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
     first rows: data sets come sorted by label.
     """
-    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
+    return dataset.select(_sample(dataset, most))
+
+
+def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
+    kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
     lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+    return kept[np.argsort(lengths[kept], kind="stable")]
 
 
 def validation_rows(config: TrainConfig, data: Data) -> Dataset:
@@ -27,12 +40,17 @@ def validation_rows(config: TrainConfig, data: Data) -> Dataset:
     return sample_rows(data.encoded.splits["validation"], config.eval_rows)
 
 
-def evaluated_rows(config: TrainConfig, data: Data) -> dict[str, Dataset]:
+def evaluated_rows(config: TrainConfig, data: Data) -> dict[str, SplitRows]:
     """Return the rows that the finished run is evaluated on, by split; those out of domain come last."""
     splits = {**data.encoded.splits, **data.encoded.out_of_domain}
     if not config.test:
         splits = {name: splits[name] for name in ("train", "validation")}
-    return {name: sample_rows(rows, _most(config, name)) for name, rows in splits.items()}
+    texts = {**data.task.splits, **data.task.out_of_domain}
+    counting = {name: _sample(rows, _most(config, name)) for name, rows in splits.items()}
+    return {
+        name: SplitRows(encoded=splits[name].select(sample), texts=texts[name].select(sample))
+        for name, sample in counting.items()
+    }
 
 
 def rows_note(config: TrainConfig, data: Data) -> str:

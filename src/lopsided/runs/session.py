@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
@@ -28,6 +29,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.generate import answered, splits_with_answers, writing_of
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
@@ -128,7 +130,7 @@ def measure(session: Session) -> RunResult:
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
-        metrics={split: split_figures(task.metric, rows) for split, rows in predictions.items()},
+        metrics={split: split_figures(task.metric, rows, task.also) for split, rows in predictions.items()},
         generalization_error=generalization_error(predictions) if config.test else None,
         best_step=trainer.state.best_global_step,
         # The closing entry is about this session, which may have begun at a checkpoint.
@@ -175,11 +177,34 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
+    kind = session.data.task.kind
     predictions: dict[str, Predictions] = {}
     for split, rows in evaluated_rows(session.config, session.data).items():
-        output = session.trainer.predict(rows)
-        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+        output = session.trainer.predict(rows.encoded)
+        predictions[split] = rows_of(kind, output.predictions, output.label_ids)
+        if split in splits_with_answers(session.data):
+            predictions[split] = {**predictions[split], **_answers(session, rows.texts)}
     return predictions
+
+
+def _answers(session: Session, rows: Dataset) -> Predictions:
+    trainer, data = session.trainer, session.data
+
+    def show(batches: Sequence[Any]) -> None:
+        # As the Trainer's own loop calls it, so that every progress bar moves.
+        trainer.callback_handler.eval_dataloader = batches
+        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
+
+    written = answered(
+        rows,
+        session.model,
+        data.tokenizer,
+        writing_of(session.config, data),
+        autocast=trainer.accelerator.autocast,
+        on_batch=show,
+    )
+    trainer.control = trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, {})
+    return written
 
 
 def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
@@ -196,6 +221,7 @@ def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        also=task.also,
     )
 
 
