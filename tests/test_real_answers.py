@@ -1,4 +1,4 @@
-"""E2E and Django from the rows to BLEU and exact match, with a tiny random GPT-2 whose tokenizer is made of the rows."""
+"""E2E and Django from the rows to BLEU and exact match, with a tiny random GPT-2 and a tokenizer of these rows."""
 
 from __future__ import annotations
 
