@@ -122,6 +122,7 @@ class TaskFacts:
         shape: how the rows were read, in words; "" where they were not read from a user's columns.
         columns: which of a user's columns became which of the task's; None where none were read, or in version 0.1.0.
         left_out: the columns that were not used, with the reason; None as `columns`.
+        modality: what a row gives the model to read, "text" or "image".
     """
 
     name: str
@@ -135,6 +136,7 @@ class TaskFacts:
     shape: str
     columns: Mapping[str, Sequence[str]] | None
     left_out: Mapping[str, str] | None = None
+    modality: str = "text"
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> TaskFacts:
@@ -151,6 +153,7 @@ class TaskFacts:
             shape=section.get("shape", ""),
             columns=section.get("columns"),
             left_out=section.get("left_out"),
+            modality=section.get("modality", "text"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -169,6 +172,8 @@ class TaskFacts:
             facts["columns"] = {name: list(parts) for name, parts in self.columns.items()}
         if self.left_out is not None:
             facts["left_out"] = dict(self.left_out)
+        if self.modality != "text":
+            facts["modality"] = self.modality
         return facts
 
 

@@ -18,11 +18,8 @@ from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
-    causal_reader,
     finish_rotation,
     restore,
-    row_reader,
-    rows_of,
     score_of,
     training_arguments,
 )
@@ -36,6 +33,7 @@ from lopsided.runs.prepare import prepare, save_trained
 from lopsided.runs.record import RunResult
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
 
@@ -147,7 +145,9 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     first rows: data sets come sorted by label.
     """
     kept = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    # Images have one length: they keep the order in which they were drawn.
+    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
+    lengths = np.array([len(ids) for ids in tokens])
     return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
 
 
@@ -160,16 +160,17 @@ def _trainer(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
     task, splits = data.task, data.encoded.splits
-    is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    arguments = training_arguments(config, steps)
+    # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
+    arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
+        data=data,
         model=model,
-        args=training_arguments(config, steps),
+        args=arguments,
         train_dataset=splits["train"],
         eval_dataset=sample_rows(splits["validation"], config.eval_rows),
-        data_collator=data.collator(),
         compute_metrics=score_of(task),
-        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
     )
@@ -193,7 +194,7 @@ def _predictions(session: Session) -> dict[str, Predictions]:
     predictions: dict[str, Predictions] = {}
     for split, rows in splits.items():
         output = session.trainer.predict(sample_rows(rows, most.get(split)))
-        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+        predictions[split] = KINDS[session.data.task.kind].rows(output.predictions)
     return predictions
 
 
@@ -211,6 +212,7 @@ def _task_facts(data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        modality=task.modality,
     )
 
 

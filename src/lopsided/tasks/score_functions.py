@@ -142,7 +142,9 @@ class Score:
 
 ANSWERED = ("prediction", "label")
 SCORES: dict[str, Score] = {
-    "accuracy": Score(function=_accuracy, reads=ANSWERED, kinds=("classification",), unit="percent", is_share=True),
+    "accuracy": Score(
+        function=_accuracy, reads=ANSWERED, kinds=("classification", "choice"), unit="percent", is_share=True
+    ),
     "f1": Score(function=_f1, reads=ANSWERED, kinds=("classification",), unit="percent"),
     "f1_macro": Score(function=_f1_macro, reads=ANSWERED, kinds=("classification",), unit="percent"),
     "matthews_correlation": Score(function=_matthews, reads=ANSWERED, kinds=("classification",)),
@@ -156,6 +158,3 @@ SCORES: dict[str, Score] = {
         unit="perplexity",
     ),
 }
-
-# The score of a kind of task where nobody says which.
-DEFAULT = {"classification": "accuracy", "regression": "pearson", "generation": "perplexity"}
