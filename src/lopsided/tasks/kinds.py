@@ -113,7 +113,7 @@ KINDS: dict[str, Kind] = {
         encoding=written,
         collators={"text": padded_with_labels},
         read=read_tokens,
-        keeps={"tokens": np.int64, "loss": np.float64},
+        keeps={"tokens": np.int64, "loss": np.float64, "right_tokens": np.int64, "first_right": np.int64},
         is_causal=True,
     ),
     # Trained on the language-model loss of the right option, as a completion is: one sequence per row and the loss that

@@ -32,9 +32,20 @@ def read_scores(logits: Tensor, batch: Mapping[str, Tensor], shifted: bool) -> T
 
 
 def read_tokens(logits: Tensor, batch: Mapping[str, Tensor], shifted: bool) -> Tensor:
-    """Return the tokens that count and their mean loss: logits (n, T, V), labels (n, T) -> (n, 2)."""
-    counts, means = _token_losses(logits, batch["labels"], shifted)
-    return torch.stack([counts.float(), means], 1)
+    """Return how many tokens count, their mean loss, how many are the most likely ones, and whether the first is.
+
+    Shapes:
+        logits (n, T, V), labels (n, T) -> (n, 4).
+    """
+    labels = batch["labels"]
+    if shifted:
+        logits, labels = shift_for_causal(logits, labels)
+    counts, means = _token_losses(logits, labels)
+    is_learned = labels != IGNORED
+    is_right = (logits.argmax(-1) == labels) & is_learned
+    first = is_learned.int().argmax(1, keepdim=True)
+    columns = [counts, means, is_right.sum(1), is_right.gather(1, first).squeeze(1)]
+    return torch.stack([column.float() for column in columns], 1)
 
 
 def read_options(logits: Tensor, batch: Mapping[str, Tensor], shifted: bool) -> Tensor:
@@ -47,7 +58,8 @@ def read_options(logits: Tensor, batch: Mapping[str, Tensor], shifted: bool) -> 
     Source:
         Brown et al. 2020, "Language Models are Few-Shot Learners", section 2.4, for the likelihood per token.
     """
-    _, losses = _token_losses(logits, batch[OPTION_LABELS], shifted)
+    labels = batch[OPTION_LABELS]
+    _, losses = _token_losses(*(shift_for_causal(logits, labels) if shifted else (logits, labels)))
     question, right = batch[QUESTION], batch[RIGHT]
     rows = torch.arange(len(right), device=losses.device)
     # Options of a row stand next to each other; where the row begins is where its number is first seen.
@@ -58,10 +70,8 @@ def read_options(logits: Tensor, batch: Mapping[str, Tensor], shifted: bool) -> 
     return torch.stack([table.argmin(1).float(), right.float(), own], 1)
 
 
-def _token_losses(logits: Tensor, labels: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
+def _token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the number of tokens of each row that count, and their mean loss."""
-    if shifted:
-        logits, labels = shift_for_causal(logits, labels)
     losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
     counts = (labels != IGNORED).sum(1)
     return counts, losses.sum(1) / counts.clamp(min=1)

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.kinds import KINDS
-from lopsided.tasks.metrics import Metric
+from lopsided.tasks.metrics import Metric, get_metric
 from lopsided.tasks.reading import Reading
 from lopsided.tasks.score_functions import SCORES
 
@@ -35,6 +35,7 @@ class Task:
             `options` (two texts or more, in any number) and `label`, the index of the right one.
         labels: the classes' names in index order; empty unless classification.
         metric: the figure that counts.
+        also: names of the scores that are recorded next to it.
         out_of_domain: test splits of other domains, by name; may be empty.
         note: one line to print next to every figure of this task, or "".
         reading: which columns of the data set the rows were read from; None for tasks that have fixed columns.
@@ -48,6 +49,7 @@ class Task:
     splits: Mapping[str, Dataset]
     labels: tuple[str, ...]
     metric: Metric
+    also: tuple[str, ...] = ()
     out_of_domain: Mapping[str, Dataset] = field(default_factory=dict)
     note: str = ""
     reading: Reading | None = None
@@ -81,12 +83,22 @@ class Task:
                 f"task {self.name}: expected {number} for {self.kind}; received {len(self.labels)} "
                 f"{list(self.labels)[:5]}; check the label field of train"
             )
-        kinds = self.metric.entry.kinds
+        for metric in (self.metric, *map(get_metric, self.also)):
+            self._check_metric(metric)
+
+    def _check_metric(self, metric: Metric) -> None:
+        kinds = metric.entry.kinds
         if self.kind not in kinds:
             fitting = [name for name, score in SCORES.items() if self.kind in score.kinds]
             raise LopsidedError(
-                f"metric {self.metric.name} is for {', '.join(kinds)}: task {self.name} is {self.kind}; "
+                f"metric {metric.name} is for {', '.join(kinds)}: task {self.name} is {self.kind}; "
                 f"use {' or '.join(fitting)}"
+            )
+        columns = self.splits["train"].column_names
+        if metric.entry.reads_answers and "prompt" not in columns:
+            raise LopsidedError(
+                f"metric {metric.name} reads answers to prompts: task {self.name} expected columns prompt and "
+                f"completion; received {', '.join(columns)} alone; use perplexity, or write the rows so"
             )
 
     @property
