@@ -13,7 +13,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
 
 # The settings that say how a task's rows are read, as `load_task` takes them.
-READING = ("label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size")
+READING = ("data", "label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size")
 
 
 @dataclass(frozen=True, kw_only=True)
