@@ -75,6 +75,7 @@ class KnownTask(abc.ABC):
     Args:
         about: what is to be learned, in a few words.
         metric: the figure that counts, a name in `score_functions.SCORES`.
+        also: the scores that are recorded next to it.
         sources: where the parts come from.
         folder: the data set's folder in local form; "" if it has none.
         note: how figures differ from published ones, or "".
@@ -84,6 +85,7 @@ class KnownTask(abc.ABC):
     about: str
     metric: str
     sources: PartSources
+    also: tuple[str, ...] = ()
     folder: str = ""
     note: str = ""
     hub_note: str = ""
@@ -125,6 +127,7 @@ class KnownTask(abc.ABC):
             "about": self.about,
             "kind": self.kind,
             "metric": self.metric,
+            "also": list(self.also),
             "origin": self.origin,
             "folder": self.folder,
             "form": self.shape,

@@ -80,6 +80,7 @@ class TextEntry(KnownTask):
             splits={split: splits[split] for split in SPLITS},
             labels=self.classes if self.kind == "classification" else (),
             metric=get_metric(options.metric or self.metric),
+            also=self.also,
             out_of_domain={f"{name}/{split}": splits[split] for split in self.elsewhere},
             note="; ".join(filter(None, notes)),
             reading=self.form.reading,

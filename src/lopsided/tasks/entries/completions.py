@@ -7,6 +7,7 @@ from lopsided.tasks.reading import Row
 from lopsided.tasks.task_entry import CONVERTED, Hub, KnownTask, PartSources
 from lopsided.tasks.text_entry import TextEntry
 
+ROUGE = ("rouge1", "rouge2", "rougeL")
 UNKNOWN = PartSources(hub="paper", splits="unknown", form="unknown", metric="paper")
 
 
@@ -34,6 +35,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         hub=Hub(name="tuetschek/e2e_nlg", revision=CONVERTED),
         form=completed("MR: {meaning_representation:slots}\nTEXT:", "{human_reference}"),
         metric="perplexity",
+        also=("token_accuracy",),
         folder="e2e",
         sources=PartSources(),
         note="a row per reference; the text begins on a line of its own",
@@ -42,16 +44,18 @@ COMPLETIONS: dict[str, KnownTask] = {
         about="a line of Python from its description",
         hub=Hub(name="AhmedSSoliman/DJANGO", read=_django),
         form=completed('"""Task: {annotation}"""\n# Solution', "{code}"),
-        metric="perplexity",
+        metric="token_accuracy",
+        also=("perplexity", "greedy_match"),
         folder="django",
-        sources=PartSources(metric="default"),
-        note="the code ends with the end token, which the papers' code leaves out, and so does its accuracy per token",
+        sources=PartSources(),
+        note="the code ends with the end token, which the papers' code leaves out",
     ),
     "xsum": TextEntry(
         about="a news article in one sentence",
         hub=Hub(name="EdinburghNLP/xsum", revision=CONVERTED),
         form=completed("{document}", "{summary}"),
         metric="perplexity",
+        also=ROUGE,
         folder="xsum",
         sources=UNKNOWN,
     ),
@@ -60,6 +64,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         hub=Hub(name="abisee/cnn_dailymail", configuration="3.0.0"),
         form=completed("{article}", "{highlights}"),
         metric="perplexity",
+        also=ROUGE,
         folder="cnn_dailymail",
         sources=UNKNOWN,
     ),
@@ -73,9 +78,9 @@ COMPLETIONS: dict[str, KnownTask] = {
         ),
         trained_on=_ALPACA,
         form=completed("{question}\n{options:choices}\nAnswer:", "{label:letter}"),
-        metric="perplexity",
+        metric="top1_token",
         folder="mmlu",
-        sources=UNKNOWN,
+        sources=PartSources(hub="paper", splits="unknown", form="unknown", metric="code"),
         note="train and test are different data sets, so the gap between them is not one of generalization",
     ),
 }
