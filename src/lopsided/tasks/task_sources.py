@@ -69,6 +69,7 @@ def load_task(
         ignore_columns: columns that are not for learning; every other column of text must be used.
         train_size: the most rows of train; None keeps all. They are drawn from the whole split by a fixed seed, never
             its first ones, since data sets come sorted.
+        data: a folder with the data sets of `TASKS` in local form, one folder per data set; None asks the hub.
 
     Raises:
         LopsidedError: if there is no such task, or its rows cannot be read.
