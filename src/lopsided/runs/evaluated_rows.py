@@ -31,7 +31,9 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
 
 def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
     kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    # Images have one length: they keep the order in which they were drawn.
+    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
+    lengths = np.array([len(ids) for ids in tokens])
     return kept[np.argsort(lengths[kept], kind="stable")]
 
 

@@ -17,11 +17,8 @@ from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
-    causal_reader,
     finish_rotation,
     restore,
-    row_reader,
-    rows_of,
     score_of,
     training_arguments,
 )
@@ -38,6 +35,7 @@ from lopsided.runs.record import RunResult
 from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
 
@@ -151,17 +149,18 @@ def _trainer(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
     task, splits = data.task, data.encoded.splits
-    is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    arguments = training_arguments(config, steps)
+    # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
+    arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
         form=FORMS[config.resolve_method().side.saved_as],
+        data=data,
         model=model,
-        args=training_arguments(config, steps),
+        args=arguments,
         train_dataset=splits["train"],
         eval_dataset=validation_rows(config, data),
-        data_collator=data.collator(),
         compute_metrics=score_of(task),
-        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
     )
@@ -177,11 +176,11 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    kind = session.data.task.kind
+    kind = KINDS[session.data.task.kind]
     predictions: dict[str, Predictions] = {}
     for split, rows in evaluated_rows(session.config, session.data).items():
         output = session.trainer.predict(rows.encoded)
-        predictions[split] = rows_of(kind, output.predictions, output.label_ids)
+        predictions[split] = kind.rows(output.predictions)
         if split in splits_with_answers(session.data):
             predictions[split] = {**predictions[split], **_answers(session, rows.texts)}
     return predictions
@@ -198,7 +197,7 @@ def _answers(session: Session, rows: Dataset) -> Predictions:
     written = answered(
         rows,
         session.model,
-        data.tokenizer,
+        data.processor,
         writing_of(session.config, data),
         autocast=trainer.accelerator.autocast,
         on_batch=show,
@@ -221,6 +220,7 @@ def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        modality=task.modality,
         also=task.also,
     )
 
