@@ -189,19 +189,10 @@ def test_other_domains_are_answered_too(tmp_path, llama, phrases):
 def test_letters_are_matched_by_one_token(tmp_path, llama):
     """A prompt with a few solved examples, and the letter as completion, of which the end token is not part."""
     shots = "river ? good\nstone ? awful\n"
-    row = lambda text, word: {"prompt": f"{shots}{text} ?", "completion": word}  # noqa: E731
     (tmp_path / "task").mkdir()
-    task = write_task(tmp_path / "task", row)
-    config = tiny_config(
-        tmp_path / "run",
-        model=llama,
-        task=task,
-        method="lora",
-        metric="top1_token",
-        max_length=32,
-        also=["greedy_match"],
-    )
-    run = train(config)
+    task = write_task(tmp_path / "task", lambda text, w: {"prompt": f"{shots}{text} ?", "completion": w})
+    options = {"model": llama, "task": task, "method": "lora", "metric": "top1_token"}
+    run = train(tiny_config(tmp_path / "run", **options, max_length=32))
     rows, tokenizer = run.predictions["test"], word_tokenizer("$A")
     model, right = reload(run.folder).eval(), []
     for prompt, letter in zip(*(load_task(task).splits["test"][name] for name in ("prompt", "completion"))):
@@ -223,7 +214,7 @@ def test_bad_input_is_one_line_before_any_step(tmp_path, llama, t5, bert, phrase
     options = {"model": llama, "task": phrases, "method": "cla", "also": ["bleu"]}
     with pytest.raises(LopsidedError, match="must leave room for a prompt of 8 tokens: max_new_tokens=125"):
         train(tiny_config(tmp_path / "run", **options, max_new_tokens=125))
-    with pytest.raises(LopsidedError, match="top1_token of task .* expected a causal model"):
+    with pytest.raises(LopsidedError, match=r"top1_token of task .* expected a causal model"):
         train(tiny_config(tmp_path / "run", **{**options, "model": t5, "metric": "top1_token"}))
     assert not (tmp_path / "run").exists()
     with pytest.raises(LopsidedError, match="metric bleu is for generation"):
