@@ -162,9 +162,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "alpaca-mmlu": MMLU,
 }
 
-
-def features(name: str) -> Features:
-    return Features(ROWS[name]["features"])}
 # The same rows, of which the options are compared.
 for _name, _prompt in {
     "openbookqa": "Question: What is added to food that is cooked?\nAnswer:",
