@@ -18,7 +18,7 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
     )
     data: str | None = setting(
         None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
