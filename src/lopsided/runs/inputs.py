@@ -55,7 +55,7 @@ class Inputs:
 
 def load_data(config: TrainConfig) -> Data:
     """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
-    task = _load_task(config)
+    task = task_of(config)
     tokenizer, seq2seq = tokenizer_of(config.model), is_encoder_decoder(config.model)
     return _encoded(config, task, tokenizer, seq2seq=seq2seq)
 
@@ -65,7 +65,7 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
 
     Equal configurations give equal bits: the seed decides the weights of a new head, whatever was drawn before.
     """
-    task = _load_task(config) if data is None else data.task
+    task = task_of(config) if data is None else data.task
     model, tokenizer = load_model(config.model, task, seed=config.seed)
     if data is None:
         data = _encoded(config, task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
