@@ -12,6 +12,9 @@ from lopsided.models.load import is_encoder_decoder, load_model, tokenizer_of
 from lopsided.runs.config import TrainConfig
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
 
+# The settings that say how a task's rows are read, as `load_task` takes them.
+READING = ("label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -53,6 +56,25 @@ class Inputs:
     model: PreTrainedModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the caller of `train` has prepared for a run.
+
+    Args:
+        load: loads what the run begins with, rows and a model of the run's own; a run that is finished already does
+            not call it. A `ModelCache` has such a function, and so has `with_data`.
+        checked: whether the caller has made the `preflight` of this run.
+    """
+
+    load: Callable[[TrainConfig], Inputs]
+    checked: bool = False
+
+
+def with_data(data: Data) -> Prepared:
+    """Return the preparation of runs whose rows are loaded already, and whose models are not."""
+    return Prepared(load=lambda config: load_inputs(config, data))
+
+
 def load_data(config: TrainConfig) -> Data:
     """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
     task = task_of(config)
@@ -72,16 +94,15 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
     return Inputs(data=data, model=model)
 
 
+def reading_of(config: TrainConfig) -> tuple[object, ...]:
+    """Return all of a configuration that its rows as tokens depend on: two runs with equal ones share their `Data`."""
+    settings = (getattr(config, name) for name in (*READING, "model", "task", "max_length"))
+    # Plain data has no hash of its own; its text has, and tells the same apart.
+    return tuple(repr(value) for value in settings)
+
+
 def _load_task(config: TrainConfig) -> Task:
-    return load_task(
-        config.task,
-        label=config.label,
-        metric=config.metric,
-        make_split=config.make_split,
-        rename_labels=config.rename_labels,
-        ignore_columns=config.ignore_columns,
-        train_size=config.train_size,
-    )
+    return load_task(config.task, **{name: getattr(config, name) for name in READING})
 
 
 def _encoded(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool) -> Data:
