@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, report, train, verify
+from lopsided_cli import advise, bench, bounds, compare, diagnose, export, lab, methods, report, train, verify
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -17,6 +17,7 @@ from lopsided_cli.quiet import quiet_libraries
 VERBS: dict[str, Verb] = {
     "methods": methods.methods,
     "compare": compare.compare,
+    "bench": bench.bench,
     "train": train.train,
     "export": export.export,
     "verify": verify.verify,

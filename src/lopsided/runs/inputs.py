@@ -101,7 +101,8 @@ def reading_of(config: TrainConfig) -> tuple[object, ...]:
     return tuple(repr(value) for value in settings)
 
 
-def _load_task(config: TrainConfig) -> Task:
+def task_of(config: TrainConfig) -> Task:
+    """Load the rows that a run reads, as text."""
     return load_task(config.task, **{name: getattr(config, name) for name in READING})
 
 

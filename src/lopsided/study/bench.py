@@ -71,7 +71,7 @@ def planned(bench: Bench, *, probe: bool) -> Plan:
     study = read_study(bench.path)
     if study.tuning is not None:
         check_tuner()
-    return plan(study, bench.out, results=bench.all_results(), look=Looker(probe=probe, machine=study.machine))
+    return plan(study, bench.out, results=bench.all_results(), look=Looker(probe=probe))
 
 
 def run_bench(
@@ -99,7 +99,8 @@ def run_bench(
         mend_tail(bench.results_path)
         held.enter_context(terminable())
         begin(outlook)
-        cells = [each.cell for each in only_shard(outlook.cells, bench.shard) if each.state != "unavailable"]
+        tuning = outlook.study.tuning
+        cells = only_shard(outlook.runs, bench.shard, tuned=tuning is not None)
         maker = backend(outlook)
         held.callback(maker.close)
         drive = Drive(
@@ -110,7 +111,7 @@ def run_bench(
             retry=bench.retry_failed,
             tell=tell,
         )
-        drive.run(cells, outlook.study.tuning)
+        drive.run([placed(cell, bench.out) for cell in cells], tuning)
         outlook = planned(bench, probe=False)
         write_outputs(bench.out, outlook, bench.all_results())
     return outlook

@@ -5,18 +5,46 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lopsided.files.atomic import write_json, write_text
-from lopsided.formatting import number_text
-from lopsided.study.board_rows import Absence, Entry
+from lopsided.formatting import estimate_text
+from lopsided.study.board_rows import Absence, Entry, Row
+from lopsided.study.columns import Column
 from lopsided.study.drive import tuned_rates
 from lopsided.study.leaderboard import Leaderboard, leaderboard
 from lopsided.study.plan import Plan, PlannedCell
 from lopsided.study.results import Result
 
 BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyBoard:
+    """The leaderboard of one model and task of a study."""
+
+    title: str
+    leaderboard: Leaderboard
+    seeds: tuple[int, ...]
+
+    @property
+    def entries(self) -> list[Row | Absence]:
+        """The rows in their order, and after them what has none."""
+        return [*self.leaderboard.rows, *self.leaderboard.absent]
+
+
+def study_boards(plan: Plan, results: Mapping[str, Result]) -> list[StudyBoard]:
+    """Return the leaderboards of a study, with what stands above each."""
+    return [
+        StudyBoard(
+            title=f"{len(board.rows)} methods on {task} with {model}",
+            leaderboard=board,
+            seeds=tuple(sorted({run.seed for row in board.rows for run in row.runs})),
+        )
+        for (model, task), board in boards_of(plan, results).items()
+    ]
 
 
 def boards_of(plan: Plan, results: Mapping[str, Result]) -> dict[tuple[str, str], Leaderboard]:
@@ -87,10 +115,10 @@ def markdown_of(plan: Plan, boards: Mapping[tuple[str, str], Leaderboard], resul
     return "\n".join(parts)
 
 
-def _figure(row: Any, column: Any) -> str:
+def _figure(row: Row, column: Column) -> str:
+    """Return a figure with half its 95 % interval."""
     cell = row.cells[column.key]
-    text = shown(cell.mean, column.unit)
-    return f"{text} ± {shown(cell.half, column.unit)}" if cell.half is not None else text
+    return str(estimate_text(cell.mean, cell.half, column.unit))
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

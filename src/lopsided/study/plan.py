@@ -68,11 +68,14 @@ class Plan:
     """All cells of a study.
 
     Args:
+        cells: all of them, with tuning also the trials; the rate of a tuned run is known when these have ended.
+        runs: the cells without trials, as the study asks for them, of which the model and the task are here.
         downloads: what is fetched or has to be put somewhere first, in words.
     """
 
     study: Study
     cells: tuple[PlannedCell, ...]
+    runs: tuple[Cell, ...]
     downloads: tuple[str, ...] = ()
 
     @property
@@ -136,7 +139,8 @@ def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Loo
             planned = replace(planned, state=state, why="; ".join(pair.missing), span=span)
             cells.setdefault(name, _stand(planned, results))
     standing = list(cells.values()) if study.tuning is None else _with_trials(list(cells.values()), study, results)
-    return Plan(study=study, cells=tuple(standing), downloads=tuple(missing))
+    runs = [each.cell for each in cells.values() if each.state != "unavailable"]
+    return Plan(study=study, cells=tuple(standing), runs=tuple(runs), downloads=tuple(missing))
 
 
 def _with_trials(cells: Sequence[PlannedCell], study: Study, results: Mapping[str, Result]) -> list[PlannedCell]:
@@ -235,10 +239,13 @@ def _stand(planned: PlannedCell, results: Mapping[str, Result]) -> PlannedCell:
     return replace(planned, state=result.status, why=result.reason)
 
 
-def only_shard(cells: Sequence[PlannedCell], shard: tuple[int, int]) -> list[PlannedCell]:
+def only_shard(cells: Sequence[Cell], shard: tuple[int, int] | None, *, tuned: bool) -> list[Cell]:
     """Return the cells of shard i of n, i from 1: by their keys, so that every machine deals them out alike.
 
-    With tuning, cells that share their trials are in one shard.
+    Args:
+        tuned: whether cells share trials; then those that do are in one shard.
     """
+    if shard is None:
+        return list(cells)
     i, n = shard
-    return [each for each in cells if int(each.cell.family[:8], 16) % n == i - 1]
+    return [cell for cell in cells if int(cell.family if tuned else cell.key, 16) % n == i - 1]

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from lopsided.method import METHODS
 from lopsided.runs import Run, train
 from lopsided.runs.ending import reason
+from lopsided.runs.inputs import Prepared
 from lopsided.runs.model_cache import ModelCache
 from lopsided.study.cell import NUMERICS, Cell
 from lopsided.study.results import SCHEMA, Status, packed
@@ -33,11 +34,13 @@ def run_cell(
         command: for the run's record.
     """
     # A process that was not started by the study, such as a worker's, does not know its variants.
-    METHODS.setdefault(cell.method.name, cell.method) if ":" not in cell.method.name else None
+    if ":" not in cell.method.name:
+        METHODS.setdefault(cell.method.name, cell.method)
     errors: list[str] = []
     with ExitStack() as failure:
         failure.push(partial(_keep, errors))
-        run = train(cell.config, resume=True, prepared=cache.prepared(cell.config), callbacks=callbacks, command=command)
+        prepared = Prepared(load=cache.inputs, checked=True)
+        run = train(cell.config, resume=True, prepared=prepared, callbacks=callbacks, command=command)
     if errors:
         return line_of(cell, "failed", errors[0])
     return line_of(cell, "finished", run=run)
