@@ -27,13 +27,18 @@ def bench(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
     json: options.Json = False,
     probe: Annotated[bool, typer.Option(help="With --plan: time a few steps of each model and task.")] = True,
-    stale: Annotated[bool, typer.Option("--stale", help="List finished cells from older numerics or versions.")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="List finished cells from older numerics or versions.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make cells again that failed.")] = False,
     changed: Annotated[bool, typer.Option("--changed", help="Go on although the study file has changed.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cells, for clusters.")] = None,
     results: Annotated[
         list[Path] | None, typer.Option(help="Results of another machine: its finished cells are not run again.")
     ] = None,
+    backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="A few steps on the models' tiny twins, to see that all is there.")
     ] = False,
@@ -66,7 +71,8 @@ def bench(
         print_json(outlook.to_json()) if json else _print_plan(outlook)
         return
     with progress(Console(stderr=True)) as display:
-        outlook = run_bench(asked, backend=_maker(display), begin=display.begin, tell=display.tell)
+        maker = _maker(backend, display, address=address, workers=workers)
+        outlook = run_bench(asked, backend=maker, begin=display.begin, tell=display.tell)
     if json:
         print_json(outlook.to_json())
     else:
@@ -76,10 +82,21 @@ def bench(
         raise typer.Exit(1)
 
 
-def _maker(display: StudyProgress) -> Callable[[Plan], Backend]:
+def _maker(
+    name: str, display: StudyProgress, *, address: str | None, workers: int | None
+) -> Callable[[Plan], Backend]:
+    command = options.command_line()
+    if name == "ray":
+        from lopsided.study.ray_backend import RayBackend
+
+        return lambda plan: RayBackend(address=address, workers=workers, memory=plan.memory_bytes, command=command)
+    if name != "local":
+        raise BadInput(f"--backend must be local or ray, got {name!r}; choose one of them")
+    if address is not None or workers is not None:
+        raise BadInput("--address and --workers are for Ray; expected --backend ray with them; add it, or leave them out")
     from lopsided.study.backend import Local
 
-    return lambda plan: Local(callbacks=display.callbacks, command=options.command_line())
+    return lambda plan: Local(callbacks=display.callbacks, command=command)
 
 
 def _print_plan(plan: Plan) -> None:
@@ -102,7 +119,8 @@ def _print_plan(plan: Plan) -> None:
     show(["model", "task", "method", "cells", "steps", "time", "settings (source)"], rows, title=plan.study.title)
     total = "unknown" if plan.seconds is None else duration(plan.seconds)
     counted = ", ".join(f"{number} {state}" for state, number in plan.counts().items())
-    print(f"{len(plan.cells)} cells: {counted}; time left, one after the other: {total}; disk: {plan.disk_bytes / 2**20:,.0f} MiB")
+    print(f"{len(plan.cells)} cells: {counted}")
+    print(f"time left, one after the other: {total}; disk: at most {plan.disk_bytes / 2**20:,.0f} MiB")
     for line in plan.downloads:
         print(f"missing: {line}")
 
@@ -120,7 +138,7 @@ def _print_stale(asked: Bench, json: bool) -> None:
     from lopsided.study.stale import stale_results
 
     rows = [
-        {"cell": result.key, "model": result.data["model"], "task": result.data["task"], "method": result.data["method"], "why": why}
+        {"cell": result.key, **{name: result.data[name] for name in ("model", "task", "method")}, "why": why}
         for result, why in stale_results(asked.all_results())
     ]
     if json:

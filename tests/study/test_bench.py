@@ -104,7 +104,7 @@ def test_shards_make_all_cells_once(study):
 def test_a_changed_file_is_refused(study):
     run_bench(study)
     study.path.write_text(study.path.read_text().replace("steps = 6", "steps = 5"))
-    with pytest.raises(LopsidedError, match="has changed since .* was begun with it; .* pass --changed"):
+    with pytest.raises(LopsidedError, match=r"has changed since .* was begun with it; .* pass --changed"):
         run_bench(study)
     assert len(outcomes(study.out)) == 6
 

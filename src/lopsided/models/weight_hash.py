@@ -40,8 +40,12 @@ def _folder(source: ModelSource) -> Path | None:
         return folder
     # The hub's cache keeps the files of one commit in one folder.
     config = cached_file(
-        source.path, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
+        source.path,
+        "config.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
     )
     return None if config is None else Path(config).parent
 

@@ -19,8 +19,8 @@ CellCallbacks = Callable[[Cell], Sequence[TrainerCallback]]
 class Backend(abc.ABC):
     """Makes cells, some at a time.
 
-    `submit` hands one over, `next` waits for one that has ended. A cell that was handed over ends once: with the line of
-    its results.
+    `submit` hands one over, `next` waits for one that has ended. A cell that was handed over ends once, with the line
+    of its results.
     """
 
     @property

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
@@ -21,7 +20,7 @@ from lopsided.study.estimates import Looker
 from lopsided.study.outputs import write_outputs
 from lopsided.study.plan import Plan, only_shard, plan
 from lopsided.study.results import RESULTS, Result, mend_tail, read_results
-from lopsided.study.study_file import Study, read_study
+from lopsided.study.study_file import read_study
 from lopsided.study.tuning import check_tuner
 
 STUDY = "study.json"
@@ -131,7 +130,7 @@ def _note_study(bench: Bench) -> None:
         before = loads(there.read_text())
         if before.get("sha256") != now["sha256"]:
             raise LopsidedError(
-                f"{bench.path} has changed since {bench.out} was begun with it; expected the same text; pass --changed to "
-                "go on with the new one (cells that are in both are kept), or choose another --out"
+                f"{bench.path} has changed since {bench.out} was begun with it; expected the same text; pass --changed "
+                "to go on with the new one (cells that are in both are kept), or choose another --out"
             )
     write_json(there, now)

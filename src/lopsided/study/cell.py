@@ -105,7 +105,9 @@ def slug(*words: str) -> str:
 def folder_name(cell: Cell) -> str:
     """Return the name of a cell's run directory in a study's `runs`."""
     config = cell.config
-    return slug(config.model.rsplit("/")[-1], config.task.rsplit("/")[-1], config.method, f"seed{config.seed}", cell.key)
+    return slug(
+        config.model.rsplit("/")[-1], config.task.rsplit("/")[-1], config.method, f"seed{config.seed}", cell.key
+    )
 
 
 def _digits(value: Mapping[str, Any]) -> str:

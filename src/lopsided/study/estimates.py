@@ -91,7 +91,9 @@ def _evaluated(config: TrainConfig, pair: Pair) -> int:
     validation = min(pair.splits["validation"], config.eval_rows or pair.splits["validation"])
     last = min(config.train_rows, pair.splits["train"]) + pair.splits["validation"]
     tested = sum(
-        min(rows, config.test_rows or rows) for split, rows in pair.splits.items() if split not in ("train", "validation")
+        min(rows, config.test_rows or rows)
+        for split, rows in pair.splits.items()
+        if split not in ("train", "validation")
     )
     return config.evaluations * validation + last + (tested if config.test else 0)
 
@@ -101,7 +103,9 @@ def _disk_bytes(cell: Cell, parameters: int) -> int:
     side = cell.method.side
     whole = parameters * 4
     # An adapter's layers are a few times wider than its rank: a share of the model that is an upper bound for most.
-    learned = whole if not cell.method.is_adapter and not side.head_alone else min(whole, whole * cell.config.rank // 256)
+    learned = (
+        whole if not cell.method.is_adapter and not side.head_alone else min(whole, whole * cell.config.rank // 256)
+    )
     return learned * 7 + 200_000
 
 

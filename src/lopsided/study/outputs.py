@@ -84,7 +84,9 @@ def csv_of(boards: Mapping[tuple[str, str], Leaderboard]) -> str:
     """Return all leaderboards as one table: a line per figure of a method."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["model", "task", "method", "seeds", "learning_rate", "column", "unit", "mean", "se", "half_interval"])
+    table.writerow(
+        ["model", "task", "method", "seeds", "learning_rate", "column", "unit", "mean", "se", "half_interval"]
+    )
     for (model, task), board in boards.items():
         for row in board.rows:
             for column in board.columns:
@@ -105,7 +107,12 @@ def markdown_of(plan: Plan, boards: Mapping[tuple[str, str], Leaderboard], resul
         parts += [f"{sentence}\n" for sentence in board.sentences]
         heads = ["method", "seeds", "rate", *(column.title for column in board.columns)]
         rows = [
-            [row.label, str(len(row.seeds)), f"{row.learning_rate:.3g}", *(_figure(row, column) for column in board.columns)]
+            [
+                row.label,
+                str(len(row.seeds)),
+                f"{row.learning_rate:.3g}",
+                *(_figure(row, column) for column in board.columns),
+            ]
             for row in board.rows
         ]
         rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]

@@ -174,9 +174,7 @@ def register_variants(study: Study) -> None:
         METHODS[name] = method
 
 
-def _cells(
-    study: Study, block: Block, number: int, folder: Path, look: Look
-) -> Iterator[tuple[PlannedCell, Pair]]:
+def _cells(study: Study, block: Block, number: int, folder: Path, look: Look) -> Iterator[tuple[PlannedCell, Pair]]:
     for model in block.models:
         for task in block.tasks:
             # Seeds outside methods: a worker then loads the base model once per seed.

@@ -13,8 +13,8 @@
     rows        the answers to each row of the test splits, as base64 of compressed `.npy` files; null unless finished
     ended       when, in ISO format
 
-Lines are added at the end, and a later line of a cell takes the place of an earlier one, unless that is finished. A line
-that a killed process had begun is no line.
+Lines are added at the end, and a later line of a cell takes the place of an earlier one, unless that is finished. A
+line that a killed process had begun is no line.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def unpacked(rows: Mapping[str, Mapping[str, str]]) -> dict[str, Predictions]:
     try:
         return {split: {name: _unpack(text) for name, text in columns.items()} for split, columns in rows.items()}
     except (ValueError, zlib.error, AttributeError) as error:
-        raise LopsidedError(f"the rows of a result can't be read ({error}); take the line out and run its cell again") from error
+        raise LopsidedError(f"the rows of a result can't be read ({error}); take its line out") from error
 
 
 def _pack(array: np.ndarray) -> str:
@@ -169,10 +169,10 @@ def _lines(path: Path) -> Iterator[Result]:
             data = json.loads(line)
         except json.JSONDecodeError as error:
             raise LopsidedError(f"{path}:{number}: not JSON ({error.msg}); take the line out") from error
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or (missing := set(_KEYS) - set(data)):
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise LopsidedError(f"{path}:{number}: expected a result of schema {SCHEMA}; take the line out")
+        if missing := [key for key in _KEYS if key not in data]:
             raise LopsidedError(
-                f"{path}:{number}: expected a result of schema {SCHEMA}"
-                f"{f', received one without ' + ', '.join(sorted(missing)) if isinstance(data, dict) and data.get('schema') == SCHEMA else ''}; "
-                "take the line out"
+                f"{path}:{number}: expected a whole result, received one without {', '.join(missing)}; take the line out"
             )
         yield Result(data=data, folder=path.parent)

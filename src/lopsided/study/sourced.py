@@ -25,8 +25,8 @@ class Sourced:
     """A setting's value, and where it comes from.
 
     Args:
-        source: "code" (released by the paper's authors), "readme" (in the text next to it), "paper", "default" (of this
-            library or of the study's author), or "unknown": the paper's own value is not known, and this one is a guess.
+        source: "code" (released by the paper's authors), "readme" (the text next to it), "paper", "default" (of this
+            library or of the study's author), or "unknown": the paper's own value is not known, this one is a guess.
     """
 
     value: Any

@@ -18,7 +18,9 @@ def stale_results(results: Mapping[str, Result]) -> Iterator[tuple[Result, str]]
         reasons = [] if result.numerics == NUMERICS else [f"numerics {result.numerics}, now {NUMERICS}"]
         there = result.run.versions
         reasons += [
-            f"{name} {there.get(name, 'unknown')}, now {version}" for name, version in now.items() if there.get(name) != version
+            f"{name} {there.get(name, 'unknown')}, now {version}"
+            for name, version in now.items()
+            if there.get(name) != version
         ]
         if reasons:
             yield result, "; ".join(reasons)

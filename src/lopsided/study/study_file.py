@@ -49,7 +49,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Part = TypeVar("Part")
 _LISTS = ("models", "tasks", "methods")
 _OF_BLOCK = (*_LISTS, "seeds", "source", "settings", "by_method", "name", "published")
 _OF_FILE = (*_OF_BLOCK, "title", "profile", "margin", "variants", "tuning", "costs", "machine", "block")
@@ -250,6 +249,9 @@ def _variant(name: str, table: Mapping[str, Any], where: str) -> Method:
         return varied(str(table["of"]), name=name, **parts)
     except LopsidedError as error:
         raise LopsidedError(f"{where}: {error}") from error
+
+
+Part = TypeVar("Part", Tuning, Costs, Machine)
 
 
 def _typed(kind: type[Part], table: Any, where: str) -> Part:

@@ -1,8 +1,8 @@
 """Each method's learning rate, by the same trials for every method and on validation alone.
 
-Optuna asks and is told (extra `tune`). Rates lie on a grid that is even in the logarithm, around the method's own default
-rate, and are asked for in an order that does not depend on what was told: the trials are the same in one process, on many
-machines, and in a study that was killed and goes on.
+Optuna is asked and told (extra `tune`). Rates lie on a grid that is even in the logarithm, around the method's own
+default rate, and are asked for in an order that does not depend on what was told: the trials are the same in one
+process, on many machines, and in a study that was killed and goes on.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Tuner:
         for _ in range(self.tuning.trials):
             trial = self._study.ask()
             rate = trial.suggest_float("lr", min(self._rates), max(self._rates), log=True)
-            length = {} if self.tuning.steps is None else {"steps": self.tuning.steps, "epochs": None}
-            config = dataclasses.replace(first.config, lr=rate, test=False, trajectory=False, **length)
+            config = dataclasses.replace(first.config, lr=rate, test=False, trajectory=False)
+            if self.tuning.steps is not None:
+                config = dataclasses.replace(config, steps=self.tuning.steps, epochs=None)
             sources = {**first.sources, "lr": "default"}
             cell = dataclasses.replace(first, config=config, role="trial", sources=sources)
             self._trials[cell.key] = trial
