@@ -31,6 +31,15 @@ class TrainSettings:
     dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
     label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
     metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
+    also: list[str] | None = setting(
+        None, help="Scores to record next to it, separated by commas; the task's own by default.", text=NAMES
+    )
+    max_new_tokens: int | None = setting(
+        None,
+        help="Most tokens of an answer that the model writes, for scores of answers; by default the longest of train.",
+        check=POSITIVE,
+    )
+    beams: int = setting(1, help="Beams that answers are written with; 1 is greedy.", check=at_least(1))
     make_split: bool = setting(False, help="Cut a missing validation or test split from train.")
     rename_labels: dict[str, str] | None = setting(
         None, help="Classes to read under another name: OLD=NEW, separated by commas.", text=PAIRS

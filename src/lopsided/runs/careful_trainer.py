@@ -107,7 +107,8 @@ def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:
     Shapes:
         classification: logits (n, classes), labels (n,) -> (n, 2): prediction, cross entropy.
         regression: outputs (n, 1), labels (n,) -> (n, 2): prediction, squared error.
-        generation: logits (n, T, vocabulary), labels (n, T) -> (n, 2): tokens counted, their mean loss.
+        generation: logits (n, T, vocabulary), labels (n, T) -> (n, 4): tokens counted, their mean loss, how many are
+            the most likely ones, whether the first is.
     """
 
     def read(outputs: Any, labels: Tensor) -> Tensor:
@@ -129,8 +130,11 @@ def shift_for_causal(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _token_rows(logits: Tensor, labels: Tensor) -> Tensor:
     losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    counts = (labels != IGNORED).sum(1)
-    return torch.stack([counts.float(), losses.sum(1) / counts.clamp(min=1)], 1)
+    is_learned = labels != IGNORED
+    counts, is_right = is_learned.sum(1), (logits.argmax(-1) == labels) & is_learned
+    first = is_learned.int().argmax(1, keepdim=True)
+    columns = [counts, losses.sum(1) / counts.clamp(min=1), is_right.sum(1), is_right.gather(1, first).squeeze(1)]
+    return torch.stack([column.float() for column in columns], 1)
 
 
 def causal_reader(outputs: Any, labels: Tensor) -> Tensor:
@@ -143,10 +147,11 @@ def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> Predictions:
     """Return the rows that metrics read, from what `row_reader` kept.
 
     Shapes:
-        numbers: (n, 2) -> arrays of (n,) by name.
+        numbers: (n, 2), or (n, 4) of generation -> arrays of (n,) by name.
     """
     if kind == "generation":
-        return {"tokens": numbers[:, 0].astype(np.int64), "loss": numbers[:, 1].astype(np.float64)}
+        columns = {"tokens": np.int64, "loss": np.float64, "right_tokens": np.int64, "first_right": np.int64}
+        return {name: numbers[:, i].astype(dtype) for i, (name, dtype) in enumerate(columns.items())}
     dtype = np.int64 if kind == "classification" else np.float64
     return {
         "prediction": numbers[:, 0].astype(dtype),
@@ -160,6 +165,9 @@ def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     metric: Metric = task.metric
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
+        if metric.entry.reads_answers:
+            # None are written before training is over.
+            return {}
         rows = rows_of(task.kind, prediction.predictions, prediction.label_ids)
         score = metric.value(rows)
         # An undefined score is left out of the history: trackers and JSON cannot hold NaN.

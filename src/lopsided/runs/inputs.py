@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -96,14 +97,15 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
 
 def reading_of(config: TrainConfig) -> tuple[object, ...]:
     """Return all of a configuration that its rows as tokens depend on: two runs with equal ones share their `Data`."""
-    settings = (getattr(config, name) for name in (*READING, "model", "task", "max_length"))
+    settings = (getattr(config, name) for name in (*READING, "also", "model", "task", "max_length"))
     # Plain data has no hash of its own; its text has, and tells the same apart.
     return tuple(repr(value) for value in settings)
 
 
 def task_of(config: TrainConfig) -> Task:
     """Load the rows that a run reads, as text."""
-    return load_task(config.task, **{name: getattr(config, name) for name in READING})
+    task = load_task(config.task, **{name: getattr(config, name) for name in READING})
+    return task if config.also is None else dataclasses.replace(task, also=tuple(config.also))
 
 
 def _encoded(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool) -> Data:

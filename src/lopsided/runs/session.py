@@ -29,6 +29,7 @@ from lopsided.runs.careful_trainer import (
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.generate import answered, splits_with_answers, writing_of
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
@@ -128,7 +129,7 @@ def measure(session: Session) -> RunResult:
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
-        metrics={split: split_figures(task.metric, rows) for split, rows in predictions.items()},
+        metrics={split: split_figures(task.metric, rows, task.also) for split, rows in predictions.items()},
         generalization_error=generalization_error(predictions) if config.test else None,
         best_step=trainer.state.best_global_step,
         # The closing entry is about this session, which may have begun at a checkpoint.
@@ -146,9 +147,13 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
     first rows: data sets come sorted by label.
     """
-    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
+    return dataset.select(_sample(dataset, most))
+
+
+def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
+    kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
     lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+    return kept[np.argsort(lengths[kept], kind="stable")]
 
 
 def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
@@ -185,16 +190,40 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    config, encoded = session.config, session.data.encoded
+    config, task, encoded = session.config, session.data.task, session.data.encoded
     most = {"train": config.train_rows, "validation": config.eval_rows}
+    texts = {**task.splits, **task.out_of_domain}
     splits = {**encoded.splits, **encoded.out_of_domain}
     if not config.test:
         splits = {name: splits[name] for name in ("train", "validation")}
     predictions: dict[str, Predictions] = {}
     for split, rows in splits.items():
-        output = session.trainer.predict(sample_rows(rows, most.get(split)))
-        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+        sample = _sample(rows, most.get(split))
+        output = session.trainer.predict(rows.select(sample))
+        predictions[split] = rows_of(task.kind, output.predictions, output.label_ids)
+        if split in splits_with_answers(session.data):
+            predictions[split] = {**predictions[split], **_answers(session, texts[split].select(sample))}
     return predictions
+
+
+def _answers(session: Session, rows: Dataset) -> Predictions:
+    trainer, data = session.trainer, session.data
+
+    def show(batches: Sequence[Any]) -> None:
+        # As the Trainer's own loop calls it, so that every progress bar moves.
+        trainer.callback_handler.eval_dataloader = batches
+        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
+
+    written = answered(
+        rows,
+        session.model,
+        data.tokenizer,
+        writing_of(session.config, data),
+        autocast=trainer.accelerator.autocast,
+        on_batch=show,
+    )
+    trainer.control = trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, {})
+    return written
 
 
 def _task_facts(data: Data) -> TaskFacts:
@@ -211,6 +240,7 @@ def _task_facts(data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        also=task.also,
     )
 
 

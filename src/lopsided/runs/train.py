@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -90,7 +91,9 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
             f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
-    settings, there = config.to_json(), run.settings
+    # An earlier version did without the settings that are new since, as their defaults do.
+    defaults = {each.name: each.default for each in dataclasses.fields(config)}
+    settings, there = config.to_json(), {**defaults, **run.settings}
     differing = [
         f"{key}={there.get(key)!r}, asked {settings[key]!r}" for key in settings if settings[key] != there.get(key)
     ]

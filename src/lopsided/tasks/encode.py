@@ -5,7 +5,7 @@ The ids are lists without padding: the collator pads each batch to its own longe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,27 @@ def _encode_text(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> 
     return {**encoded, "labels": list(rows["label"])}
 
 
+def encode_prompts(prompts: Sequence[str], tokenizer: Any, *, max_length: int, seq2seq: bool) -> list[list[int]]:
+    """Return the ids that a model goes on from when it writes an answer, in the form that it was trained on.
+
+    Args:
+        prompts: texts of the column `prompt`.
+        tokenizer: of the model.
+        max_length: the most ids of a prompt; a causal model's lose their start, as in training.
+        seq2seq: whether the model is an encoder-decoder.
+    """
+    if seq2seq:
+        ids: list[list[int]] = tokenizer(list(prompts), truncation=True, max_length=max_length)["input_ids"]
+        return ids
+    start = _start(tokenizer)
+    return [start + head[-(max_length - len(start)) :] for head in _heads(prompts, tokenizer)]
+
+
+def _heads(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    heads: list[list[int]] = tokenizer([text + SEPARATOR for text in prompts], add_special_tokens=False)["input_ids"]
+    return heads
+
+
 def _encode_seq2seq(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
     encoded = tokenizer(list(rows["prompt"]), truncation=True, max_length=max_length)
     targets = tokenizer(text_target=list(rows["completion"]), truncation=True, max_length=max_length)
@@ -120,7 +141,7 @@ def _encode_seq2seq(rows: Dataset, tokenizer: Any, max_length: int, where: str) 
 def _encode_causal(rows: Dataset, tokenizer: Any, max_length: int, where: str) -> dict[str, list[Any]]:
     start = _start(tokenizer)
     # The two parts are tokenized separately, so that no token spans the border between them.
-    heads = tokenizer([text + SEPARATOR for text in rows["prompt"]], add_special_tokens=False)["input_ids"]
+    heads = _heads(rows["prompt"], tokenizer)
     tails = tokenizer(list(rows["completion"]), add_special_tokens=False)["input_ids"]
     ids, labels = [], []
     for head, tail in zip(heads, tails):

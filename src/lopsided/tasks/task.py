@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.metrics import Metric
+from lopsided.tasks.metrics import Metric, get_metric
 from lopsided.tasks.reading import Reading
 from lopsided.tasks.score_functions import SCORES
 
@@ -37,6 +37,7 @@ class Task:
             `role` and `content`, of which the assistant's are learned; or `text` alone, which is learned whole.
         labels: the classes' names in index order; empty unless classification.
         metric: the figure that counts.
+        also: names of the scores that are recorded next to it.
         out_of_domain: test splits of other domains, by name; may be empty.
         note: one line to print next to every figure of this task, or "".
         reading: which columns of the data set the rows were read from; None for tasks that have fixed columns.
@@ -50,6 +51,7 @@ class Task:
     splits: Mapping[str, Dataset]
     labels: tuple[str, ...]
     metric: Metric
+    also: tuple[str, ...] = ()
     out_of_domain: Mapping[str, Dataset] = field(default_factory=dict)
     note: str = ""
     reading: Reading | None = None
@@ -80,12 +82,22 @@ class Task:
                 f"task {self.name}: expected {number} for {self.kind}; received {len(self.labels)} "
                 f"{list(self.labels)[:5]}; check the label field of train"
             )
-        kinds = self.metric.entry.kinds
+        for metric in (self.metric, *map(get_metric, self.also)):
+            self._check_metric(metric)
+
+    def _check_metric(self, metric: Metric) -> None:
+        kinds = metric.entry.kinds
         if self.kind not in kinds:
             fitting = [name for name, score in SCORES.items() if self.kind in score.kinds]
             raise LopsidedError(
-                f"metric {self.metric.name} is for {', '.join(kinds)}: task {self.name} is {self.kind}; "
+                f"metric {metric.name} is for {', '.join(kinds)}: task {self.name} is {self.kind}; "
                 f"use {' or '.join(fitting)}"
+            )
+        columns = self.splits["train"].column_names
+        if metric.entry.reads_answers and "prompt" not in columns:
+            raise LopsidedError(
+                f"metric {metric.name} reads answers to prompts: task {self.name} expected columns prompt and "
+                f"completion; received {', '.join(columns)} alone; use perplexity, or write the rows so"
             )
 
     @property
