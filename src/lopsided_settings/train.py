@@ -18,7 +18,10 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines, or a Hugging Face name."
+    )
+    data: str | None = setting(
+        None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
     )
     method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
     rank: int = setting(16, help="Rank r.", check=at_least(1))

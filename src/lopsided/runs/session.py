@@ -18,11 +18,8 @@ from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
-    causal_reader,
     finish_rotation,
     restore,
-    row_reader,
-    rows_of,
     score_of,
     training_arguments,
 )
@@ -37,6 +34,7 @@ from lopsided.runs.prepare import prepare, save_trained
 from lopsided.runs.record import RunResult
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
 
@@ -152,7 +150,9 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
 
 def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
     kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    # Images have one length: they keep the order in which they were drawn.
+    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
+    lengths = np.array([len(ids) for ids in tokens])
     return kept[np.argsort(lengths[kept], kind="stable")]
 
 
@@ -165,16 +165,17 @@ def _trainer(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
     task, splits = data.task, data.encoded.splits
-    is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    arguments = training_arguments(config, steps)
+    # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
+    arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
+        data=data,
         model=model,
-        args=training_arguments(config, steps),
+        args=arguments,
         train_dataset=splits["train"],
         eval_dataset=sample_rows(splits["validation"], config.eval_rows),
-        data_collator=data.collator(),
         compute_metrics=score_of(task),
-        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
     )
@@ -200,7 +201,7 @@ def _predictions(session: Session) -> dict[str, Predictions]:
     for split, rows in splits.items():
         sample = _sample(rows, most.get(split))
         output = session.trainer.predict(rows.select(sample))
-        predictions[split] = rows_of(task.kind, output.predictions, output.label_ids)
+        predictions[split] = KINDS[task.kind].rows(output.predictions)
         if split in splits_with_answers(session.data):
             predictions[split] = {**predictions[split], **_answers(session, texts[split].select(sample))}
     return predictions
@@ -217,7 +218,7 @@ def _answers(session: Session, rows: Dataset) -> Predictions:
     written = answered(
         rows,
         session.model,
-        data.tokenizer,
+        data.processor,
         writing_of(session.config, data),
         autocast=trainer.accelerator.autocast,
         on_batch=show,
@@ -240,6 +241,7 @@ def _task_facts(data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        modality=task.modality,
         also=task.also,
     )
 

@@ -211,7 +211,9 @@ ANSWERED = ("prediction", "label")
 # "tokens" is read where the rows of two models are compared, and tells the rows without any.
 COUNTED = ("tokens", "right_tokens")
 SCORES: dict[str, Score] = {
-    "accuracy": Score(function=_accuracy, reads=ANSWERED, kinds=("classification",), unit="percent", is_share=True),
+    "accuracy": Score(
+        function=_accuracy, reads=ANSWERED, kinds=("classification", "choice"), unit="percent", is_share=True
+    ),
     "f1": Score(function=_f1, reads=ANSWERED, kinds=("classification",), unit="percent"),
     "f1_macro": Score(function=_f1_macro, reads=ANSWERED, kinds=("classification",), unit="percent"),
     "matthews_correlation": Score(function=_matthews, reads=ANSWERED, kinds=("classification",)),
@@ -247,6 +249,3 @@ SCORES: dict[str, Score] = {
     "rouge2": _rouge("rouge2"),
     "rougeL": _rouge("rougeL"),
 }
-
-# The score of a kind of task where nobody says which.
-DEFAULT = {"classification": "accuracy", "regression": "pearson", "generation": "perplexity"}
