@@ -82,9 +82,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _maker(
-    name: str, display: StudyProgress, *, address: str | None, workers: int | None
-) -> Callable[[Plan], Backend]:
+def _maker(name: str, display: StudyProgress, *, address: str | None, workers: int | None) -> Callable[[Plan], Backend]:
     command = options.command_line()
     if name == "ray":
         from lopsided.study.ray_backend import RayBackend
@@ -93,7 +91,9 @@ def _maker(
     if name != "local":
         raise BadInput(f"--backend must be local or ray, got {name!r}; choose one of them")
     if address is not None or workers is not None:
-        raise BadInput("--address and --workers are for Ray; expected --backend ray with them; add it, or leave them out")
+        raise BadInput(
+            "--address and --workers are for Ray; expected --backend ray with them; add it, or leave them out"
+        )
     from lopsided.study.backend import Local
 
     return lambda plan: Local(callbacks=display.callbacks, command=command)

@@ -19,7 +19,11 @@ pytestmark = pytest.mark.more
 def workers():
     """The processes of this machine that make a cell just now, below this one."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.name().startswith("ray::_make") or "ray::_make" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in children
+        if child.name().startswith("ray::_make") or "ray::_make" in " ".join(child.cmdline())
+    ]
 
 
 class OneKilled(RayBackend):

@@ -12,6 +12,7 @@ from lopsided.files.strict_json import dumps
 from lopsided.method import Method
 from lopsided.runs import TrainConfig
 from lopsided.study.sourced import Source
+from lopsided.study.study_file import Diagnose
 
 # Raised by a release in which equal settings give other figures. It is recorded and not hashed: `--stale` compares it.
 NUMERICS = 1
@@ -36,6 +37,8 @@ class Cell:
         model_fingerprint, task_fingerprint: what they were when the study was planned.
         role: a trial is a run that a learning rate is chosen by.
         block: the number of its block in the study file, from 0.
+        swept: the settings that tell it from other cells of its method, in words.
+        diagnose: what its run is looked at for; decides nothing.
     """
 
     config: TrainConfig
@@ -45,6 +48,8 @@ class Cell:
     task_fingerprint: str
     role: Role = "run"
     block: int = 0
+    swept: str = ""
+    diagnose: Diagnose | None = None
 
     @property
     def key(self) -> str:
@@ -85,6 +90,11 @@ class Cell:
         config = self.config
         rate = f" at rate {config.learning_rate:.3g}" if self.role == "trial" else ""
         return f"{config.method} on {config.task} with {config.model}, seed {config.seed}{rate}"
+
+    @property
+    def entry(self) -> str:
+        """What the cell is called in its leaderboard, with the other seeds of the same."""
+        return ", ".join(filter(None, [self.config.method, self.swept]))
 
     @property
     def board(self) -> tuple[str, str]:

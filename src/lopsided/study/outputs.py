@@ -53,7 +53,7 @@ def boards_of(plan: Plan, results: Mapping[str, Result]) -> dict[tuple[str, str]
     for planned in plan.cells:
         if planned.cell.role == "run":
             methods = groups.setdefault(planned.cell.board, {})
-            methods.setdefault(planned.cell.config.method, []).append(planned)
+            methods.setdefault(planned.cell.entry, []).append(planned)
     return {board: _board(methods, results) for board, methods in groups.items()}
 
 

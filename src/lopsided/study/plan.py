@@ -133,7 +133,7 @@ def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Loo
             missing |= dict.fromkeys(pair.missing)
             cell = planned.cell
             # A cell that two blocks name is made once.
-            name = (cell.key,) if cell.is_named else (*cell.board, cell.config.method, cell.config.seed, number)
+            name = (cell.key,) if cell.is_named else (*cell.board, cell.entry, cell.config.seed, number)
             state: State = "unavailable" if pair.missing else "pending"
             span = span_of(cell, planned.steps, pair, study.machine)
             planned = replace(planned, state=state, why="; ".join(pair.missing), span=span)
@@ -180,20 +180,33 @@ def _cells(study: Study, block: Block, number: int, folder: Path, look: Look) ->
             # Seeds outside methods: a worker then loads the base model once per seed.
             for seed in block.seeds:
                 for name in block.methods:
-                    yield _cell(study, block, number, folder, look, model=model, task=task, seed=seed, name=name)
+                    for settings, swept in block.settings_of(name):
+                        place = _Place(model=model, task=task, seed=seed, method=name, block=number, swept=swept)
+                        yield _cell(study, place, settings, folder, look)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a cell stands in its study."""
+
+    model: str
+    task: str
+    seed: int
+    method: str
+    block: int
+    swept: str
 
 
 def _cell(
-    study: Study, block: Block, number: int, folder: Path, look: Look, *, model: str, task: str, seed: int, name: str
+    study: Study, place: _Place, settings: Mapping[str, Sourced], folder: Path, look: Look
 ) -> tuple[PlannedCell, Pair]:
-    method = method_named(in_profile(name, study.profile))
-    settings = block.settings_of(name)
-    where = f"{method.name} on {task} with {model}"
+    method = method_named(in_profile(place.method, study.profile))
+    where = f"{method.name} on {place.task} with {place.model}"
     plain = {key: each.value for key, each in settings.items() if key != LINK_EPOCHS}
     if method.chain is None:
         # A length of links in the settings of all is for the methods that have them.
         plain = {key: value for key, value in plain.items() if key not in ("links", "every")}
-    fixed = {"model": model, "task": task, "method": method.name, "seed": seed, "out": folder}
+    fixed = {"model": place.model, "task": place.task, "method": method.name, "seed": place.seed, "out": folder}
     pair = look(_config({**plain, **fixed}, where))
     if LINK_EPOCHS in settings and method.chain is not None and pair.rows is not None:
         per_epoch = total_steps(_config({**plain, **fixed, "steps": None, "epochs": 1.0}, where), pair.rows)
@@ -205,7 +218,9 @@ def _cell(
         sources={key: each.source for key, each in settings.items()},
         model_fingerprint=pair.model_fingerprint,
         task_fingerprint=pair.task_fingerprint,
-        block=number,
+        block=place.block,
+        swept=place.swept,
+        diagnose=study.diagnose,
     )
     cell = replace(cell, config=replace(config, out=folder / "runs" / folder_name(cell)))
     steps = None if pair.rows is None else total_steps(config, pair.rows)

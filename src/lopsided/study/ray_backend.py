@@ -80,8 +80,11 @@ class RayBackend(Backend):
 
     def next(self) -> tuple[Cell, dict[str, Any]]:
         """Return a cell that has ended; one whose worker was lost is begun again first."""
-        lost = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
-        lost += (self._ray.exceptions.OutOfMemoryError, self._ray.exceptions.LocalRayletDiedError)
+        errors = self._ray.exceptions
+        lost = (
+            *(errors.WorkerCrashedError, errors.NodeDiedError),
+            *(errors.OutOfMemoryError, errors.LocalRayletDiedError),
+        )
         while True:
             [reference], _ = self._ray.wait(list(self._cells), num_returns=1)
             cell = self._cells.pop(reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lopsided.diagnose import diagnose_runs
 from lopsided.method import METHODS
 from lopsided.runs import Run, train
 from lopsided.runs.ending import reason
@@ -18,6 +19,7 @@ from lopsided.runs.inputs import Prepared
 from lopsided.runs.model_cache import ModelCache
 from lopsided.study.cell import NUMERICS, Cell
 from lopsided.study.results import SCHEMA, Status, packed
+from lopsided.study.study_file import Diagnose
 
 
 def run_cell(
@@ -41,9 +43,10 @@ def run_cell(
         failure.push(partial(_keep, errors))
         prepared = Prepared(load=cache.inputs, checked=True)
         run = train(cell.config, resume=True, prepared=prepared, callbacks=callbacks, command=command)
+        diagnosis = None if cell.diagnose is None else _diagnosed(run, cell.diagnose)
     if errors:
         return line_of(cell, "failed", errors[0])
-    return line_of(cell, "finished", run=run)
+    return {**line_of(cell, "finished", run=run), "diagnosis": diagnosis}
 
 
 def line_of(cell: Cell, status: Status, reason: str | None = None, run: Run | None = None) -> dict[str, Any]:
@@ -70,6 +73,18 @@ def line_of(cell: Cell, status: Status, reason: str | None = None, run: Run | No
         "rows": None if run is None else packed(run.predictions),
         "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _diagnosed(run: Run, diagnose: Diagnose) -> dict[str, Any]:
+    """Look at a finished run, and return what its sections found, without what they found of every layer."""
+    diagnosis = diagnose_runs([run.folder], diagnose.config, resume=True)[run.folder]
+    return {name: _without_layers(diagnosis[name]) for name in diagnose.only if name in diagnosis}
+
+
+def _without_layers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_layers(inner) for key, inner in value.items() if not str(key).startswith("by_")}
+    return value
 
 
 def _keep(

@@ -24,21 +24,27 @@ trials = 5
 [costs]                                      # measured apart from the trainings; left out: none
 rounds = 20
 
+[diagnose]                                   # of every run: sections of `lopsided diagnose`; left out: none
+only = ["layers", "intruders"]
+
 [[block]]                                    # another product; what it leaves out is the file's
 tasks = ["trec"]
 source = "code"                              # of its settings, where they do not say
 settings = { epochs = 20, link_epochs = 3 }
+sweep = { rank = [4, 16] }                   # a run per value, and per combination of several
 ```
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lopsided.diagnose import DiagnoseConfig, LandscapeConfig
 from lopsided.errors import LopsidedError, unknown
 from lopsided.method import Method, varied
 from lopsided.method.profiles import PROFILES
@@ -50,8 +56,8 @@ else:
     import tomli as tomllib
 
 _LISTS = ("models", "tasks", "methods")
-_OF_BLOCK = (*_LISTS, "seeds", "source", "settings", "by_method", "name", "published")
-_OF_FILE = (*_OF_BLOCK, "title", "profile", "margin", "variants", "tuning", "costs", "machine", "block")
+_OF_BLOCK = (*_LISTS, "seeds", "source", "settings", "by_method", "sweep", "name", "published")
+_OF_FILE = (*_OF_BLOCK, "title", "profile", "margin", "variants", "tuning", "costs", "diagnose", "machine", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ class Block:
     """A product of models, tasks, methods and seeds that share settings.
 
     Args:
-        settings: of every run. by_method: of one method's, over those.
+        settings: of every run. by_method: of one method's, over those. sweep: values that are all tried, by setting.
         published: the table of published figures that its cells stand in; "" for none.
     """
 
@@ -70,11 +76,17 @@ class Block:
     seeds: tuple[int, ...]
     settings: Mapping[str, Sourced] = field(default_factory=dict)
     by_method: Mapping[str, Mapping[str, Sourced]] = field(default_factory=dict)
+    sweep: Mapping[str, tuple[Sourced, ...]] = field(default_factory=dict)
     published: str = ""
 
-    def settings_of(self, method: str) -> dict[str, Sourced]:
-        """Return the settings of one method's runs."""
-        return {**self.settings, **self.by_method.get(method, {})}
+    def settings_of(self, method: str) -> list[tuple[dict[str, Sourced], str]]:
+        """Return the settings of one method's runs and what tells them apart, once per combination that is swept."""
+        shared = {**self.settings, **self.by_method.get(method, {})}
+        combinations = itertools.product(*self.sweep.values())
+        return [
+            ({**shared, **dict(zip(self.sweep, values))}, _words(dict(zip(self.sweep, values))))
+            for values in combinations
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,34 @@ class Costs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnose:
+    """What every finished run is looked at for, into its line of results.
+
+    Args:
+        only: sections of `lopsided diagnose`.
+        points, rows, hessian_rows: of landscapes and sharpness, as for that verb.
+    """
+
+    only: Sequence[str]
+    points: int = 25
+    rows: int = 256
+    hessian_rows: int = 64
+
+    @property
+    def config(self) -> DiagnoseConfig:
+        """The same as a diagnosis takes it.
+
+        Raises:
+            LopsidedError: for an unknown section, or numbers that make no sense.
+        """
+        around = LandscapeConfig(points=self.points, rows=self.rows, hessian_rows=self.hessian_rows)
+        return DiagnoseConfig(only=tuple(self.only), landscape=around)
+
+    def __post_init__(self) -> None:
+        _ = self.config
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """The machine that a plan's times are worked out for, where nothing can be timed here.
 
@@ -133,7 +173,7 @@ class Study:
         profile: "as_written" takes methods as the papers' mathematics has them; see `lopsided.study.profiles`.
         margin: in points of the score: a choice that is at most that much worse than the best is decided.
         variants: methods of the study's own, by name.
-        costs: how costs are measured; None measures none.
+        costs: how costs are measured; None measures none. diagnose: what runs are looked at for; None for nothing.
         machine: of the plan's times, where nothing can be timed here.
     """
 
@@ -144,6 +184,7 @@ class Study:
     variants: Mapping[str, Method] = field(default_factory=dict)
     tuning: Tuning | None = None
     costs: Costs | None = None
+    diagnose: Diagnose | None = None
     machine: Machine | None = None
 
 
@@ -187,6 +228,7 @@ def study_from(data: Mapping[str, Any], where: str) -> Study:
         },
         tuning=_typed(Tuning, data["tuning"], f"{where}: tuning") if "tuning" in data else None,
         costs=_typed(Costs, data["costs"], f"{where}: costs") if "costs" in data else None,
+        diagnose=_typed(Diagnose, data["diagnose"], f"{where}: diagnose") if "diagnose" in data else None,
         machine=_typed(Machine, data["machine"], f"{where}: machine") if "machine" in data else None,
     )
     return study
@@ -217,8 +259,24 @@ def _block(data: Mapping[str, Any], table: Mapping[str, Any], where: str) -> Blo
             **read_settings(_table(table, "settings", where), f"{where}: settings", inner),
         },
         by_method=named,
+        sweep=_sweep(_table(both, "sweep", where), f"{where}: sweep", inner),
         published=str(both.get("published", "")),
     )
+
+
+def _sweep(table: Mapping[str, Any], where: str, source: Source) -> dict[str, tuple[Sourced, ...]]:
+    """Return the values of each setting that is swept."""
+    for name, values in table.items():
+        if not isinstance(values, list) or not values:
+            raise LopsidedError(f"{where}: expected a list of values as {name}, received {values!r:.40}; write one")
+    return {
+        name: tuple(read_settings({name: value}, where, source)[name] for value in values)
+        for name, values in table.items()
+    }
+
+
+def _words(swept: Mapping[str, Sourced]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {each.value}" for name, each in swept.items())
 
 
 def _source(table: Mapping[str, Any], where: str, otherwise: Source = "default") -> Source:
@@ -251,7 +309,7 @@ def _variant(name: str, table: Mapping[str, Any], where: str) -> Method:
         raise LopsidedError(f"{where}: {error}") from error
 
 
-Part = TypeVar("Part", Tuning, Costs, Machine)
+Part = TypeVar("Part", Tuning, Costs, Diagnose, Machine)
 
 
 def _typed(kind: type[Part], table: Any, where: str) -> Part:
