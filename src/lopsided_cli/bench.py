@@ -17,7 +17,7 @@ from lopsided_cli.printing import print_table as show
 if TYPE_CHECKING:
     from lopsided.study.backend import Backend
     from lopsided.study.bench import Bench
-    from lopsided.study.plan import Plan, PlannedCell
+    from lopsided.study.plan import PlannedCell, StudyPlan
     from lopsided_cli.study_progress import StudyProgress
 
 
@@ -26,7 +26,6 @@ def bench(
     out: options.Out = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
     json: options.Json = False,
-    probe: Annotated[bool, typer.Option(help="With --plan: time a few steps of each model and task.")] = True,
     stale: Annotated[
         bool, typer.Option("--stale", help="List finished cells from older numerics or versions.")
     ] = False,
@@ -39,9 +38,6 @@ def bench(
     backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
     workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
-    rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="A few steps on the models' tiny twins, to see that all is there.")
-    ] = False,
 ) -> None:
     """Run a study: methods x models x tasks x seeds, as a file says it.
 
@@ -67,7 +63,7 @@ def bench(
         _print_stale(asked, json)
         return
     if plan:
-        outlook = planned(asked, probe=probe)
+        outlook = planned(asked, probe=False)
         print_json(outlook.to_json()) if json else _print_plan(outlook)
         return
     with progress(Console(stderr=True)) as display:
@@ -82,7 +78,9 @@ def bench(
         raise typer.Exit(1)
 
 
-def _maker(name: str, display: StudyProgress, *, address: str | None, workers: int | None) -> Callable[[Plan], Backend]:
+def _maker(
+    name: str, display: StudyProgress, *, address: str | None, workers: int | None
+) -> Callable[[StudyPlan], Backend]:
     command = options.command_line()
     if name == "ray":
         from lopsided.study.ray_backend import RayBackend
@@ -99,7 +97,7 @@ def _maker(name: str, display: StudyProgress, *, address: str | None, workers: i
     return lambda plan: Local(callbacks=display.callbacks, command=command)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: StudyPlan) -> None:
     """Print the cells of each model, task and method in a line, with its settings and who says so."""
     from lopsided.formatting import duration
 
@@ -148,7 +146,7 @@ def _print_stale(asked: Bench, json: bool) -> None:
     print(f"{len(rows)} stale cells; to make them again, take their lines out of the results")
 
 
-def _print_boards(plan: Plan, asked: Bench) -> None:
+def _print_boards(plan: StudyPlan, asked: Bench) -> None:
     from lopsided.report.terminal import print_table
     from lopsided.study.outputs import study_boards
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lopsided.study.cell import Cell
-    from lopsided.study.plan import Plan
+    from lopsided.study.plan import StudyPlan
     from lopsided.study.results import Result
 
 
@@ -31,7 +31,7 @@ class StudyProgress:
         self.seconds = 0.0
         self._last = time.monotonic()
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: StudyPlan) -> None:
         """Say how many cells there are, and how many are still to be made."""
         self.total = len(plan.cells)
         left = len(plan.pending)

@@ -102,6 +102,9 @@ class TrainSettings:
     report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
     seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
     sketch_seed: int | None = setting(
-        None, help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.", check=SEED
+        None,
+        help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.",
+        check=SEED,
+        not_in=_COMPARE,
     )
     out: Path = setting(help="Folder to write; a new one by default.")

@@ -288,8 +288,7 @@ def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], fo
 
     Args:
         record: what its `run.json` holds; without `history` it has no losses by step.
-        rows: the predictions by split and column.
-        folder: where the run lies, or lay; need not be there.
+        rows, folder: the predictions by split and column, and where the run lies, or lay.
 
     Raises:
         LopsidedError: if the record is not that of a finished run.
@@ -298,8 +297,8 @@ def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], fo
     missing = [key for key in (*_BEGUN, *_FINISHED) if key not in record]
     if record.get("schema") != SCHEMA or record.get("status") != "finished" or missing:
         raise LopsidedError(
-            f"expected the record of a finished run of schema {SCHEMA}, received one without "
-            f"{', '.join(missing) or 'them'}; take the results that `lopsided bench` wrote"
+            f"expected the record of a finished run of schema {SCHEMA}, received one without {', '.join(missing)}; "
+            "take the results that `lopsided bench` wrote"
         )
     return Run(
         folder=folder,

@@ -18,7 +18,7 @@ from lopsided.study.cell import Cell, folder_name
 from lopsided.study.drive import Drive, Told
 from lopsided.study.estimates import Looker
 from lopsided.study.outputs import write_outputs
-from lopsided.study.plan import Plan, only_shard, plan
+from lopsided.study.plan import StudyPlan, only_shard, plan
 from lopsided.study.results import RESULTS, Result, mend_tail, read_results
 from lopsided.study.study_file import read_study
 from lopsided.study.tuning import check_tuner
@@ -61,7 +61,7 @@ class Bench:
         return read_results([*self.results, *sorted(self.out.glob("results*.jsonl"))])
 
 
-def planned(bench: Bench, *, probe: bool) -> Plan:
+def planned(bench: Bench, *, probe: bool) -> StudyPlan:
     """Return what a study will do; nothing is written.
 
     Args:
@@ -76,10 +76,10 @@ def planned(bench: Bench, *, probe: bool) -> Plan:
 def run_bench(
     bench: Bench,
     *,
-    backend: Callable[[Plan], Backend] = lambda plan: Local(),
-    begin: Callable[[Plan], None] = lambda plan: None,
+    backend: Callable[[StudyPlan], Backend] = lambda plan: Local(),
+    begin: Callable[[StudyPlan], None] = lambda plan: None,
     tell: Told = lambda cell, result: None,
-) -> Plan:
+) -> StudyPlan:
     """Run what a study has left, and write its tables; returns the plan, as it stands at the end.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lopsided.files.strict_json import dumps
 from lopsided.method import Method
 from lopsided.runs import TrainConfig
-from lopsided.study.sourced import Source
+from lopsided.study.setting_sources import Source
 from lopsided.study.study_file import Diagnose
 
 # Raised by a release in which equal settings give other figures. It is recorded and not hashed: `--stale` compares it.

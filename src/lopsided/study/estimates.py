@@ -20,6 +20,8 @@ from lopsided.tasks.task_fingerprint import fingerprint
 # Floating-point operations per parameter and token: forward, backward to activations, backward to weights.
 FORWARD, BACKWARD, WEIGHTS = 2.0, 2.0, 2.0
 DIGITS = 16
+# Of what trains, on disk: the adapter, and in each of two checkpoints it and two moments of Adam. A run's records.
+COPIES, RECORDS = 7, 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +62,25 @@ class Span:
     """How long a run takes and how much it writes.
 
     Args:
+        memory_bytes: of weights, gradients and moments; activations come on top.
         how: "probe", a few steps that were timed here; "arithmetic", operations over those of the study's machine.
     """
 
     seconds: float
     how: Literal["probe", "arithmetic"]
     disk_bytes: int
+    memory_bytes: int
 
 
 def span_of(cell: Cell, steps: int | None, pair: Pair, machine: Machine | None = None) -> Span | None:
     """Return what a cell takes; None where the numbers that decide it are not known."""
     if steps is None or pair.parameters is None:
         return None
-    disk = _disk_bytes(cell, pair.parameters)
+    learned = _learned_bytes(cell, pair.parameters)
+    disk, memory = learned * COPIES + RECORDS, pair.parameters * 4 + learned * COPIES
     if pair.speed is not None:
         seconds = steps * pair.speed.step_seconds + _evaluated(cell.config, pair) * pair.speed.row_seconds
-        return Span(seconds=seconds, how="probe", disk_bytes=disk)
+        return Span(seconds=seconds, how="probe", disk_bytes=disk, memory_bytes=memory)
     if machine is None:
         return None
     config = cell.config
@@ -83,30 +88,23 @@ def span_of(cell: Cell, steps: int | None, pair: Pair, machine: Machine | None =
     step_rows = config.batch_size * config.accumulate
     tokens = steps * step_rows * (FORWARD + BACKWARD + trained) + _evaluated(config, pair) * FORWARD
     operations = tokens * config.max_length * pair.parameters
-    return Span(seconds=operations / (machine.tflops * 1e12), how="arithmetic", disk_bytes=disk)
+    return Span(seconds=operations / (machine.tflops * 1e12), how="arithmetic", disk_bytes=disk, memory_bytes=memory)
 
 
 def _evaluated(config: TrainConfig, pair: Pair) -> int:
     """The rows that a run reads without learning from them: at each evaluation, and at its end."""
     validation = min(pair.splits["validation"], config.eval_rows or pair.splits["validation"])
     last = min(config.train_rows, pair.splits["train"]) + pair.splits["validation"]
-    tested = sum(
-        min(rows, config.test_rows or rows)
-        for split, rows in pair.splits.items()
-        if split not in ("train", "validation")
-    )
+    tested = sum(rows for split, rows in pair.splits.items() if split not in ("train", "validation"))
     return config.evaluations * validation + last + (tested if config.test else 0)
 
 
-def _disk_bytes(cell: Cell, parameters: int) -> int:
-    """The bytes of the folder: what was learned, once, and with two moments of Adam in each of two checkpoints."""
-    side = cell.method.side
+def _learned_bytes(cell: Cell, parameters: int) -> int:
+    """The bytes of what trains: an upper bound for most adapters, whose layers are some times wider than the rank."""
     whole = parameters * 4
-    # An adapter's layers are a few times wider than its rank: a share of the model that is an upper bound for most.
-    learned = (
-        whole if not cell.method.is_adapter and not side.head_alone else min(whole, whole * cell.config.rank // 256)
-    )
-    return learned * 7 + 200_000
+    if cell.method.side.head_alone:
+        return whole // 100
+    return whole if not cell.method.is_adapter else min(whole, whole * cell.config.rank // 256)
 
 
 class Looker:
@@ -174,6 +172,6 @@ def _model_known(name: str) -> tuple[str, int | None, str]:
 
 def _parameters(name: str) -> int | None:
     try:
-        return sum(parameter.numel() for parameter in skeleton(name).parameters())
+        return sum(int(parameter.numel()) for parameter in skeleton(name).parameters())
     except LopsidedError:
         return None

@@ -15,7 +15,7 @@ from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import Column
 from lopsided.study.drive import tuned_rates
 from lopsided.study.leaderboard import Leaderboard, leaderboard
-from lopsided.study.plan import Plan, PlannedCell
+from lopsided.study.plan import PlannedCell, StudyPlan
 from lopsided.study.results import Result
 
 BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
@@ -35,7 +35,7 @@ class StudyBoard:
         return [*self.leaderboard.rows, *self.leaderboard.absent]
 
 
-def study_boards(plan: Plan, results: Mapping[str, Result]) -> list[StudyBoard]:
+def study_boards(plan: StudyPlan, results: Mapping[str, Result]) -> list[StudyBoard]:
     """Return the leaderboards of a study, with what stands above each."""
     return [
         StudyBoard(
@@ -47,7 +47,7 @@ def study_boards(plan: Plan, results: Mapping[str, Result]) -> list[StudyBoard]:
     ]
 
 
-def boards_of(plan: Plan, results: Mapping[str, Result]) -> dict[tuple[str, str], Leaderboard]:
+def boards_of(plan: StudyPlan, results: Mapping[str, Result]) -> dict[tuple[str, str], Leaderboard]:
     """Return the leaderboard of each model and task: a method has a row if all of its seeds finished."""
     groups: dict[tuple[str, str], dict[str, list[PlannedCell]]] = {}
     for planned in plan.cells:
@@ -70,7 +70,7 @@ def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, R
     return leaderboard(entries, absent)
 
 
-def write_outputs(folder: Path, plan: Plan, results: Mapping[str, Result]) -> None:
+def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) -> None:
     """Write leaderboards as CSV and Markdown, and one file per run in the form of PEFT's method comparison."""
     boards = boards_of(plan, results)
     write_text(folder / BOARDS_CSV, csv_of(boards))
@@ -99,7 +99,7 @@ def csv_of(boards: Mapping[tuple[str, str], Leaderboard]) -> str:
     return text.getvalue()
 
 
-def markdown_of(plan: Plan, boards: Mapping[tuple[str, str], Leaderboard], results: Mapping[str, Result]) -> str:
+def markdown_of(plan: StudyPlan, boards: Mapping[tuple[str, str], Leaderboard], results: Mapping[str, Result]) -> str:
     """Return the leaderboards with their decisions, and each method's scores over the rates that were tried."""
     parts = [f"# {plan.study.title}\n"]
     for (model, task), board in boards.items():

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.method import METHODS, Method, method_named
-from lopsided.method.profiles import in_profile
 from lopsided.runs import TrainConfig
 from lopsided.runs.preflight import total_steps
 from lopsided.study.cell import Cell, folder_name
 from lopsided.study.estimates import Pair, Span, span_of
 from lopsided.study.results import Result
-from lopsided.study.sourced import LINK_EPOCHS, Sourced
+from lopsided.study.setting_sources import LINK_EPOCHS, Sourced
 from lopsided.study.study_file import Block, Study
 from lopsided.study.tuning import Tuner, by_family
 
@@ -64,7 +63,7 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StudyPlan:
     """All cells of a study.
 
     Args:
@@ -88,6 +87,12 @@ class Plan:
         """How long the cells take that are not finished, one after the other; None if one of them cannot be said."""
         spans = [each.span for each in self.cells if each.state != "finished"]
         return None if any(span is None for span in spans) else math.fsum(span.seconds for span in spans if span)
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """What weights, gradients and moments of each cell take, by its key."""
+        spans = {each.cell.key: each.span for each in self.cells}
+        return {key: span.memory_bytes for key, span in spans.items() if span is not None}
 
     @property
     def disk_bytes(self) -> int:
@@ -114,7 +119,7 @@ class Plan:
         }
 
 
-def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Look) -> Plan:
+def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Look) -> StudyPlan:
     """Work out every cell of a study, and how it stands.
 
     Args:
@@ -140,7 +145,7 @@ def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Loo
             cells.setdefault(name, _stand(planned, results))
     standing = list(cells.values()) if study.tuning is None else _with_trials(list(cells.values()), study, results)
     runs = [each.cell for each in cells.values() if each.state != "unavailable"]
-    return Plan(study=study, cells=tuple(standing), runs=tuple(runs), downloads=tuple(missing))
+    return StudyPlan(study=study, cells=tuple(standing), runs=tuple(runs), downloads=tuple(missing))
 
 
 def _with_trials(cells: Sequence[PlannedCell], study: Study, results: Mapping[str, Result]) -> list[PlannedCell]:
@@ -200,7 +205,7 @@ class _Place:
 def _cell(
     study: Study, place: _Place, settings: Mapping[str, Sourced], folder: Path, look: Look
 ) -> tuple[PlannedCell, Pair]:
-    method = method_named(in_profile(place.method, study.profile))
+    method = method_named(place.method)
     where = f"{method.name} on {place.task} with {place.model}"
     plain = {key: each.value for key, each in settings.items() if key != LINK_EPOCHS}
     if method.chain is None:

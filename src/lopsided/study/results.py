@@ -174,6 +174,6 @@ def _lines(path: Path) -> Iterator[Result]:
             raise LopsidedError(f"{path}:{number}: expected a result of schema {SCHEMA}; take the line out")
         if missing := [key for key in _KEYS if key not in data]:
             raise LopsidedError(
-                f"{path}:{number}: expected a whole result, received one without {', '.join(missing)}; take the line out"
+                f"{path}:{number}: expected a whole result, received one without {', '.join(missing)}; take it out"
             )
         yield Result(data=data, folder=path.parent)

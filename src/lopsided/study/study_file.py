@@ -46,9 +46,8 @@ from typing import Any, TypeVar
 
 from lopsided.diagnose import DiagnoseConfig, LandscapeConfig
 from lopsided.errors import LopsidedError, unknown
-from lopsided.method import Method, varied
-from lopsided.method.profiles import PROFILES
-from lopsided.study.sourced import Source, Sourced, as_source, read_settings
+from lopsided.method import Method
+from lopsided.study.setting_sources import Source, Sourced, as_source, read_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -213,19 +212,11 @@ def study_from(data: Mapping[str, Any], where: str) -> Study:
         LopsidedError: naming file and key.
     """
     _check_keys(data, _OF_FILE, where)
-    profile = str(data.get("profile", "as_written"))
-    if profile not in PROFILES:
-        raise LopsidedError(f"{where}: {unknown('profile', profile, PROFILES)}")
     blocks = [(table, f"{where}: block {number}") for number, table in enumerate(data.get("block", ()), 1)]
     study = Study(
         title=str(data.get("title") or Path(where).stem),
         blocks=tuple(_block(data, table, place) for table, place in blocks or [({}, where)]),
-        profile=profile,
         margin=float(data.get("margin", 1.0)),
-        variants={
-            name: _variant(name, table, f"{where}: variants.{name}")
-            for name, table in _table(data, "variants", where).items()
-        },
         tuning=_typed(Tuning, data["tuning"], f"{where}: tuning") if "tuning" in data else None,
         costs=_typed(Costs, data["costs"], f"{where}: costs") if "costs" in data else None,
         diagnose=_typed(Diagnose, data["diagnose"], f"{where}: diagnose") if "diagnose" in data else None,
@@ -297,16 +288,6 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
         raise LopsidedError(f"{where}: expected a table as {key}, received {str(table)[:40]!r}; write [{key}]")
     return table
-
-
-def _variant(name: str, table: Mapping[str, Any], where: str) -> Method:
-    if not isinstance(table, Mapping) or "of" not in table:
-        raise LopsidedError(f"{where}: expected a table with of = METHOD and the parts that change; add `of`")
-    parts = {key: value for key, value in table.items() if key != "of"}
-    try:
-        return varied(str(table["of"]), name=name, **parts)
-    except LopsidedError as error:
-        raise LopsidedError(f"{where}: {error}") from error
 
 
 Part = TypeVar("Part", Tuning, Costs, Diagnose, Machine)
