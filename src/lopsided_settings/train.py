@@ -80,6 +80,12 @@ class TrainSettings:
         check=POSITIVE,
         defaults={"compare": 400},
     )
+    test_rows: int | None = setting(
+        None,
+        help="Most rows of test, and of each other domain, that the finished run is evaluated on: the same for every "
+        "method and seed.",
+        check=at_least(1),
+    )
     train_rows: int = setting(
         1000,
         help="Most training rows in the training loss that is reported.",
