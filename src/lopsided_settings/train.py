@@ -18,7 +18,10 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines, or a Hugging Face name."
+    )
+    data: str | None = setting(
+        None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
     )
     method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
     rank: int = setting(16, help="Rank r.", check=at_least(1))
@@ -31,6 +34,15 @@ class TrainSettings:
     dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
     label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
     metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
+    also: list[str] | None = setting(
+        None, help="Scores to record next to it, separated by commas; the task's own by default.", text=NAMES
+    )
+    max_new_tokens: int | None = setting(
+        None,
+        help="Most tokens of an answer that the model writes, for scores of answers; by default the longest of train.",
+        check=POSITIVE,
+    )
+    beams: int = setting(1, help="Beams that answers are written with; 1 is greedy.", check=at_least(1))
     make_split: bool = setting(False, help="Cut a missing validation or test split from train.")
     rename_labels: dict[str, str] | None = setting(
         None, help="Classes to read under another name: OLD=NEW, separated by commas.", text=PAIRS

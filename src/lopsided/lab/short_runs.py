@@ -21,7 +21,7 @@ from lopsided.files.untrusted import open_tensors, weights_in
 from lopsided.lab.intervals import ONE_RUN
 from lopsided.lab.protocol import Measured
 from lopsided.method import METHODS, Method, register
-from lopsided.runs import Data, Predictions, TrainConfig, load_data, train
+from lopsided.runs import Data, Predictions, TrainConfig, load_data, train, with_data
 from lopsided.stats import crossed_bootstrap_means, percentile_interval
 from lopsided.tuner.state_modules import parse_key
 
@@ -124,7 +124,7 @@ def finish_all(plans: Sequence[tuple[TrainConfig, Data]], note: Callable[[str], 
     runs = []
     for number, (config, data) in enumerate(plans, start=1):
         note(f"run {number} of {len(plans)}: {config.out.name}")
-        run = train(config, data=data)
+        run = train(config, prepared=with_data(data))
         shutil.rmtree(config.out / "checkpoints")
         runs.append(ShortRun(folder=config.out, trained=run.trained_parameters, answers=run.predictions))
     return runs

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from lopsided.formatting import MARKS, estimate_text
 from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
-from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE, Column
 from lopsided.study.comparison import Comparison
 
@@ -99,7 +99,7 @@ def _texts(row: Row, columns: Sequence[Column], spare_errors: bool) -> list[Text
     return [Text(_printable(row.label)), *cells]
 
 
-def _cell(cell: Cell, column: Column, spare_errors: bool) -> Text:
+def _cell(cell: BoardCell, column: Column, spare_errors: bool) -> Text:
     number = estimate_text(cell.mean, cell.se, column.unit, lacks_error="se" in cell.why)
     text = number.number
     if number.se is not None and not (spare_errors and column.key != SCORE):

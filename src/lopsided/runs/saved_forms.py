@@ -19,7 +19,8 @@ from lopsided.adapt import adapt
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
-from lopsided.models.load import HasGoal, load_saved
+from lopsided.models.load import load_saved
+from lopsided.models.task_classes import HasGoal
 from lopsided.runs.config import TrainConfig
 
 HEAD_FILE = "head.safetensors"

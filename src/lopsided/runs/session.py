@@ -18,17 +18,15 @@ from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
-    causal_reader,
     finish_rotation,
     restore,
-    row_reader,
-    rows_of,
     score_of,
     training_arguments,
 )
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.generate import answered, splits_with_answers, writing_of
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
@@ -36,6 +34,7 @@ from lopsided.runs.prepare import prepare, save_trained
 from lopsided.runs.record import RunResult
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
 
@@ -128,7 +127,7 @@ def measure(session: Session) -> RunResult:
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
-        metrics={split: split_figures(task.metric, rows) for split, rows in predictions.items()},
+        metrics={split: split_figures(task.metric, rows, task.also) for split, rows in predictions.items()},
         generalization_error=generalization_error(predictions) if config.test else None,
         best_step=trainer.state.best_global_step,
         # The closing entry is about this session, which may have begun at a checkpoint.
@@ -146,9 +145,15 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
     first rows: data sets come sorted by label.
     """
-    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
+    return dataset.select(_sample(dataset, most))
+
+
+def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
+    kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
+    # Images have one length: they keep the order in which they were drawn.
+    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
+    lengths = np.array([len(ids) for ids in tokens])
+    return kept[np.argsort(lengths[kept], kind="stable")]
 
 
 def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
@@ -160,16 +165,17 @@ def _trainer(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
     task, splits = data.task, data.encoded.splits
-    is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    arguments = training_arguments(config, steps)
+    # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
+    arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
+        data=data,
         model=model,
-        args=training_arguments(config, steps),
+        args=arguments,
         train_dataset=splits["train"],
         eval_dataset=sample_rows(splits["validation"], config.eval_rows),
-        data_collator=data.collator(),
         compute_metrics=score_of(task),
-        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
     )
@@ -185,16 +191,40 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    config, encoded = session.config, session.data.encoded
+    config, task, encoded = session.config, session.data.task, session.data.encoded
     most = {"train": config.train_rows, "validation": config.eval_rows}
+    texts = {**task.splits, **task.out_of_domain}
     splits = {**encoded.splits, **encoded.out_of_domain}
     if not config.test:
         splits = {name: splits[name] for name in ("train", "validation")}
     predictions: dict[str, Predictions] = {}
     for split, rows in splits.items():
-        output = session.trainer.predict(sample_rows(rows, most.get(split)))
-        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+        sample = _sample(rows, most.get(split))
+        output = session.trainer.predict(rows.select(sample))
+        predictions[split] = KINDS[task.kind].rows(output.predictions)
+        if split in splits_with_answers(session.data):
+            predictions[split] = {**predictions[split], **_answers(session, texts[split].select(sample))}
     return predictions
+
+
+def _answers(session: Session, rows: Dataset) -> Predictions:
+    trainer, data = session.trainer, session.data
+
+    def show(batches: Sequence[Any]) -> None:
+        # As the Trainer's own loop calls it, so that every progress bar moves.
+        trainer.callback_handler.eval_dataloader = batches
+        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
+
+    written = answered(
+        rows,
+        session.model,
+        data.processor,
+        writing_of(session.config, data),
+        autocast=trainer.accelerator.autocast,
+        on_batch=show,
+    )
+    trainer.control = trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, {})
+    return written
 
 
 def _task_facts(data: Data) -> TaskFacts:
@@ -211,6 +241,8 @@ def _task_facts(data: Data) -> TaskFacts:
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        modality=task.modality,
+        also=task.also,
     )
 
 

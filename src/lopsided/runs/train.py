@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,22 +14,23 @@ from lopsided.files.atomic import DiskErrors
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import check_place, clear_leftovers, in_use, is_begun, newest_checkpoint, write_run
 from lopsided.runs.ending import FailureRecord, terminable
-from lopsided.runs.inputs import Data, Inputs, load_inputs
+from lopsided.runs.inputs import Inputs, Prepared, load_inputs
 from lopsided.runs.preflight import preflight
 from lopsided.runs.record import begun_record, finished_record
 from lopsided.runs.run import Run, finished_run, read_run
 from lopsided.runs.session import assemble, fit, measure
+
+# A run that nothing has been prepared for loads what it needs.
+ALONE = Prepared(load=load_inputs)
 
 
 def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    data: Data | None = None,
-    inputs: Inputs | None = None,
+    prepared: Prepared = ALONE,
     callbacks: Sequence[TrainerCallback] = (),
     note: Callable[[str], None] = lambda text: None,
-    checked: bool = False,
     command: str | None = None,
 ) -> Run:
     """Make one run, and return what is in its directory.
@@ -39,11 +41,10 @@ def train(
     Args:
         config: the run.
         resume: go on from the folder's last whole checkpoint.
-        data: the loaded rows, if the caller has them already.
-        inputs: the loaded rows and a model for this run alone, which changes it, if the caller has them already.
+        prepared: how the run gets its rows and its model, and whether they have been checked; a caller of many runs
+            has a `ModelCache`.
         callbacks: for `transformers.Trainer`, such as a progress bar.
         note: tells a person how the rows are read, before the first step.
-        checked: whether the caller has made the `preflight` of this run.
         command: the command line that asks for the run, for its record. A run that goes on keeps the one that it
             began with.
 
@@ -54,23 +55,23 @@ def train(
     check_place(config.out)
     with ExitStack() as held:
         # A new folder is made after the preflight, so that a refusal leaves nothing behind.
-        begun = is_begun(config.out)
-        if not begun and not checked:
-            inputs = _checked(config, inputs, data)
+        inputs, begun = None, is_begun(config.out)
+        if not begun and not prepared.checked:
+            inputs = _checked(config, prepared)
         held.enter_context(in_use(config.out))
         earlier = _earlier_run(config, resume)
         if earlier is not None and earlier.is_finished:
             return earlier
-        if begun and not checked:
-            inputs = _checked(config, inputs, data)
+        if begun and not prepared.checked:
+            inputs = _checked(config, prepared)
         held.enter_context(terminable())
         command = command if earlier is None else earlier.command or command
-        return _make_run(config, inputs, data, resume=resume, callbacks=callbacks, note=note, command=command)
+        return _make_run(config, prepared, inputs, resume=resume, callbacks=callbacks, note=note, command=command)
 
 
-def _checked(config: TrainConfig, inputs: Inputs | None, data: Data | None) -> Inputs:
+def _checked(config: TrainConfig, prepared: Prepared) -> Inputs:
     """Return what the run begins with, after its preflight."""
-    inputs = load_inputs(config, data) if inputs is None else inputs
+    inputs = prepared.load(config)
     preflight([config], inputs)
     return inputs
 
@@ -90,7 +91,9 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
             f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
-    settings, there = config.to_json(), run.settings
+    # An earlier version did without the settings that are new since, as their defaults do.
+    defaults = {each.name: each.default for each in dataclasses.fields(config)}
+    settings, there = config.to_json(), {**defaults, **run.settings}
     differing = [
         f"{key}={there.get(key)!r}, asked {settings[key]!r}" for key in settings if settings[key] != there.get(key)
     ]
@@ -101,8 +104,8 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
 
 def _make_run(
     config: TrainConfig,
+    prepared: Prepared,
     inputs: Inputs | None,
-    data: Data | None,
     *,
     resume: bool,
     callbacks: Sequence[TrainerCallback],
@@ -113,7 +116,7 @@ def _make_run(
     clear_leftovers(config.out)
     write_run(config.out, record)
     with FailureRecord(config.out, record), DiskErrors(config.out):
-        inputs = load_inputs(config, data) if inputs is None else inputs
+        inputs = prepared.load(config) if inputs is None else inputs
         checkpoint = newest_checkpoint(config.out) if resume else None
         session = assemble(config, inputs, callbacks=callbacks, checkpoint=checkpoint)
         if inputs.data.described:

@@ -14,8 +14,8 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
-from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE
 from lopsided.study.comparison import Origin
 from lopsided.study.leaderboard import INDIFFERENT, Leaderboard, leaderboard, listed
@@ -201,7 +201,7 @@ def _row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: BoardCell) -> dict[str, Any]:
     figures = {"mean": cell.mean, "half": cell.half, "rank": cell.rank, "mark": cell.mark}
     return {**figures, "difference": cell.difference, **({WHY: dict(cell.why)} if cell.why else {})}
 
