@@ -59,6 +59,11 @@ def preflight(configs: Sequence[TrainConfig], inputs: Inputs) -> None:
 
 
 def _problem_of_answers(config: TrainConfig, data: Data) -> Iterator[str]:
+    if data.seq2seq and "top1_token" in (data.task.metric.name, *data.task.also):
+        yield (
+            f"metric top1_token of task {data.task.name} expected a causal model; received an encoder-decoder, whose "
+            "first token may be one that begins every text; use greedy_match or exact_match"
+        )
     try:
         if splits_with_answers(data):
             writing_of(config, data)

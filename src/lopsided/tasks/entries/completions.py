@@ -35,7 +35,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         hub=Hub(name="tuetschek/e2e_nlg", revision=CONVERTED),
         form=completed("MR: {meaning_representation:slots}\nTEXT:", "{human_reference}"),
         metric="perplexity",
-        also=("token_accuracy",),
+        also=("token_accuracy", "bleu"),
         folder="e2e",
         sources=PartSources(),
         note="a row per reference; the text begins on a line of its own",
