@@ -18,7 +18,7 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
     )
     data: str | None = setting(
         None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
@@ -79,6 +79,12 @@ class TrainSettings:
         help="Most validation rows that checkpoints are chosen on.",
         check=POSITIVE,
         defaults={"compare": 400},
+    )
+    test_rows: int | None = setting(
+        None,
+        help="Most rows of test, and of each other domain, that the finished run is evaluated on: the same for every "
+        "method and seed.",
+        check=at_least(1),
     )
     train_rows: int = setting(
         1000,

@@ -206,6 +206,12 @@ class Run:
         return self.record.get("best_step")
 
     @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether its checkpoints were left when it had finished, as those of version 0.1.0 were."""
+        self._of_finished("steps")
+        return bool(self.record.get("keeps_checkpoints", True))
+
+    @property
     def chain(self) -> ChainFacts | None:
         """The links of its chain; None for a method without one."""
         chain = self._of_finished("chain")
