@@ -46,6 +46,7 @@ class Run:
         settings: its configuration as plain data, as the run wrote it.
         versions, machine: where it was made.
         record: the whole of `run.json`; for `runs/` alone.
+        rows: the predictions, where they are not in the folder: of a run that was made elsewhere.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     record: Mapping[str, Any] = field(repr=False)
+    rows: Mapping[str, Predictions] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -234,7 +236,7 @@ class Run:
     def predictions(self) -> Mapping[str, Predictions]:
         """Every row of the evaluated splits, by split and column."""
         self._of_finished("steps")
-        return read_predictions(self.folder)
+        return read_predictions(self.folder) if self.rows is None else self.rows
 
     def reasons(self, *sections: str) -> dict[str, str]:
         """Return why figures of these sections of the record are missing, by their places in it."""
@@ -284,6 +286,35 @@ def read_run(folder: Path) -> Run | None:
         versions=record["versions"],
         machine=record["machine"],
         record=record,
+    )
+
+
+def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], folder: Path) -> Run:
+    """Return the view of a finished run that was made elsewhere, from its record and predictions.
+
+    Args:
+        record: what its `run.json` holds; without `history` it has no losses by step.
+        rows, folder: the predictions by split and column, and where the run lies, or lay.
+
+    Raises:
+        LopsidedError: if the record is not that of a finished run.
+    """
+    record = {"history": [], **record}
+    missing = [key for key in (*_BEGUN, *_FINISHED) if key not in record]
+    if record.get("schema") != SCHEMA or record.get("status") != "finished" or missing:
+        raise LopsidedError(
+            f"expected the record of a finished run of schema {SCHEMA}, received one without {', '.join(missing)}; "
+            "take the results that `lopsided bench` wrote"
+        )
+    return Run(
+        folder=folder,
+        status="finished",
+        error=None,
+        settings=record["config"],
+        versions=record["versions"],
+        machine=record["machine"],
+        record=record,
+        rows=rows,
     )
 
 
