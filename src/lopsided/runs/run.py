@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +10,12 @@ from typing import Any, Literal, cast
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
-from lopsided.files.strict_json import NULLS, loads, reasons
+from lopsided.files.strict_json import NULLS, reasons
 from lopsided.method import Method, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
+from lopsided.runs.record import record_in
 from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
 from lopsided.tuner.method_parts import check_parts
 
@@ -263,7 +263,7 @@ def read_run(folder: Path) -> Run | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    record = _record_in(path)
+    record = record_in(path)
     status, error = record.get("status"), record.get("error")
     if status == "running" and not is_held(folder):
         status, error = "cut off", _KILLED
@@ -316,16 +316,6 @@ def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], fo
         record=record,
         rows=rows,
     )
-
-
-def _record_in(path: Path) -> dict[str, Any]:
-    try:
-        record = loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
-    return record
 
 
 def finished_run(folder: Path) -> Run:
