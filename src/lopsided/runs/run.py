@@ -25,8 +25,8 @@ Status = Literal["running", "cut off", "failed", "finished"]
 _KILLED = "its process ended without a word, as by kill -9 or a power cut"
 _STATES = {"running": "a run that is not over", "cut off": "a run that is cut off", "failed": "a run that failed"}
 # The sections that every record has, and those of a finished run besides.
-_BEGUN = ("config", "method", "versions", "machine")
-_FINISHED = (
+BEGUN = ("config", "method", "versions", "machine")
+FINISHED = (
     *("model", "task", "learning_rate", "trained_parameters", "metrics", "generalization_error", "history"),
     *("timings", "kept_bytes", "adapter_bytes", "chain", "steps"),
 )
@@ -135,7 +135,7 @@ class Run:
 
     def section(self, name: str) -> Any:
         """Return a section of the record as plain data, to be passed on as JSON."""
-        return self._of_finished(name) if name in _FINISHED else self.record[name]
+        return self._of_finished(name) if name in FINISHED else self.record[name]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data, to be printed; everything that is read from it has a property here."""
@@ -270,13 +270,13 @@ def read_run(folder: Path) -> Run | None:
         record |= {"status": status, "error": error}
     if status != "finished" and status not in _STATES:
         raise LopsidedError(f"{path}: expected a status of a run, received {status!r:.40}; train it again")
-    needed = (*_BEGUN, *(_FINISHED if status == "finished" else ()))
+    needed = (*BEGUN, *(FINISHED if status == "finished" else ()))
     if missing := [key for key in needed if key not in record]:
         raise LopsidedError(
             f"{path} is not a whole run: expected {', '.join(needed)}, received none of {', '.join(missing)}; train it "
             "again"
         )
-    if wrong := [key for key in _BEGUN if not isinstance(record[key], dict)]:
+    if wrong := [key for key in BEGUN if not isinstance(record[key], dict)]:
         raise LopsidedError(f"{path}: expected an object as {', '.join(wrong)}, received another value; train it again")
     return Run(
         folder=folder,
@@ -286,35 +286,6 @@ def read_run(folder: Path) -> Run | None:
         versions=record["versions"],
         machine=record["machine"],
         record=record,
-    )
-
-
-def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], folder: Path) -> Run:
-    """Return the view of a finished run that was made elsewhere, from its record and predictions.
-
-    Args:
-        record: what its `run.json` holds; without `history` it has no losses by step.
-        rows, folder: the predictions by split and column, and where the run lies, or lay.
-
-    Raises:
-        LopsidedError: if the record is not that of a finished run.
-    """
-    record = {"history": [], **record}
-    missing = [key for key in (*_BEGUN, *_FINISHED) if key not in record]
-    if record.get("schema") != SCHEMA or record.get("status") != "finished" or missing:
-        raise LopsidedError(
-            f"expected the record of a finished run of schema {SCHEMA}, received one without {', '.join(missing)}; "
-            "take the results that `lopsided bench` wrote"
-        )
-    return Run(
-        folder=folder,
-        status="finished",
-        error=None,
-        settings=record["config"],
-        versions=record["versions"],
-        machine=record["machine"],
-        record=record,
-        rows=rows,
     )
 
 
