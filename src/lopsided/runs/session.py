@@ -88,7 +88,7 @@ def assemble(
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
     own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
-    trainer = _trainer(config, data, model, steps, [*own, *callbacks])
+    trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
     return Session(
         config=config,
         data=data,
@@ -144,9 +144,16 @@ def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
     return BaseModel(name=config.model, type=inputs.model.config.model_type, parameters=parameters)
 
 
-def _trainer(
+def trainer_for(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
+    """Return the trainer of a run.
+
+    Args:
+        model: with the method on it.
+        steps: of the whole run.
+        callbacks: all that it has besides those of transformers.
+    """
     task, splits = data.task, data.encoded.splits
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
     arguments = training_arguments(config, steps)
