@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from lopsided.errors import LopsidedError
-from lopsided.files.strict_json import loads
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import SCHEMA
 from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, SplitFigures, StepTime, TaskFacts
@@ -92,18 +88,3 @@ def finished_record(begun: Mapping[str, Any], result: RunResult, wall_seconds: f
         "keeps_checkpoints": False,
         "wall_seconds": wall_seconds,
     }
-
-
-def record_in(path: Path) -> dict[str, Any]:
-    """Read a record.
-
-    Raises:
-        LopsidedError: if the file is not one of ours.
-    """
-    try:
-        record = loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
-    return record

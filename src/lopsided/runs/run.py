@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,12 +11,11 @@ from typing import Any, Literal, cast
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
-from lopsided.files.strict_json import NULLS, reasons
+from lopsided.files.strict_json import NULLS, loads, reasons
 from lopsided.method import Method, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
-from lopsided.runs.record import record_in
 from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
 from lopsided.tuner.method_parts import check_parts
 
@@ -25,8 +25,8 @@ Status = Literal["running", "cut off", "failed", "finished"]
 _KILLED = "its process ended without a word, as by kill -9 or a power cut"
 _STATES = {"running": "a run that is not over", "cut off": "a run that is cut off", "failed": "a run that failed"}
 # The sections that every record has, and those of a finished run besides.
-_BEGUN = ("config", "method", "versions", "machine")
-_FINISHED = (
+BEGUN = ("config", "method", "versions", "machine")
+FINISHED = (
     *("model", "task", "learning_rate", "trained_parameters", "metrics", "generalization_error", "history"),
     *("timings", "kept_bytes", "adapter_bytes", "chain", "steps"),
 )
@@ -135,7 +135,7 @@ class Run:
 
     def section(self, name: str) -> Any:
         """Return a section of the record as plain data, to be passed on as JSON."""
-        return self._of_finished(name) if name in _FINISHED else self.record[name]
+        return self._of_finished(name) if name in FINISHED else self.record[name]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data, to be printed; everything that is read from it has a property here."""
@@ -263,20 +263,20 @@ def read_run(folder: Path) -> Run | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    record = record_in(path)
+    record = _record_in(path)
     status, error = record.get("status"), record.get("error")
     if status == "running" and not is_held(folder):
         status, error = "cut off", _KILLED
         record |= {"status": status, "error": error}
     if status != "finished" and status not in _STATES:
         raise LopsidedError(f"{path}: expected a status of a run, received {status!r:.40}; train it again")
-    needed = (*_BEGUN, *(_FINISHED if status == "finished" else ()))
+    needed = (*BEGUN, *(FINISHED if status == "finished" else ()))
     if missing := [key for key in needed if key not in record]:
         raise LopsidedError(
             f"{path} is not a whole run: expected {', '.join(needed)}, received none of {', '.join(missing)}; train it "
             "again"
         )
-    if wrong := [key for key in _BEGUN if not isinstance(record[key], dict)]:
+    if wrong := [key for key in BEGUN if not isinstance(record[key], dict)]:
         raise LopsidedError(f"{path}: expected an object as {', '.join(wrong)}, received another value; train it again")
     return Run(
         folder=folder,
@@ -289,33 +289,14 @@ def read_run(folder: Path) -> Run | None:
     )
 
 
-def run_of_record(record: Mapping[str, Any], rows: Mapping[str, Predictions], folder: Path) -> Run:
-    """Return the view of a finished run that was made elsewhere, from its record and predictions.
-
-    Args:
-        record: what its `run.json` holds; without `history` it has no losses by step.
-        rows, folder: the predictions by split and column, and where the run lies, or lay.
-
-    Raises:
-        LopsidedError: if the record is not that of a finished run.
-    """
-    record = {"history": [], **record}
-    missing = [key for key in (*_BEGUN, *_FINISHED) if key not in record]
-    if record.get("schema") != SCHEMA or record.get("status") != "finished" or missing:
-        raise LopsidedError(
-            f"expected the record of a finished run of schema {SCHEMA}, received one without {', '.join(missing)}; "
-            "take the results that `lopsided bench` wrote"
-        )
-    return Run(
-        folder=folder,
-        status="finished",
-        error=None,
-        settings=record["config"],
-        versions=record["versions"],
-        machine=record["machine"],
-        record=record,
-        rows=rows,
-    )
+def _record_in(path: Path) -> dict[str, Any]:
+    try:
+        record = loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the folder") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise LopsidedError(f"{path} is not a run of schema {SCHEMA}; choose another folder")
+    return record
 
 
 def finished_run(folder: Path) -> Run:

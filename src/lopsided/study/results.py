@@ -37,7 +37,7 @@ from lopsided.errors import LopsidedError
 from lopsided.files import strict_json
 from lopsided.runs import Run
 from lopsided.runs.facts import Predictions
-from lopsided.runs.run import run_of_record
+from lopsided.runs.record_view import run_of_record
 
 SCHEMA = 1
 RESULTS = "results.jsonl"
