@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from lopsided.runs import ModelCache, estimate, finished_run, load_inputs
-from lopsided.runs.estimate import bytes_of_weights, lack_of_memory, memory_needed, time_probe
+from lopsided.runs import ModelCache, finished_run, load_inputs, needs
 from lopsided.runs.memory import MemoryFree
+from lopsided.runs.needs import bytes_of_weights, lack_of_memory, memory_needed, time_probe
 from tests.tiny_runs import tiny_config
 
 
@@ -36,7 +36,7 @@ def test_a_run_that_does_not_fit_is_told_before_it_is_loaded(tmp_path, monkeypat
     needed, weights = memory_needed(config, cache.inputs(config)).total, bytes_of_weights(config, data)
 
     def free(host: int, device: int | None = None) -> None:
-        monkeypatch.setattr(estimate, "memory_free", lambda: MemoryFree(host=host, device=device))
+        monkeypatch.setattr(needs, "memory_free", lambda: MemoryFree(host=host, device=device))
 
     free(needed)
     assert lack_of_memory(config, data, cache.inputs) is None

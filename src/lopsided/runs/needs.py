@@ -19,7 +19,7 @@ from lopsided.models.skeleton import skeleton
 from lopsided.runs.careful_trainer import CarefulTrainer
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.evaluated_rows import evaluated_rows, validation_rows
-from lopsided.runs.generate import answered, splits_with_answers, writing_of
+from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.memory import memory_free
@@ -115,7 +115,7 @@ class TimeProbe:
     Args:
         step: of one optimizer step.
         row: of one evaluated row.
-        answer: of one written answer; 0 for a task without answers to write.
+        answer: of one answer that is written, or chosen among options; 0 for a task whose scores read none.
     """
 
     step: float
@@ -125,11 +125,10 @@ class TimeProbe:
     def seconds(self, config: TrainConfig, data: Data) -> float:
         """Return how long a run takes, without loading: steps, evaluations on the way, and the ones at the end."""
         evaluated = evaluated_rows(config, data)
-        written = splits_with_answers(data)
         steps = total_steps(config, len(data.encoded.splits["train"]))
         rows = min(config.evaluations, steps) * len(validation_rows(config, data))
         rows += sum(len(rows.texts) for rows in evaluated.values())
-        answers = sum(len(rows.texts) for split, rows in evaluated.items() if split in written)
+        answers = sum(len(rows.texts) for split, rows in evaluated.items() if further_of(data, split))
         return steps * self.step + rows * self.row + answers * self.answer
 
 
@@ -143,7 +142,7 @@ def time_probe(config: TrainConfig, inputs: Inputs) -> TimeProbe:
     with _trainer(config, inputs) as trainer:
         step = _seconds_per_step(trainer)
         row = _seconds_per_row(trainer)
-        answer = _seconds_per_answer(trainer, config, inputs.data) if splits_with_answers(inputs.data) else 0.0
+        answer = _seconds_per_answer(trainer, config, inputs.data)
     return TimeProbe(step=step, row=row, answer=answer)
 
 
@@ -189,10 +188,11 @@ def _seconds_per_row(trainer: CarefulTrainer) -> float:
 
 def _seconds_per_answer(trainer: CarefulTrainer, config: TrainConfig, data: Data) -> float:
     """Return the mean time of an answer, in a batch that is smaller than a run's: rather too long than too short."""
+    if not further_of(data, "test"):
+        return 0.0
     texts = data.task.splits["test"]
     texts = texts.select(range(min(PROMPTS, len(texts))))
-    writing, autocast = writing_of(config, data), trainer.accelerator.autocast
-    return _timed(lambda: answered(texts, trainer.model, data.processor, writing, autocast=autocast)) / len(texts)
+    return _timed(lambda: further_rows(trainer, config, data, "test", texts)) / len(texts)
 
 
 def _timed(work: Callable[[], Any]) -> float:
