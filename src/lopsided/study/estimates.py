@@ -12,9 +12,9 @@ from lopsided.models.registry import MODELS
 from lopsided.models.skeleton import skeleton
 from lopsided.models.weight_hash import model_hash
 from lopsided.runs import TrainConfig
-from lopsided.runs.estimate import TimeProbe, time_probe
 from lopsided.runs.inputs import READING, Data, task_of
 from lopsided.runs.model_cache import ModelCache
+from lopsided.runs.needs import TimeProbe, time_probe
 from lopsided.study.cell import Cell
 from lopsided.study.study_file import Machine
 from lopsided.tasks.registry import TASKS

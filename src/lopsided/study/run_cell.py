@@ -15,10 +15,10 @@ from lopsided.diagnose import diagnose_runs
 from lopsided.method import METHODS
 from lopsided.runs import Run, train
 from lopsided.runs.ending import reason
-from lopsided.runs.estimate import bytes_of_weights, lack_of_memory
 from lopsided.runs.inputs import Prepared
 from lopsided.runs.memory import memory_free
 from lopsided.runs.model_cache import ModelCache
+from lopsided.runs.needs import bytes_of_weights, lack_of_memory
 from lopsided.study.cell import NUMERICS, Cell
 from lopsided.study.results import SCHEMA, Status, packed
 from lopsided.study.study_file import Diagnose
