@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +14,7 @@ from lopsided_cli.printing import print_json, terminal
 from lopsided_cli.printing import print_table as show
 
 if TYPE_CHECKING:
-    from lopsided.study.backend import Backend
-    from lopsided.study.bench import Bench
+    from lopsided.study.bench import Bench, Maker
     from lopsided.study.plan import PlannedCell, StudyPlan
     from lopsided_cli.study_progress import StudyProgress
 
@@ -63,7 +61,7 @@ def bench(
         _print_stale(asked, json)
         return
     if plan:
-        outlook = planned(asked, probe=False)
+        outlook = planned(asked, probe=True)
         print_json(outlook.to_json()) if json else _print_plan(outlook)
         return
     with progress(Console(stderr=True)) as display:
@@ -78,14 +76,14 @@ def bench(
         raise typer.Exit(1)
 
 
-def _maker(
-    name: str, display: StudyProgress, *, address: str | None, workers: int | None
-) -> Callable[[StudyPlan], Backend]:
+def _maker(name: str, display: StudyProgress, *, address: str | None, workers: int | None) -> Maker:
     command = options.command_line()
     if name == "ray":
         from lopsided.study.ray_backend import RayBackend
 
-        return lambda plan: RayBackend(address=address, workers=workers, memory=plan.memory_bytes, command=command)
+        return lambda plan, cache: RayBackend(
+            address=address, workers=workers, memory=plan.memory_bytes, command=command
+        )
     if name != "local":
         raise BadInput(f"--backend must be local or ray, got {name!r}; choose one of them")
     if address is not None or workers is not None:
@@ -94,7 +92,7 @@ def _maker(
         )
     from lopsided.study.backend import Local
 
-    return lambda plan: Local(callbacks=display.callbacks, command=command)
+    return lambda plan, cache: Local(cache, callbacks=display.callbacks, command=command)
 
 
 def _print_plan(plan: StudyPlan) -> None:

@@ -41,8 +41,8 @@ def outcomes(folder):
 class Stopped(Local):
     """Ends the process's study after some cells."""
 
-    def __init__(self, cells):
-        super().__init__()
+    def __init__(self, cache, cells):
+        super().__init__(cache)
         self.cells = cells
 
     def next(self):
@@ -74,10 +74,10 @@ def test_a_finished_cell_is_never_run_again(study, tmp_path):
         def next(self):
             raise AssertionError("a cell was run again")
 
-    assert run_bench(study, backend=lambda plan: Never()).counts() == {"finished": 6}
+    assert run_bench(study, backend=lambda plan, cache: Never(cache)).counts() == {"finished": 6}
     # Nor on another machine that has the lines alone.
     elsewhere = Bench(path=study.path, out=tmp_path / "elsewhere", results=(study.out / "results.jsonl",))
-    assert run_bench(elsewhere, backend=lambda plan: Never()).counts() == {"finished": 6}
+    assert run_bench(elsewhere, backend=lambda plan, cache: Never(cache)).counts() == {"finished": 6}
     assert (elsewhere.out / "leaderboards.csv").read_text() == (study.out / "leaderboards.csv").read_text()
     assert outcomes(study.out) == first
 
@@ -87,7 +87,7 @@ def test_a_study_that_was_cut_off_goes_on(study, tmp_path):
     run_bench(undisturbed)
     for cells in (0, 2, 3):
         with pytest.raises(KeyboardInterrupt):
-            run_bench(study, backend=lambda plan, cells=cells: Stopped(cells))
+            run_bench(study, backend=lambda plan, cache, cells=cells: Stopped(cache, cells))
     with open(study.out / "results.jsonl", "a") as file:
         file.write('{"schema": 1, "cell')
     assert run_bench(study).counts() == {"finished": 6}
@@ -98,7 +98,7 @@ def test_a_study_that_was_cut_off_goes_on(study, tmp_path):
 def test_shards_make_all_cells_once(study):
     for i in (1, 2, 3):
         run_bench(Bench(path=study.path, out=study.out, shard=(i, 3)))
-    assert run_bench(study, backend=lambda plan: Stopped(0)).counts() == {"finished": 6}
+    assert run_bench(study, backend=lambda plan, cache: Stopped(cache, 0)).counts() == {"finished": 6}
 
 
 def test_a_changed_file_is_refused(study):

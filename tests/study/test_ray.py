@@ -52,7 +52,7 @@ def test_a_study_on_two_workers_is_the_local_one_though_one_is_killed(tmp_path, 
         torch.set_num_threads(threads)
     made = []
 
-    def maker(plan):
+    def maker(plan, cache):
         made.append(OneKilled(workers=2))
         return made[0]
 

@@ -44,14 +44,16 @@ class Local(Backend):
     """One cell after the other, in this process.
 
     Args:
+        cache: of models and rows that the process has loaded already.
         callbacks: for a cell's Trainer.
         command: for the runs' records.
     """
 
-    def __init__(self, callbacks: CellCallbacks = lambda cell: (), command: str | None = None) -> None:
-        self.callbacks, self.command = callbacks, command
+    def __init__(
+        self, cache: ModelCache, callbacks: CellCallbacks = lambda cell: (), command: str | None = None
+    ) -> None:
+        self.cache, self.callbacks, self.command = cache, callbacks, command
         self._cells: deque[Cell] = deque()
-        self._cache = ModelCache()
 
     @property
     def slots(self) -> int:
@@ -65,4 +67,4 @@ class Local(Backend):
     def next(self) -> tuple[Cell, dict[str, Any]]:
         """Make the first cell of the queue."""
         cell = self._cells.popleft()
-        return cell, run_cell(cell, self._cache, callbacks=self.callbacks(cell), command=self.command)
+        return cell, run_cell(cell, self.cache, callbacks=self.callbacks(cell), command=self.command)

@@ -13,10 +13,12 @@ from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import loads
 from lopsided.runs.directory import check_place, in_use
 from lopsided.runs.ending import terminable
+from lopsided.runs.model_cache import ModelCache
 from lopsided.study.backend import Backend, Local
 from lopsided.study.cell import Cell, folder_name
 from lopsided.study.drive import Drive, Told
 from lopsided.study.estimates import Looker
+from lopsided.study.fit import check_fit
 from lopsided.study.outputs import write_outputs
 from lopsided.study.plan import StudyPlan, only_shard, plan
 from lopsided.study.results import RESULTS, Result, mend_tail, read_results
@@ -24,6 +26,8 @@ from lopsided.study.study_file import read_study
 from lopsided.study.tuning import check_tuner
 
 STUDY = "study.json"
+# Makes the cells of a plan; the cache holds what this process has loaded already.
+Maker = Callable[[StudyPlan, ModelCache], Backend]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ def planned(bench: Bench, *, probe: bool) -> StudyPlan:
 def run_bench(
     bench: Bench,
     *,
-    backend: Callable[[StudyPlan], Backend] = lambda plan: Local(),
+    backend: Maker = lambda plan, cache: Local(cache),
     begin: Callable[[StudyPlan], None] = lambda plan: None,
     tell: Told = lambda cell, result: None,
 ) -> StudyPlan:
@@ -92,15 +96,18 @@ def run_bench(
     """
     check_place(bench.out)
     outlook = planned(bench, probe=False)
+    tuning, ended = outlook.study.tuning, bench.all_results()
     with ExitStack() as held:
+        cells = only_shard(outlook.runs, bench.shard, tuned=tuning is not None)
+        cache = ModelCache()
+        check_fit([cell for cell in cells if cell.key not in ended], cache)
+        # A new folder is made after that, so that a refusal leaves nothing behind.
         held.enter_context(in_use(bench.out if bench.shard is None else bench.out / bench.results_path.stem))
         _note_study(bench)
         mend_tail(bench.results_path)
         held.enter_context(terminable())
         begin(outlook)
-        tuning = outlook.study.tuning
-        cells = only_shard(outlook.runs, bench.shard, tuned=tuning is not None)
-        maker = backend(outlook)
+        maker = backend(outlook, cache)
         held.callback(maker.close)
         drive = Drive(
             maker,

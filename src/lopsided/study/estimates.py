@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from lopsided.errors import LopsidedError, first_line
+from lopsided.errors import LopsidedError, first_line, unknown
+from lopsided.models.registry import MODELS
 from lopsided.models.skeleton import skeleton
 from lopsided.models.weight_hash import model_hash
 from lopsided.runs import TrainConfig
-from lopsided.runs.inputs import READING, task_of
+from lopsided.runs.inputs import READING, Data, task_of
 from lopsided.runs.model_cache import ModelCache
+from lopsided.runs.needs import TimeProbe, time_probe
 from lopsided.study.cell import Cell
 from lopsided.study.study_file import Machine
+from lopsided.tasks.registry import TASKS
 from lopsided.tasks.task import SPLITS
 from lopsided.tasks.task_fingerprint import fingerprint
 
@@ -25,14 +29,6 @@ COPIES, RECORDS = 7, 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Seconds that a step and an evaluated row take, from a few that were timed."""
-
-    step_seconds: float
-    row_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pair:
     """A model and a task, as far as they are known on this machine.
 
@@ -41,7 +37,7 @@ class Pair:
         splits: rows of each split, out-of-domain ones included; empty where the task is not here.
         parameters: of the model; None where nobody says.
         missing: what has to be fetched or put somewhere, in words.
-        speed: measured by a few steps here; None where it was not, or could not be.
+        seconds: of a run on this machine, from a few steps that were timed; None where they were not.
     """
 
     model_fingerprint: str = ""
@@ -49,7 +45,7 @@ class Pair:
     splits: Mapping[str, int] = field(default_factory=dict)
     parameters: int | None = None
     missing: tuple[str, ...] = ()
-    speed: Speed | None = None
+    seconds: Callable[[TrainConfig], float] | None = None
 
     @property
     def rows(self) -> int | None:
@@ -78,9 +74,8 @@ def span_of(cell: Cell, steps: int | None, pair: Pair, machine: Machine | None =
         return None
     learned = _learned_bytes(cell, pair.parameters)
     disk, memory = learned * COPIES + RECORDS, pair.parameters * 4 + learned * COPIES
-    if pair.speed is not None:
-        seconds = steps * pair.speed.step_seconds + _evaluated(cell.config, pair) * pair.speed.row_seconds
-        return Span(seconds=seconds, how="probe", disk_bytes=disk, memory_bytes=memory)
+    if pair.seconds is not None:
+        return Span(seconds=pair.seconds(cell.config), how="probe", disk_bytes=disk, memory_bytes=memory)
     if machine is None:
         return None
     config = cell.config
@@ -138,16 +133,17 @@ class Looker:
         self, config: TrainConfig, task: tuple[str, dict[str, int], str], model: tuple[str, int | None, str]
     ) -> Pair:
         missing = tuple(filter(None, (model[2], task[2])))
-        speed = None
+        seconds = None
         if self.probe and not missing:
-            speed = None
+            data, probed = self.cache.data(config), time_probe(config, self.cache.inputs(config))
+            seconds = partial(_seconds, probed, data)
         return Pair(
             model_fingerprint=model[0],
             task_fingerprint=task[0],
             splits=task[1],
             parameters=model[1],
             missing=missing,
-            speed=speed,
+            seconds=seconds,
         )
 
 
@@ -156,7 +152,9 @@ def _task_known(config: TrainConfig) -> tuple[str, dict[str, int], str]:
     try:
         task = task_of(config)
     except LopsidedError as error:
-        return "", {}, f"task {config.task}: {first_line(error)}"
+        if config.task not in TASKS:
+            raise
+        return "", {}, first_line(error)
     rows = {split: len(task.splits[split]) for split in SPLITS}
     rows |= {split: len(part) for split, part in task.out_of_domain.items()}
     return fingerprint(task)[:DIGITS], rows, ""
@@ -166,7 +164,9 @@ def _model_known(name: str) -> tuple[str, int | None, str]:
     """Return a model's fingerprint, its number of parameters, and what is missing."""
     hashed = model_hash(name)
     if hashed is None:
-        return "", _parameters(name), f"model {name}: download it from the hub, or put it into its cache"
+        if name not in MODELS and "/" not in name:
+            raise LopsidedError(unknown("model", name, MODELS, "a folder, a name on the hub, or one of"))
+        return "", _parameters(name), f"model {name} is not on this machine: download it from the hub into its cache"
     return hashed, _parameters(name), ""
 
 
@@ -175,3 +175,7 @@ def _parameters(name: str) -> int | None:
         return sum(int(parameter.numel()) for parameter in skeleton(name).parameters())
     except LopsidedError:
         return None
+
+
+def _seconds(probed: TimeProbe, data: Data, config: TrainConfig) -> float:
+    return probed.seconds(config, data)

@@ -16,10 +16,15 @@ from lopsided.method import METHODS
 from lopsided.runs import Run, train
 from lopsided.runs.ending import reason
 from lopsided.runs.inputs import Prepared
+from lopsided.runs.memory import memory_free
 from lopsided.runs.model_cache import ModelCache
+from lopsided.runs.needs import bytes_of_weights, lack_of_memory
 from lopsided.study.cell import NUMERICS, Cell
 from lopsided.study.results import SCHEMA, Status, packed
 from lopsided.study.study_file import Diagnose
+
+# Where this many times a model's weights are free, its training fits whatever is trained.
+SMALL = 30
 
 
 def run_cell(
@@ -41,12 +46,26 @@ def run_cell(
     errors: list[str] = []
     with ExitStack() as failure:
         failure.push(partial(_keep, errors))
+        if lacking := _lack_of_memory(cell, cache):
+            return line_of(cell, "skipped", lacking)
         prepared = Prepared(load=cache.inputs, checked=True)
         run = train(cell.config, resume=True, prepared=prepared, callbacks=callbacks, command=command)
         diagnosis = None if cell.diagnose is None else _diagnosed(run, cell.diagnose)
     if errors:
         return line_of(cell, "failed", errors[0])
     return {**line_of(cell, "finished", run=run), "diagnosis": diagnosis}
+
+
+def _lack_of_memory(cell: Cell, cache: ModelCache) -> str | None:
+    """Return why a cell does not fit into the memory that is free; None if it does.
+
+    A model that takes a small part of it is not tried.
+    """
+    config = cell.config
+    data = cache.data(config)
+    if SMALL * bytes_of_weights(config, data) < memory_free().for_training:
+        return None
+    return lack_of_memory(config, data, cache.inputs)
 
 
 def line_of(cell: Cell, status: Status, reason: str | None = None, run: Run | None = None) -> dict[str, Any]:
