@@ -155,6 +155,7 @@ class TaskFacts:
         shape: how the rows were read, in words; "" where they were not read from a user's columns.
         columns: which of a user's columns became which of the task's; None where none were read, or in version 0.1.0.
         left_out: the columns that were not used, with the reason; None as `columns`.
+        modality: what a row gives the model to read, "text" or "image".
         also: the scores that are recorded next to the metric.
     """
 
@@ -169,6 +170,7 @@ class TaskFacts:
     shape: str
     columns: Mapping[str, Sequence[str]] | None
     left_out: Mapping[str, str] | None = None
+    modality: str = "text"
     also: tuple[str, ...] = ()
 
     @classmethod
@@ -186,6 +188,7 @@ class TaskFacts:
             shape=section.get("shape", ""),
             columns=section.get("columns"),
             left_out=section.get("left_out"),
+            modality=section.get("modality", "text"),
             also=tuple(section.get("also", ())),
         )
 
@@ -205,6 +208,8 @@ class TaskFacts:
             facts["columns"] = {name: list(parts) for name, parts in self.columns.items()}
         if self.left_out is not None:
             facts["left_out"] = dict(self.left_out)
+        if self.modality != "text":
+            facts["modality"] = self.modality
         if self.also:
             facts["also"] = list(self.also)
         return facts

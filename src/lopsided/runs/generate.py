@@ -19,8 +19,7 @@ from lopsided.models.mode_contexts import model_mode
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.facts import Predictions
 from lopsided.runs.inputs import Data
-from lopsided.tasks import SPLITS, get_metric
-from lopsided.tasks.encode import IGNORED, encode_prompts
+from lopsided.tasks.encoders import IGNORED, encode_prompts
 
 # As few as `encode` takes in a row.
 MIN_PROMPT = 8
@@ -54,11 +53,11 @@ def writing_of(config: TrainConfig, data: Data) -> Writing:
     longest = max(sum(label != IGNORED for label in labels) for labels in data.encoded.splits["train"]["labels"])
     most = longest if config.max_new_tokens is None else config.max_new_tokens
     # A causal model reads the prompt and its own answer as one text.
-    limit = data.tokenizer.model_max_length - (0 if data.seq2seq else most)
-    if limit < MIN_PROMPT or most >= data.tokenizer.model_max_length:
+    limit = data.processor.model_max_length - (0 if data.seq2seq else most)
+    if limit < MIN_PROMPT or most >= data.processor.model_max_length:
         raise LopsidedError(
             f"max_new_tokens must leave room for a prompt of {MIN_PROMPT} tokens: max_new_tokens={most}, the "
-            f"tokenizer's limit is {data.tokenizer.model_max_length}; lower --max-new-tokens"
+            f"tokenizer's limit is {data.processor.model_max_length}; lower --max-new-tokens"
         )
     return Writing(
         max_new_tokens=most,
@@ -67,20 +66,6 @@ def writing_of(config: TrainConfig, data: Data) -> Writing:
         batch_size=2 * config.batch_size,
         seq2seq=data.seq2seq,
     )
-
-
-def splits_with_answers(data: Data) -> tuple[str, ...]:
-    """Return the splits that answers are written to: none where no score of the task reads any.
-
-    Test and other domains; validation too if the task is judged by such a score. Writing takes long, so training rows
-    have none.
-    """
-    task = data.task
-    if task.metric.entry.reads_answers:
-        return (*SPLITS[1:], *task.out_of_domain)
-    if any(get_metric(name).entry.reads_answers for name in task.also):
-        return ("test", *task.out_of_domain)
-    return ()
 
 
 def answered(
