@@ -158,7 +158,7 @@ def paired_scores(metric: str, runs: Sequence[Sequence[Run]], split: str = "test
     units = [entry.units(answers) for answers in rows]
     n, shape = len(next(iter(units[0].values()))), (len(runs), len(runs[0]))
     if n < 2:
-        raise Undefined(f"one {'prompt' if entry.entry.reads_answers else 'row'} has no standard error")
+        raise Undefined(f"one {'prompt' if 'prompt' in entry.entry.reads else 'row'} has no standard error")
     if entry.entry.is_share:
         return share_scores(np.stack([each["prediction"] == each["label"] for each in units]).reshape(*shape, n))
     return jackknifed_scores(_points_of_units(entry, units), shape, n)
