@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import decision
-from benchmarks.decision import ENOUGH, RESULT, Outcome, World, outcome, study, worlds
+from benchmarks.decision import ENOUGH, HEAVY_BELOW, RESULT, Outcome, World, outcome, study, worlds
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_the_bound_holds(world):
 def test_methods_below_the_floor_are_not_named_and_those_above_are():
     below = World(seeds=3, rows=300, floor=-1.0)
     assert outcome(below, 40).below_floor == 0
-    assert outcome(World(methods=2, seeds=3, rows=2000, behind=1.0, floor=10.0), 20).chose > 0.8
+    assert outcome(World(methods=2, seeds=3, rows=1000, behind=1.0, floor=10.0), 20).chose > 0.8
 
 
 def test_the_true_scores_are_those_of_many_rows():
@@ -56,6 +56,7 @@ def test_what_the_whole_simulation_came_to():
     found = {World(**entry["world"]): Outcome(**entry["outcome"]) for entry in written["worlds"]}
     assert list(found) == list(dict.fromkeys(worlds()))
     assert min(each.held for each in found.values() if each.held is not None) >= 0.95
-    assert all(each.below_floor == 0 for each in found.values())
+    assert all(each.below_floor == 0 for world, each in found.items() if world.about != HEAVY_BELOW)
+    assert all(each.below_floor <= 30 for each in found.values())
     assert all(found[world].decided >= 0.8 for world in ENOUGH)
     assert all(world.behind == 0.0 for world in ENOUGH)

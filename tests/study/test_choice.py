@@ -130,7 +130,7 @@ def test_where_no_method_beats_the_floor_nothing_else_is_said(board, count):
     }
     found = board(runs)
     assert found.sentences == (
-        "No method beats the floor: none is shown to have a better test accuracy than head (80.0 %), at 99.9 %.",
+        "No method beats the floor: none is shown to have a better test accuracy than head (80.0 %).",
     )
     assert (found.decision.chosen, found.decision.beats_floor, found.decision.floor) == (None, False, "head")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lopsided.formatting import estimate_text
 from lopsided.study.board_rows import Row
 from lopsided.study.columns import SCORE, Column
-from lopsided.study.decision import FLOOR_LEVEL, Decision, has_figure, mean_of
+from lopsided.study.decision import Decision, has_figure, mean_of
 from lopsided.study.needed import MOST_ROWS, MOST_SEEDS
 from lopsided.study.paired_scores import Points, points_of
 
@@ -55,10 +55,7 @@ def _points(decision: Decision) -> Points:
 def _below(column: Column, rows: Sequence[Row], decision: Decision) -> str:
     floor = next(row for row in rows if row.label == decision.floor)
     score = estimate_text(mean_of(floor, SCORE), None, column.unit)
-    return (
-        f"No method beats the floor: none is shown to have a better {column.title} than {floor.label} ({score}), at "
-        f"{100 * FLOOR_LEVEL:g} %."
-    )
+    return f"No method beats the floor: none is shown to have a better {column.title} than {floor.label} ({score})."
 
 
 def _choice(title: str, scored: Sequence[Row], decision: Decision) -> str:

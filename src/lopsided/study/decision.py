@@ -1,7 +1,8 @@
 """Which method to take, and how much worse than the best it may be: a rule on the rows of a leaderboard.
 
-1. A method is *named* only if it beats the floor, the frozen features: at 99.9 %, jointly over the methods, since to
-   name a method that training made worse is the costliest mistake, and trained methods are usually far above it.
+1. A method is *named* only if it beats the floor, the frozen features: its lead is beyond the bound at 95 %, and beyond
+   the normal quantile of 99.9 % times its standard error, both jointly over the methods. To name a method that training
+   made worse is the costliest mistake. (Student's quantile of 99.9 % would be 22 with three seeds of one method.)
 2. u bounds, at 95 %, how much worse than the best method a method is (`best_bounds`), in points (`paired_scores`).
 3. Of the methods that may be named and whose u is at most the margin, the cheapest to train is taken: it is *decided*.
    Where there is none, the best mean is taken with its u, and it is not decided.
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from lopsided.study.best_bounds import Bounds, Spread, bounds_of, reaches, spread_of
 from lopsided.study.board_rows import Row
@@ -26,7 +28,7 @@ from lopsided.tasks.score_functions import Undefined
 # Among equals the cheapest is taken: fewest trained numbers, then least memory, then the faster step.
 COSTS = ("trained_parameters", "kept_bytes", "step_ms")
 MARGIN = 1.0
-FLOOR_LEVEL = 0.999
+FLOOR_LEVEL, FLOOR_NORMAL_LEVEL = 0.95, 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +230,9 @@ def above_floor(scores: PairedScores) -> list[int]:
     k = len(scores.values) - 1
     # The head's own seeds say less about how adapters vary than those of the adapters do.
     spread = spread_of(scores, pool=range(k) if k > 1 else None)
-    # Bonferroni's: draws would not tell so high a level.
-    reach = reaches(spread, np.full(k + 1, 1 - (1 - FLOOR_LEVEL) / k))[k]
+    # Bonferroni's levels: draws would not tell so high ones.
+    single, normal = (1 - (1 - level) / k for level in (FLOOR_LEVEL, FLOOR_NORMAL_LEVEL))
+    reach = reaches(spread, np.full(k + 1, single))[k]
+    reach = np.maximum(reach, norm.ppf(normal) * np.sqrt(spread.variance[k]))
     lead = scores.means - scores.means[k] - reach
     return [number for number in range(k) if lead[number] > 0]
