@@ -33,6 +33,10 @@ def bench(
     results: Annotated[
         list[Path] | None, typer.Option(help="Results of another machine: its finished cells are not run again.")
     ] = None,
+    data: Annotated[str | None, typer.Option(help="A folder with the data sets of `lopsided tasks` in local form.")] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="A few steps on tiny random twins of the models, to see that all works.")
+    ] = False,
     backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
     workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
@@ -51,11 +55,13 @@ def bench(
 
     asked = Bench(
         path=study,
-        out=out or Path(f"lopsided-{study.stem}"),
+        out=out or Path(f"lopsided-{study.stem}{'-rehearsal' if rehearse else ''}"),
         shard=_shard(shard),
         results=tuple(results or ()),
         retry_failed=retry_failed,
         changed=changed,
+        data=data,
+        rehearse=rehearse,
     )
     if stale:
         _print_stale(asked, json)
