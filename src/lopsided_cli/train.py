@@ -52,6 +52,11 @@ def summary(run: Run) -> list[str]:
         f"  ({figures.rows} rows)"
         for split, figures in run.metrics.items()
     ]
+    lines += [
+        f"{split:>14}  {other.replace('_', ' ')} {figure(also.score.value, '.4f')} ± {figure(also.score.se, '.4f')}"
+        for split, figures in run.metrics.items()
+        for other, also in figures.also.items()
+    ]
     gap = run.generalization_error
     if gap is not None:
         lines.append(f"{'G(W)':>14}  {figure(gap.value, '.4f')} ± {figure(gap.se, '.4f')}")
