@@ -8,7 +8,20 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
-    *("errors", "finite", "stats", "settings", "method", "methods", "files", "formatting", "models", "tuner", "optim"),
+    *(
+        "errors",
+        "finite",
+        "stats",
+        "settings",
+        "plugins",
+        "method",
+        "methods",
+        "files",
+        "formatting",
+        "models",
+        "tuner",
+        "optim",
+    ),
     *("adapt", "export", "testing", "tasks", "theory", "runs", "verify", "plotting", "lab", "advise", "diagnose"),
     *("study", "report"),
 ]

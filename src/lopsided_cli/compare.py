@@ -10,15 +10,20 @@ from lopsided_cli import options
 from lopsided_cli.printing import print_json, terminal
 from lopsided_cli.progress import bar, early, read_as
 from lopsided_settings.compare import CompareSettings
+from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from lopsided.runs import TrainConfig
 
 
-@options.options_of(TrainSettings, CompareSettings)
+@options.options_of(TrainSettings, CompareSettings, PluginSettings)
 def compare(
-    run: options.Values, comparison: options.Values, resume: options.Resume = False, json: options.Json = False
+    run: options.Values,
+    comparison: options.Values,
+    own: options.Values,
+    resume: options.Resume = False,
+    json: options.Json = False,
 ) -> None:
     """Fine-tune a model with every method, and show which one to take.
 
@@ -26,11 +31,14 @@ def compare(
     """
     from rich.console import Console
 
+    from lopsided.plugins import load_plugin
     from lopsided.report import check_renderable, write_report
     from lopsided.report.terminal import print_table
     from lopsided.study import CompareConfig
     from lopsided.study import compare as run_all
 
+    if own["plugin"] is not None:
+        load_plugin(own["plugin"])
     check_renderable()
     folder = run["out"] or options.free_folder("lopsided-compare")
     shared = {name: value for name, value in run.items() if name not in ("links", "out")}

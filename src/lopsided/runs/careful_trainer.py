@@ -15,6 +15,7 @@ from transformers import EvalPrediction, Trainer, TrainerState, TrainingArgument
 from transformers.trainer_utils import rotate_checkpoints
 
 from lopsided.runs.config import TrainConfig
+from lopsided.runs.flips import Flips
 from lopsided.runs.inputs import Data
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
 from lopsided.tasks import Metric, Task
@@ -29,12 +30,13 @@ class CarefulTrainer(Trainer):
 
     Args:
         data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
+        flips: mirrors images of training batches; None where none are.
         arguments: for `Trainer`.
     """
 
-    def __init__(self, *, data: Data, **arguments: Any) -> None:
+    def __init__(self, *, data: Data, flips: Flips | None = None, **arguments: Any) -> None:
         super().__init__(data_collator=data.collator(), **arguments)
-        self._data, self._kind = data, KINDS[data.task.kind]
+        self._data, self._flips, self._kind = data, flips, KINDS[data.task.kind]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return the loader of the rows that checkpoints are chosen on."""
@@ -69,6 +71,8 @@ class CarefulTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Compute a step's loss and gradients, and raise if one of them is not finite."""
+        if self._flips is not None:
+            inputs = self._flips(inputs, self.state.global_step)
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         step = self.state.global_step + 1
         check_loss(loss, step, self.model, lambda: self._loss_again(model, inputs))

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lopsided.errors import LopsidedError
 from lopsided.models.load import is_encoder_decoder, load_model, processor_of
 from lopsided.runs.config import TrainConfig
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
@@ -131,6 +132,11 @@ def encoded(config: TrainConfig, task: Task, processor: Any, *, seq2seq: bool) -
         task: what is learned.
         processor: the model's tokenizer or image processor.
         seq2seq: whether the model is an encoder-decoder.
+
+    Raises:
+        LopsidedError: if images are to be mirrored and the rows have none.
     """
+    if config.flip and task.modality != "image":
+        raise LopsidedError(f"flip mirrors images; task {task.name} has rows of {task.modality}; leave it out")
     rows = encode(task, processor, max_length=config.max_length, seq2seq=seq2seq)
     return Data(task=task, encoded=rows, processor=processor, seq2seq=seq2seq)

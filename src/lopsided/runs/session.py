@@ -26,6 +26,7 @@ from lopsided.runs.careful_trainer import (
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.flips import Flips
 from lopsided.runs.generate import answered, splits_with_answers, writing_of
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
@@ -171,6 +172,7 @@ def _trainer(
     arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
         data=data,
+        flips=Flips(config.seed, arguments.process_index) if config.flip else None,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
