@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, models, report, tasks, train, verify
+from lopsided_cli import (
+    advise,
+    bench,
+    bounds,
+    compare,
+    diagnose,
+    export,
+    lab,
+    methods,
+    models,
+    report,
+    tasks,
+    train,
+    verify,
+)
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -19,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "models": models.models,
     "tasks": tasks.tasks,
     "compare": compare.compare,
+    "bench": bench.bench,
     "train": train.train,
     "export": export.export,
     "verify": verify.verify,

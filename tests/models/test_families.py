@@ -16,9 +16,9 @@ from lopsided.models.registry import MODELS
 from lopsided.models.skeleton import parameters_of
 from lopsided.models.task_classes import CLASSES
 from lopsided.runs import Inputs, Prepared, TrainConfig, train
+from lopsided.runs.evaluated_rows import sample_rows
 from lopsided.runs.inputs import encoded
 from lopsided.runs.reload import reload
-from lopsided.runs.session import sample_rows
 from lopsided.tasks import Task, get_metric
 from lopsided.tasks.kinds import KINDS
 from tests.tiny import Interrupt
@@ -99,7 +99,7 @@ def test_a_family_trains_saves_resumes_exports_and_scores(family, kind, tmp_path
     options = {"rank": 2, "links": 2, "steps": 6, "batch_size": 8, "evaluations": 2, "lr": 1e-2, "max_length": 48}
     config = TrainConfig(model=str(tmp_path / "twin"), task="made", method="c3la", out=tmp_path / "run", **options)
     run = train(config, prepared=preparation)
-    assert run.task.kind == kind and run.task.modality == FAMILIES[family].modality
+    assert (run.task.kind, run.task.modality) == (kind, FAMILIES[family].modality)
     inputs = preparation.load(config)
     assert run.predictions["test"]["loss"].mean() < answers(inputs.model, inputs)["loss"].mean()
     # Cut off between its two evaluations, and gone on with.

@@ -92,7 +92,7 @@ def test_real_rows_in_local_form(data, name):
     )
     [sizes] = table
     assert [len(task.splits[split]) for split in SPLITS] == [int(size.replace(",", "")) for size in sizes]
-    assert len(task.labels) == CLASSES.get(name, 0 if task.kind == "generation" else 2)
+    assert len(task.labels) == CLASSES.get(name, 2 if task.kind == "classification" else 0)
     assert "class without a training row" not in task.note
 
 

@@ -12,7 +12,15 @@ from transformers import TrainerCallback
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import DiskErrors
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import check_place, clear_leftovers, in_use, is_begun, newest_checkpoint, write_run
+from lopsided.runs.directory import (
+    check_place,
+    clear_leftovers,
+    discard_checkpoints,
+    in_use,
+    is_begun,
+    newest_checkpoint,
+    write_run,
+)
 from lopsided.runs.ending import FailureRecord, terminable
 from lopsided.runs.inputs import Inputs, Prepared, load_inputs
 from lopsided.runs.preflight import preflight
@@ -61,6 +69,9 @@ def train(
         held.enter_context(in_use(config.out))
         earlier = _earlier_run(config, resume)
         if earlier is not None and earlier.is_finished:
+            if not earlier.keeps_checkpoints:
+                # A process that was killed as it deleted them has left some.
+                discard_checkpoints(config.out)
             return earlier
         if begun and not prepared.checked:
             inputs = _checked(config, prepared)
@@ -124,5 +135,6 @@ def _make_run(
         fit(session)
         result = measure(session)
     write_run(config.out, finished_record(record, result, time.perf_counter() - started))
+    discard_checkpoints(config.out)
     # What is returned is what a reader of the folder gets.
     return finished_run(config.out)

@@ -19,6 +19,7 @@ from lopsided.method import METHODS, method_named
 from lopsided.runs import Data, ModelCache, Prepared, TrainConfig, read_run, train
 from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
+from lopsided.runs.evaluated_rows import rows_note
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
@@ -111,7 +112,7 @@ def compare(
             command=config.command,
             model=config.run.model,
             task=config.run.task,
-            task_note=data.task.note,
+            task_note=rows_note(config.run, data),
             task_shape=data.described,
             settings=_shared_settings(config),
             machine=machine(),

@@ -13,7 +13,7 @@ from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.local import read_jsonl
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
-from lopsided.tasks.prompt_form import Form
+from lopsided.tasks.prompt_form import WRITERS, Form
 from lopsided.tasks.reading import Row
 from lopsided.tasks.splits import Cut, unseen_classes
 from lopsided.tasks.task import SPLITS, Task
@@ -132,6 +132,13 @@ class TextEntry(KnownTask):
         example = self.form.example(row, where)
         if self.kind == "classification":
             example["label"] = class_index(example["label"], self.classes, where)
+        elif self.kind == "choice":
+            if not WRITERS["choices"].takes(example["options"]):
+                raise LopsidedError(
+                    f"{where}: expected a list of strings in 'options'; received {str(example['options'])[:40]!r}; "
+                    "correct the row"
+                )
+            example["label"] = class_index(example["label"], example["options"], where)
         elif self.kind == "regression":
             example["label"] = _score(example["label"], where)
         return example
