@@ -22,12 +22,15 @@ def train(
     from rich.console import Console
 
     from lopsided.plugins import load_plugin
-    from lopsided.runs import TrainConfig
+    from lopsided.runs import RECORD, TrainConfig, resumed_config
     from lopsided.runs import train as run
 
     if own["plugin"] is not None:
         load_plugin(own["plugin"])
-    config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
+    if resume and options.resumes(settings["out"], [RECORD], settings.given):
+        config = resumed_config(settings["out"], settings.given)
+    else:
+        config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
     with bar(console) as callbacks:
         finished = run(
@@ -54,6 +57,11 @@ def summary(run: Run) -> list[str]:
         f"  loss {figure(figures.loss.value, '.4f')}"
         f"  ({figures.rows} rows)"
         for split, figures in run.metrics.items()
+    ]
+    lines += [
+        f"{split:>14}  {other.replace('_', ' ')} {figure(also.score.value, '.4f')} ± {figure(also.score.se, '.4f')}"
+        for split, figures in run.metrics.items()
+        for other, also in figures.also.items()
     ]
     gap = run.generalization_error
     if gap is not None:
