@@ -107,4 +107,10 @@ class TrainSettings:
     bf16: bool = setting(False, help="Autocast to bfloat16.")
     report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
     seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
+    sketch_seed: int | None = setting(
+        None,
+        help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.",
+        check=SEED,
+        not_in=_COMPARE,
+    )
     out: Path = setting(help="Folder to write; a new one by default.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from lopsided.runs.generate import Writing, answered, write
 from lopsided.runs.inputs import with_data
 from lopsided.runs.reload import reload, reload_merged
 from lopsided.tasks import encode, get_metric, load_task
+from lopsided_cli.train import summary
 from tests import tiny
 from tests.tiny_runs import tiny_config, word_tokenizer, write_task
 
@@ -126,6 +129,8 @@ def test_scores_stand_next_to_the_one_that_counts(chained):
     assert also["bleu"]["signature"].startswith("nrefs:")
     assert "signature" not in also["exact_match"]
     assert SplitFigures.from_json(record["metrics"]["test"]).to_json() == record["metrics"]["test"]
+    bleu = also["bleu"]
+    assert f"          test  bleu {bleu['score']:.4f} ± {bleu['se']:.4f}" in summary(run)
     # The model learned: it sank, it rose.
     assert also["exact_match"]["score"] > 0.6
     # 40 prompts, 32 at a time: two batches.
@@ -170,7 +175,7 @@ def test_a_task_judged_by_answers_has_them_on_validation_too(tmp_path, t5, phras
     validation = record["metrics"]["validation"]
     assert validation["score"] in [k / 10 for k in range(11)]
     assert record["metrics"]["train"]["score"] is None
-    assert record["metrics"]["train"]["why"]["score"] == "no answers were written to this split's prompts"
+    assert record["metrics"]["train"]["why"]["score"] == "the model was not asked for the answers that the score reads"
     assert len(finished_run(config.out).predictions["validation"]["answer"]) == 10
 
 
@@ -186,21 +191,35 @@ def test_other_domains_are_answered_too(tmp_path, llama, phrases):
     assert figure.score.value == get_metric("rouge1").value(run.predictions["elsewhere"])
 
 
+@torch.no_grad()
+def whole_loss(model, tokenizer, prompt: str, completion: str) -> float:
+    """The mean loss of a completion and its end."""
+    head, tail = tokenizer(prompt)["input_ids"], [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+    predicted = model(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
+    return torch.nn.functional.cross_entropy(predicted, torch.tensor(tail)).item()
+
+
 def test_letters_are_matched_by_one_token(tmp_path, llama):
     """A prompt with a few solved examples, and the letter as completion, of which the end token is not part."""
     shots = "river ? good\nstone ? awful\n"
     (tmp_path / "task").mkdir()
     task = write_task(tmp_path / "task", lambda text, w: {"prompt": f"{shots}{text} ?", "completion": w})
     options = {"model": llama, "task": task, "method": "lora", "metric": "top1_token"}
-    run = train(tiny_config(tmp_path / "run", **options, max_length=32))
+    run = train(tiny_config(tmp_path / "run", **options, max_length=32, also=["option_accuracy"]))
     rows, tokenizer = run.predictions["test"], word_tokenizer("$A")
-    model, right = reload(run.folder).eval(), []
+    model, right, chosen = reload(run.folder).eval(), [], []
     for prompt, letter in zip(*(load_task(task).splits["test"][name] for name in ("prompt", "completion"))):
         with torch.no_grad():
-            first = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].argmax()
-        right.append(tokenizer.decode(first) == letter)
+            logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
+        right.append(tokenizer.decode(logits.argmax()) == letter)
+        likely = {text: whole_loss(model, tokenizer, prompt, text) for text in ("awful", "good")}
+        chosen.append(min(likely, key=likely.__getitem__) == letter)
     assert run.metrics["test"].score.value == pytest.approx(np.mean(right)) == rows["first_right"].mean()
     assert run.metrics["test"].score.value > 0.7
+    second = run.metrics["test"].also["option_accuracy"].score
+    assert second.value == pytest.approx(np.mean(chosen)) == np.mean(rows["chosen"] == rows["right_option"])
+    assert second.se == pytest.approx(math.sqrt(second.value * (1 - second.value) / 40))
+    assert set(run.metrics["validation"].also) == set()
     assert all(rows["first_right"] >= (rows["right_tokens"] == rows["tokens"]))
 
 
@@ -210,6 +229,12 @@ def test_no_answers_are_written_where_no_score_reads_them(run_once, llama, phras
     assert "also" not in record["metrics"]["test"]
 
 
+def single(folder: Path) -> str:
+    """A task with one completion for all prompts."""
+    (folder / "single").mkdir()
+    return write_task(folder / "single", lambda text, w: {"prompt": text, "completion": "it sank"})
+
+
 def test_bad_input_is_one_line_before_any_step(tmp_path, llama, t5, bert, phrases, words):
     options = {"model": llama, "task": phrases, "method": "cla", "also": ["bleu"]}
     with pytest.raises(LopsidedError, match="must leave room for a prompt of 8 tokens: max_new_tokens=125"):
@@ -217,6 +242,8 @@ def test_bad_input_is_one_line_before_any_step(tmp_path, llama, t5, bert, phrase
     with pytest.raises(LopsidedError, match=r"top1_token of task .* expected a causal model"):
         train(tiny_config(tmp_path / "run", **{**options, "model": t5, "metric": "top1_token"}))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(LopsidedError, match="expected 2 to 32 in test; received 1; use exact_match"):
+        train(tiny_config(tmp_path / "run", **{**options, "task": single(tmp_path), "metric": "option_accuracy"}))
     with pytest.raises(LopsidedError, match="metric bleu is for generation"):
         load_inputs(tiny_config(tmp_path / "run", **{**options, "model": bert, "task": words}))
     with pytest.raises(LopsidedError, match="received 'blue'; did you mean 'bleu'"):

@@ -35,6 +35,8 @@ class CarefulTrainer(Trainer):
         arguments: for `Trainer`.
     """
 
+    compute_metrics: Any
+
     def __init__(self, *, data: Data, form: SavedForm, **arguments: Any) -> None:
         super().__init__(data_collator=data.collator(), **arguments)
         self._data, self._kind, self._form = data, KINDS[data.task.kind], form
@@ -77,6 +79,18 @@ class CarefulTrainer(Trainer):
             yield
         finally:
             self.data_collator = self._data.collator()
+
+    @contextmanager
+    def asked(self, data: Data) -> Iterator[None]:
+        """Answer rows of another task in `predict` inside the context, such as the same prompts with options."""
+        own: tuple[Any, ...] = self._data, self.compute_metrics, self.args.remove_unused_columns
+        self._data, self._kind, self.compute_metrics = data, KINDS[data.task.kind], None
+        self.args.remove_unused_columns = not data.collator_picks
+        try:
+            yield
+        finally:
+            self._data, self.compute_metrics, self.args.remove_unused_columns = own
+            self._kind, self.data_collator = KINDS[self._data.task.kind], self._data.collator()
 
     def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Compute a batch's loss, and what its kind of task keeps of the outputs in place of all logits."""
@@ -167,8 +181,8 @@ def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     metric: Metric = task.metric
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        if metric.entry.reads_answers:
-            # None are written before training is over.
+        if metric.entry.further:
+            # Made when training is over.
             return {}
         rows = KINDS[task.kind].rows(prediction.predictions)
         score = metric.value(rows)

@@ -13,7 +13,7 @@ from lopsided.method import Method
 from lopsided.models.skeleton import without_weights
 from lopsided.runs.careful_trainer import training_arguments
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.generate import splits_with_answers, writing_of
+from lopsided.runs.further_rows import check_further
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.prepare import prepare
 from lopsided.runs.probe import problems_of_rows
@@ -65,8 +65,7 @@ def _problem_of_answers(config: TrainConfig, data: Data) -> Iterator[str]:
             "first token may be one that begins every text; use greedy_match or exact_match"
         )
     try:
-        if splits_with_answers(data):
-            writing_of(config, data)
+        check_further(config, data)
     except LopsidedError as error:
         yield str(error)
 

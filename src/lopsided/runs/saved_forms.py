@@ -56,7 +56,7 @@ def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Seque
         target_modules=config.targets,
         dropout=config.dropout,
         modules_to_save=list(heads) or None,
-        seed=config.seed,
+        seed=config.seed if config.sketch_seed is None else config.sketch_seed,
     )
     return adapted
 

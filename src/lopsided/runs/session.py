@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
@@ -26,11 +26,12 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
-from lopsided.runs.generate import answered, splits_with_answers, writing_of
+from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare, save_trained
+from lopsided.runs.progress import RunProgress, Work
 from lopsided.runs.record import RunResult
 from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
@@ -89,7 +90,10 @@ def assemble(
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
     own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
-    trainer = _trainer(config, data, model, steps, [*own, *callbacks])
+    trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
+    for callback in callbacks:
+        if isinstance(callback, RunProgress):
+            callback.begin(_work(config, data, trainer, steps), 0 if checkpoint is None else step_of(checkpoint))
     return Session(
         config=config,
         data=data,
@@ -145,9 +149,16 @@ def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
     return BaseModel(name=config.model, type=inputs.model.config.model_type, parameters=parameters)
 
 
-def _trainer(
+def trainer_for(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
+    """Return the trainer of a run.
+
+    Args:
+        model: with the method on it.
+        steps: of the whole run.
+        callbacks: all that it has besides those of transformers.
+    """
     task, splits = data.task, data.encoded.splits
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
     arguments = training_arguments(config, steps)
@@ -180,30 +191,23 @@ def _predictions(session: Session) -> dict[str, Predictions]:
     predictions: dict[str, Predictions] = {}
     for split, rows in evaluated_rows(session.config, session.data).items():
         output = session.trainer.predict(rows.encoded)
-        predictions[split] = kind.rows(output.predictions)
-        if split in splits_with_answers(session.data):
-            predictions[split] = {**predictions[split], **_answers(session, rows.texts)}
+        further = further_rows(session.trainer, session.config, session.data, split, rows.texts)
+        predictions[split] = {**kind.rows(output.predictions), **further}
     return predictions
 
 
-def _answers(session: Session, rows: Dataset) -> Predictions:
-    trainer, data = session.trainer, session.data
-
-    def show(batches: Sequence[Any]) -> None:
-        # As the Trainer's own loop calls it, so that every progress bar moves.
-        trainer.callback_handler.eval_dataloader = batches
-        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
-
-    written = answered(
-        rows,
-        session.model,
-        data.processor,
-        writing_of(session.config, data),
-        autocast=trainer.accelerator.autocast,
-        on_batch=show,
+def _work(config: TrainConfig, data: Data, trainer: CarefulTrainer, steps: int) -> Work:
+    size = trainer.args.eval_batch_size
+    final = []
+    for split, rows in evaluated_rows(config, data).items():
+        batches = math.ceil(len(rows.encoded) / size)
+        final += [(split, batches), *((f"answers to {split}", batches) for _ in further_of(data, split))]
+    return Work(
+        steps=steps,
+        evaluations=math.ceil(steps / trainer.args.eval_steps),
+        validation=math.ceil(len(trainer.eval_dataset) / size),
+        final=tuple(final),
     )
-    trainer.control = trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, {})
-    return written
 
 
 def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:

@@ -79,6 +79,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         trained_on=_ALPACA,
         form=completed("{question}\n{options:choices}\nAnswer:", "{label:letter}"),
         metric="top1_token",
+        also=("option_accuracy",),
         folder="mmlu",
         sources=PartSources(hub="paper", splits="unknown", form="unknown", metric="code"),
         note="train and test are different data sets, so the gap between them is not one of generalization",

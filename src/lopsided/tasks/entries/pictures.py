@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.picture_entry import THREE_SPLITS, PictureEntry, picture_task, with_cuts
-from lopsided.tasks.picture_files import read_digits, read_idx_pictures
+from lopsided.tasks.picture_files import IDX, read_digits
 from lopsided.tasks.splits import Cut
 from lopsided.tasks.task import Task
 from lopsided.tasks.task_entry import Hub, KnownTask, PackagedEntry, PartSources, check_options
@@ -72,7 +72,7 @@ PICTURES: dict[str, KnownTask] = {
         about="which of 10 pieces of clothing an image shows",
         hub=Hub(name="zalando-datasets/fashion_mnist", splits=TRAIN_AND_TEST),
         cuts=(Cut(share=0.1),),
-        read=read_idx_pictures,
+        files=IDX,
         metric="accuracy",
         folder="fashion_mnist",
         sources=OURS,
