@@ -4,6 +4,7 @@ import gzip
 import io
 import re
 import struct
+import sys
 from pathlib import Path
 
 import datasets
@@ -16,6 +17,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks import SPLITS, TASKS, Task, fingerprint, load_task
 from lopsided.tasks.entries.pictures import CIFAR, OFFICE, PACS
 from lopsided.tasks.picture_entry import PictureEntry
+from lopsided.tasks.picture_files import pillow
 from tests.tasks.test_local import rows_of_readme
 
 PICTURES = [name for name, entry in TASKS.items() if isinstance(entry, PictureEntry)]
@@ -247,7 +249,9 @@ def test_a_domain_that_is_missing_is_named(tmp_path):
     (tmp_path / "officehome" / "Art").mkdir(parents=True)
     with pytest.raises(LopsidedError, match=r"a folder per domain .*missing Clipart, Product, Real World; add it"):
         load_task("officehome", data=str(tmp_path))
-    with pytest.raises(LopsidedError, match=r"task vlcs/SUN09: .*put vlcs/DOMAIN/CLASS/ with images into a folder"):
+    with pytest.raises(
+        LopsidedError, match=r"task vlcs/SUN09 is not on the hub: .*put DOMAIN/ .*CLASS/ with images into vlcs/ of a"
+    ):
         load_task("vlcs/SUN09")
 
 
@@ -258,6 +262,12 @@ def test_a_misspelt_domain_has_its_nearest(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(LopsidedError, match="did you mean 'pacs/sketch'"):
         load_task("pacs/sketsch")
+
+
+def test_what_reads_images_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(LopsidedError, match=r"images need Pillow.*pip install 'lopsided\[images\]'"):
+        pillow()
 
 
 @pytest.mark.more

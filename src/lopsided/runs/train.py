@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from lopsided.runs.ending import FailureRecord, terminable
 from lopsided.runs.inputs import Inputs, Prepared, load_inputs
 from lopsided.runs.preflight import preflight
 from lopsided.runs.record import begun_record, finished_record
+from lopsided.runs.resumption import refuse_others, settings_there
 from lopsided.runs.run import Run, finished_run, read_run
 from lopsided.runs.session import assemble, fit, measure
 
@@ -102,14 +102,13 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
             f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
-    # An earlier version did without the settings that are new since, as their defaults do.
-    defaults = {each.name: each.default for each in dataclasses.fields(config)}
-    settings, there = config.to_json(), {**defaults, **run.settings}
-    differing = [
-        f"{key}={there.get(key)!r}, asked {settings[key]!r}" for key in settings if settings[key] != there.get(key)
-    ]
-    if differing:
-        raise LopsidedError(f"{config.out} holds a run with {'; '.join(differing)}; resume with its own options")
+    refuse_others(config.out, config.to_json(), settings_there(run))
+    mine, theirs = config.resolve_method(), run.method
+    if (mine.side, mine.sketch, mine.chain) != (theirs.side, theirs.sketch, theirs.chain):
+        raise LopsidedError(
+            f"{config.out} holds a run of another method {config.method!r} than the one that is registered under this "
+            "name; register it with the run's own parts, or choose another --out"
+        )
     return run
 
 

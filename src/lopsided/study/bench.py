@@ -21,8 +21,8 @@ from lopsided.study.estimates import Looker
 from lopsided.study.fit import check_fit
 from lopsided.study.outputs import write_outputs
 from lopsided.study.plan import StudyPlan, only_shard, plan
-from lopsided.study.results import RESULTS, Result, mend_tail, read_results
 from lopsided.study.rehearsal import rehearsal, with_settings
+from lopsided.study.results import RESULTS, Result, mend_tail, read_results
 from lopsided.study.study_file import Study, read_study
 from lopsided.study.tuning import check_tuner
 

@@ -22,7 +22,7 @@ REPLACED = ("epochs", "every", LINK_EPOCHS)
 
 
 def rehearsal(study: Study) -> Study:
-    """Return the study with twins for its models, one seed, a few steps and a few rows; nothing is tuned or diagnosed."""
+    """Return the study with twins for its models, one seed, a few steps and rows; nothing is tuned or diagnosed."""
     blocks = tuple(_rehearsed(block) for block in study.blocks)
     title = f"Rehearsal: {study.title}"
     return dataclasses.replace(study, title=title, blocks=blocks, tuning=None, costs=None, diagnose=None)

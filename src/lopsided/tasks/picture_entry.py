@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks.local import NOTE
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
-from lopsided.tasks.picture_files import STORED, read_pictures
+from lopsided.tasks.picture_files import FOLDERS, STORED, PictureFiles, pillow, read_pictures
 from lopsided.tasks.reading import Reading
 from lopsided.tasks.splits import Cut, unseen_classes
 from lopsided.tasks.task import SPLITS, Task
@@ -35,7 +35,7 @@ class PictureEntry(KnownTask):
         domains: folders of the local form, and values of the hub's column `domain`; none for data sets without.
         held_out: the domain that is tested out of domain, and neither learned nor chosen on; "" pools them all.
         cuts: splits that the data set lacks.
-        read: reads a folder, or a domain's.
+        files: what a folder, or a domain's, holds.
     """
 
     hub: Hub | None
@@ -44,7 +44,7 @@ class PictureEntry(KnownTask):
     domains: tuple[str, ...] = ()
     held_out: str = ""
     cuts: tuple[Cut, ...] = ()
-    read: Callable[[Path], dict[str, Dataset]] = read_pictures
+    files: PictureFiles = FOLDERS
 
     @property
     def kind(self) -> str:
@@ -62,6 +62,12 @@ class PictureEntry(KnownTask):
         others = [domain for domain in self.domains if domain != self.held_out]
         pooled = f" of {', '.join(others)}" if others else ""
         return f"image{pooled}, label" + (f"; out of domain: {self.held_out}" if self.held_out else "")
+
+    @property
+    def layout(self) -> str:
+        """The files of the folder."""
+        domain = f"DOMAIN/ ({', '.join(self.domains)}), each with " if self.domains else ""
+        return domain + self.files.layout
 
     def load(self, name: str, options: TaskOptions) -> Task:
         """Return the task, from the hub or from the folder of data sets.
@@ -97,11 +103,10 @@ class PictureEntry(KnownTask):
                 f"{', '.join(missing)}; add it"
             )
         places = {domain: folder / domain for domain in self.domains} or {"": folder}
-        return {domain: with_cuts(self.read(place), self.cuts, str(place)) for domain, place in places.items()}
+        return {domain: with_cuts(self.files.read(place), self.cuts, str(place)) for domain, place in places.items()}
 
     def _from_hub(self, name: str) -> dict[str, dict[str, Dataset]]:
-        layout = "DOMAIN/CLASS/ with images" if self.domains else "train.parquet and its like, or CLASS/ with images"
-        loaded = download(self.hub, name, f"{self.folder}/{layout}")
+        loaded = download(self, self.hub, name)
         assert self.hub is not None  # `download` has raised
         parts = {split: self._read_hub(loaded[theirs]) for split, theirs in self.hub.splits.items()}
         if not self.domains:
@@ -157,8 +162,9 @@ def picture_task(
     """Return a task of images whose labels are names.
 
     Raises:
-        LopsidedError: if a split has a class that is none of the labels.
+        LopsidedError: if a split has a class that is none of the labels, or nothing reads images here.
     """
+    pillow()
 
     def indexed(split: str, rows: Dataset) -> Dataset:
         numbers: list[Any] = [

@@ -8,15 +8,14 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from PIL import Image as Picture
-from PIL import UnidentifiedImageError
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.task import SPLITS
@@ -91,16 +90,29 @@ def _classes(folder: Path) -> Dataset:
     return rows
 
 
+def pillow() -> Any:
+    """Return Pillow's module of images, which `datasets` decodes with.
+
+    Raises:
+        LopsidedError: if it is not installed.
+    """
+    try:
+        from PIL import Image as Picture
+    except ImportError as error:
+        raise LopsidedError("images need Pillow, which is not installed; pip install 'lopsided[images]'") from error
+    return Picture
+
+
 def _check(rows: Dataset, source: str) -> None:
     """Raise for an image that cannot be read; of each, only the beginning is."""
     for i, image in enumerate(rows["image"]):
         path, data = image["path"], image["bytes"]
         where = f"{source} row {i}" if data is not None else path
         try:
-            with Picture.open(io.BytesIO(data) if data is not None else path) as picture:
+            with pillow().open(io.BytesIO(data) if data is not None else path) as picture:
                 picture.verify()
         # Pillow raises these for what is no image, and for one that is broken off.
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError) as error:
             raise LopsidedError(f"{where}: expected an image; received: {error}; replace it, or take it out") from error
 
 
@@ -177,3 +189,23 @@ def _read_idx(path: Path, *, dimensions: int) -> np.ndarray:
             f"{len(data):,}; download it again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFiles:
+    """A form in which images lie in a folder.
+
+    Args:
+        read: returns the splits that the folder has.
+        layout: what the folder holds, in a line.
+    """
+
+    read: Callable[[Path], dict[str, Dataset]]
+    layout: str
+
+
+FOLDERS = PictureFiles(
+    read=read_pictures,
+    layout="train.parquet, validation.parquet, test.parquet (columns image, label), or CLASS/ with images",
+)
+IDX = PictureFiles(read=read_idx_pictures, layout="its four IDX files, packed or not")

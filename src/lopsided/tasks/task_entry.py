@@ -78,6 +78,8 @@ class KnownTask(abc.ABC):
         also: the scores that are recorded next to it.
         sources: where the parts come from.
         folder: the data set's folder in local form; "" if it has none.
+        rows: about how many rows train, validation and test have on the hub, for plans made without it; cuts keep
+            rows of the same text together, so the exact numbers come with the rows. None where they are not known.
         note: how figures differ from published ones, or "".
         hub_note: how the splits of the hub's rows differ, or ""; rows in local form have their own.
     """
@@ -87,6 +89,7 @@ class KnownTask(abc.ABC):
     sources: PartSources
     also: tuple[str, ...] = ()
     folder: str = ""
+    rows: tuple[int, int, int] | None = None
     note: str = ""
     hub_note: str = ""
 
@@ -104,6 +107,11 @@ class KnownTask(abc.ABC):
     @abc.abstractmethod
     def shape(self) -> str:
         """How a row becomes an example, in a line."""
+
+    @property
+    @abc.abstractmethod
+    def layout(self) -> str:
+        """What the folder of the local form holds, in a line."""
 
     def notes(self, options: TaskOptions) -> list[str]:
         """Return what to print next to every figure, in parts; some may be empty."""
@@ -129,9 +137,10 @@ class KnownTask(abc.ABC):
             "metric": self.metric,
             "also": list(self.also),
             "origin": self.origin,
-            "folder": self.folder,
+            "local_form": f"{self.folder}/ with {self.layout}" if self.folder else "",
             "form": self.shape,
             "sources": dataclasses.asdict(self.sources),
+            "rows": dict(zip(SPLITS, self.rows)) if self.rows else None,
             "note": "; ".join(filter(None, [self.note, self.hub_note])),
         }
 
@@ -165,6 +174,11 @@ class PackagedEntry(KnownTask):
         """How a row becomes an example, in a line."""
         return self.form
 
+    @property
+    def layout(self) -> str:
+        """Nothing: the package has the rows."""
+        return ""
+
     def load(self, name: str, options: TaskOptions) -> Task:
         """Return the task; the folder of data sets is not needed."""
         return self.make(name, dataclasses.replace(options, data=None, metric=options.metric or self.metric))
@@ -179,20 +193,20 @@ def check_options(name: str, options: TaskOptions) -> None:
         )
 
 
-def download(hub: Hub | None, name: str, folder: str) -> Any:
+def download(entry: KnownTask, hub: Hub | None, name: str) -> Any:
     """Return the data set from the hub or its local cache, by the hub's splits.
 
     Args:
-        hub: where it lies; None for data sets that the hub does not have.
+        entry: the task.
+        hub: where its rows lie; None for data sets that the hub does not have.
         name: the task's, for errors.
-        folder: what to put into the folder of data sets instead, for errors.
 
     Raises:
         LopsidedError: if it cannot be loaded; the message says what to download, and where to put it.
     """
-    local = f"or put {folder} into a folder of your own and pass it with --data"
+    local = f"put {entry.layout} into {entry.folder}/ of a folder of your own and pass that with --data"
     if hub is None:
-        raise LopsidedError(f"task {name}: expected the folder of data sets in local form; received none; {local}")
+        raise LopsidedError(f"task {name} is not on the hub: expected --data; received none; {local}")
     try:
         if hub.files is not None:
             at = f"hf://datasets/{hub.name}" + (f"@{hub.revision}" if hub.revision else "")
@@ -203,7 +217,7 @@ def download(hub: Hub | None, name: str, folder: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise LopsidedError(
             f"task {name}: expected the data set {hub} from the hub; received: {first_line(error)}; check the "
-            f"network, {local}"
+            f"network, or {local}"
         ) from error
 
 
@@ -216,7 +230,7 @@ def local_folder(entry: KnownTask, name: str, data: str) -> Path:
     folder = Path(data).expanduser() / entry.folder
     if not folder.is_dir():
         raise LopsidedError(
-            f"task {name}: expected the folder {folder}; received none; put {entry.origin} there as "
-            "`lopsided tasks --json` says, or leave --data out to load it from the hub"
+            f"task {name}: expected the folder {folder}; received none; put {entry.origin} there, as "
+            f"{entry.layout}, or leave --data out to load it from the hub"
         )
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.picture_entry import THREE_SPLITS, PictureEntry, picture_task, with_cuts
-from lopsided.tasks.picture_files import read_digits, read_idx_pictures
+from lopsided.tasks.picture_files import IDX, read_digits
 from lopsided.tasks.splits import Cut
 from lopsided.tasks.task import Task
 from lopsided.tasks.task_entry import Hub, KnownTask, PackagedEntry, PartSources, check_options
@@ -55,6 +55,7 @@ PICTURES: dict[str, KnownTask] = {
         cuts=(Cut(share=0.05),),
         metric="accuracy",
         folder="cifar10",
+        rows=(47_500, 2500, 10_000),
         sources=PartSources(),
         note=CAPPED,
     ),
@@ -65,6 +66,7 @@ PICTURES: dict[str, KnownTask] = {
         cuts=THREE_SPLITS,
         metric="accuracy",
         folder="officehome",
+        rows=(10_912, 2338, 2338),
         sources=PartSources(hub="default"),
         note=CAPPED,
     ),
@@ -72,9 +74,10 @@ PICTURES: dict[str, KnownTask] = {
         about="which of 10 pieces of clothing an image shows",
         hub=Hub(name="zalando-datasets/fashion_mnist", splits=TRAIN_AND_TEST),
         cuts=(Cut(share=0.1),),
-        read=read_idx_pictures,
+        files=IDX,
         metric="accuracy",
         folder="fashion_mnist",
+        rows=(54_000, 6000, 10_000),
         sources=OURS,
         hub_note="validation is a tenth of train",
     ),
