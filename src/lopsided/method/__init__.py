@@ -2,7 +2,7 @@
 
 method          `Method`, the table `METHODS`, the spaces of `NAMESPACES`, and `register`
 side_contract   what a side is: `Side`, `AdapterSide` and `LinkSide`
-trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`
+trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, `Peft`
 sketch          what a sketch is: `Sketch` and `Selector`
 dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `KaimingUniform`, `Singular`
 selectors       sketches that select columns: `Window`, `Columns`
@@ -24,7 +24,7 @@ from lopsided.method.side_contract import (
     side_named,
 )
 from lopsided.method.sketch import Selector, Sketch
-from lopsided.method.trained import A, B, Both, Coin, Head, Whole, from_shared
+from lopsided.method.trained import A, B, Both, Coin, Head, Peft, Whole, from_shared
 
 __all__ = [
     "LETTERS",
@@ -45,6 +45,7 @@ __all__ = [
     "LinkSide",
     "Method",
     "Orthonormal",
+    "Peft",
     "Selector",
     "Side",
     "Singular",

@@ -32,6 +32,7 @@ from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare, save_trained
 from lopsided.runs.record import RunResult
+from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
 from lopsided.tasks.kinds import KINDS
@@ -83,11 +84,12 @@ def assemble(
         checkpoint: what the session goes on from.
     """
     data, base = inputs.data, _base_model(config, inputs)
-    model = prepare(inputs.model, config.resolve_method(), data.task, config)
-    steps = total_steps(config, len(data.encoded.splits["train"]))
+    method, steps = config.resolve_method(), total_steps(config, len(data.encoded.splits["train"]))
+    model = prepare(inputs.model, method, data.task, config, steps)
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
-    own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
+    of_form = FORMS[method.side.saved_as].callbacks(method, checkpoint)
+    own = [timer, chain, *of_form, TrajectoryCallback(config, method)]
     trainer = _trainer(config, data, model, steps, [*own, *callbacks])
     return Session(
         config=config,
