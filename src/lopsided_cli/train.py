@@ -18,10 +18,13 @@ def train(settings: options.Values, resume: options.Resume = False, json: option
     """Fine-tune one model on one task with one method, into a run directory."""
     from rich.console import Console
 
-    from lopsided.runs import TrainConfig
+    from lopsided.runs import RECORD, TrainConfig, resumed_config
     from lopsided.runs import train as run
 
-    config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
+    if resume and options.resumes(settings["out"], [RECORD], settings.given):
+        config = resumed_config(settings["out"], settings.given)
+    else:
+        config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
     with bar(console) as callbacks:
         finished = run(

@@ -18,7 +18,7 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
     )
     data: str | None = setting(
         None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
@@ -80,6 +80,12 @@ class TrainSettings:
         check=POSITIVE,
         defaults={"compare": 400},
     )
+    test_rows: int | None = setting(
+        None,
+        help="Most rows of test, and of each other domain, that the finished run is evaluated on: the same for every "
+        "method and seed.",
+        check=at_least(1),
+    )
     train_rows: int = setting(
         1000,
         help="Most training rows in the training loss that is reported.",
@@ -101,4 +107,10 @@ class TrainSettings:
     bf16: bool = setting(False, help="Autocast to bfloat16.")
     report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
     seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
+    sketch_seed: int | None = setting(
+        None,
+        help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.",
+        check=SEED,
+        not_in=_COMPARE,
+    )
     out: Path = setting(help="Folder to write; a new one by default.")

@@ -28,11 +28,12 @@ ALL = {
     "tasks": "json",
     "compare": "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
-    "no-bf16 resume no-resume out json train-size data also max-new-tokens beams",
+    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
-    "rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed resume no-resume out "
-    "json data also max-new-tokens beams",
+    "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
+    "sketch-seed resume no-resume out json data also max-new-tokens beams",
+    "bench": "study out plan json stale retry-failed changed shard results backend address workers",
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +15,14 @@ from transformers import TrainerCallback
 
 import lopsided
 from lopsided.errors import LopsidedError
-from lopsided.runs import finished_run, load_inputs, read_run, train
+from lopsided.runs import finished_run, load_data, load_inputs, read_run, train
 from lopsided.runs.facts import SplitFigures
 from lopsided.runs.generate import Writing, answered, write
+from lopsided.runs.inputs import with_data
 from lopsided.runs.reload import reload, reload_merged
-from lopsided.tasks import get_metric, load_task
+from lopsided.tasks import encode, get_metric, load_task
 from tests import tiny
-from tests.tiny_runs import tiny_config, word_tokenizer
+from tests.tiny_runs import tiny_config, word_tokenizer, write_task
 
 GENERATED = {"also": ["exact_match", "greedy_match", "bleu", "rougeL", "token_accuracy", "top1_token"]}
 CAUSAL = Writing(max_new_tokens=5, max_length=16, beams=1, batch_size=7, seq2seq=False)
@@ -169,8 +172,52 @@ def test_a_task_judged_by_answers_has_them_on_validation_too(tmp_path, t5, phras
     validation = record["metrics"]["validation"]
     assert validation["score"] in [k / 10 for k in range(11)]
     assert record["metrics"]["train"]["score"] is None
-    assert record["metrics"]["train"]["why"]["score"] == "no answers were written to this split's prompts"
+    assert record["metrics"]["train"]["why"]["score"] == "the model was not asked for the answers that the score reads"
     assert len(finished_run(config.out).predictions["validation"]["answer"]) == 10
+
+
+def test_other_domains_are_answered_too(tmp_path, llama, phrases):
+    config = tiny_config(tmp_path / "run", model=llama, task=phrases, method="cla", steps=4, also=["rouge1"])
+    data = load_data(config)
+    rows = {"elsewhere": data.task.splits["train"].select(range(9))}
+    task = dataclasses.replace(data.task, out_of_domain=rows)
+    elsewhere = dataclasses.replace(data, task=task, encoded=encode(task, data.processor, max_length=16))
+    run = train(config, prepared=with_data(elsewhere))
+    assert sorted(run.predictions["elsewhere"]["reference"]) == sorted(rows["elsewhere"]["completion"])
+    figure = run.metrics["elsewhere"].also["rouge1"]
+    assert figure.score.value == get_metric("rouge1").value(run.predictions["elsewhere"])
+
+
+@torch.no_grad()
+def whole_loss(model, tokenizer, prompt: str, completion: str) -> float:
+    """The mean loss of a completion and its end."""
+    head, tail = tokenizer(prompt)["input_ids"], [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+    predicted = model(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
+    return torch.nn.functional.cross_entropy(predicted, torch.tensor(tail)).item()
+
+
+def test_letters_are_matched_by_one_token(tmp_path, llama):
+    """A prompt with a few solved examples, and the letter as completion, of which the end token is not part."""
+    shots = "river ? good\nstone ? awful\n"
+    (tmp_path / "task").mkdir()
+    task = write_task(tmp_path / "task", lambda text, w: {"prompt": f"{shots}{text} ?", "completion": w})
+    options = {"model": llama, "task": task, "method": "lora", "metric": "top1_token"}
+    run = train(tiny_config(tmp_path / "run", **options, max_length=32, also=["option_accuracy"]))
+    rows, tokenizer = run.predictions["test"], word_tokenizer("$A")
+    model, right, chosen = reload(run.folder).eval(), [], []
+    for prompt, letter in zip(*(load_task(task).splits["test"][name] for name in ("prompt", "completion"))):
+        with torch.no_grad():
+            logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
+        right.append(tokenizer.decode(logits.argmax()) == letter)
+        likely = {text: whole_loss(model, tokenizer, prompt, text) for text in ("awful", "good")}
+        chosen.append(min(likely, key=likely.__getitem__) == letter)
+    assert run.metrics["test"].score.value == pytest.approx(np.mean(right)) == rows["first_right"].mean()
+    assert run.metrics["test"].score.value > 0.7
+    second = run.metrics["test"].also["option_accuracy"].score
+    assert second.value == pytest.approx(np.mean(chosen)) == np.mean(rows["chosen"] == rows["right_option"])
+    assert second.se == pytest.approx(math.sqrt(second.value * (1 - second.value) / 40))
+    assert set(run.metrics["validation"].also) == set()
+    assert all(rows["first_right"] >= (rows["right_tokens"] == rows["tokens"]))
 
 
 def test_no_answers_are_written_where_no_score_reads_them(run_once, llama, phrases):
@@ -179,11 +226,21 @@ def test_no_answers_are_written_where_no_score_reads_them(run_once, llama, phras
     assert "also" not in record["metrics"]["test"]
 
 
-def test_bad_input_is_one_line_before_any_step(tmp_path, llama, bert, phrases, words):
+def single(folder: Path) -> str:
+    """A task with one completion for all prompts."""
+    (folder / "single").mkdir()
+    return write_task(folder / "single", lambda text, w: {"prompt": text, "completion": "it sank"})
+
+
+def test_bad_input_is_one_line_before_any_step(tmp_path, llama, t5, bert, phrases, words):
     options = {"model": llama, "task": phrases, "method": "cla", "also": ["bleu"]}
     with pytest.raises(LopsidedError, match="must leave room for a prompt of 8 tokens: max_new_tokens=125"):
         train(tiny_config(tmp_path / "run", **options, max_new_tokens=125))
+    with pytest.raises(LopsidedError, match=r"top1_token of task .* expected a causal model"):
+        train(tiny_config(tmp_path / "run", **{**options, "model": t5, "metric": "top1_token"}))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(LopsidedError, match="expected 2 to 32 in test; received 1; use exact_match"):
+        train(tiny_config(tmp_path / "run", **{**options, "task": single(tmp_path), "metric": "option_accuracy"}))
     with pytest.raises(LopsidedError, match="metric bleu is for generation"):
         load_inputs(tiny_config(tmp_path / "run", **{**options, "model": bert, "task": words}))
     with pytest.raises(LopsidedError, match="received 'blue'; did you mean 'bleu'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import ClassLabel, Features, Value
+from datasets import ClassLabel, Value
 
 from lopsided.tasks.entries.reasoning import LETTERS
 from lopsided.tasks.entries.sentences import COARSE, ENTAILMENT
@@ -162,6 +162,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "alpaca-mmlu": MMLU,
 }
 
-
-def features(name: str) -> Features:
-    return Features(ROWS[name]["features"])
+# The same rows, of which the options are compared.
+for _name, _prompt in {
+    "openbookqa": "Question: What is added to food that is cooked?\nAnswer:",
+    "logiqa": "Context: All A are B.\nQuestion: So?\nAnswer:",
+}.items():
+    _row = ROWS[_name]
+    _example = {"prompt": _prompt, "options": OPTIONS, "label": _row["local"]["label"]}
+    ROWS[f"{_name}:likelihood"] = _row | {"example": _example}

@@ -33,6 +33,8 @@ def texts(seed: int, n: int = 200) -> dict[str, np.ndarray]:
         "loss": generator.rand(n) * 3,
         "right_tokens": generator.binomial(tokens, 0.7),
         "first_right": generator.randint(0, 2, n),
+        "right_option": tokens,
+        "chosen": np.where(generator.rand(n) < 0.7, tokens, 0),
         **written(seed, n),
     }
 
@@ -114,12 +116,12 @@ def test_standard_error_of_accuracy_is_binomial():
     assert get_metric("accuracy").standard_error(rows) == pytest.approx(math.sqrt(p * (1 - p) / 400))
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORES) - {"accuracy"}))
+@pytest.mark.parametrize("name", sorted(name for name, score in SCORES.items() if not score.is_share))
 def test_bootstrap_is_the_spread_of_the_metric_over_resamples(name):
     rows, metric = rows_for(name, 1), get_metric(name)
     # The rows of each unit: itself, or all those of a prompt.
     n = len(next(iter(rows.values())))
-    unit = rows["prompt"] if metric.entry.reads_answers else np.arange(n)
+    unit = rows["prompt"] if "answer" in metric.entry.further else np.arange(n)
     groups = [np.flatnonzero(unit == name) for name in np.unique(unit)]
     generator = np.random.RandomState(5)
     values = []
@@ -149,14 +151,14 @@ def test_paired_error_of_accuracy_counts_only_the_rows_that_differ():
     assert difference_standard_error(get_metric("accuracy"), rows_a, rows_a) == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORES) - {"accuracy"}))
+@pytest.mark.parametrize("name", sorted(name for name, score in SCORES.items() if not score.is_share))
 def test_paired_bootstrap_draws_the_same_rows_for_both(name):
     metric, a = get_metric(name), rows_for(name, 1)
     assert difference_standard_error(metric, a, a) == 0.0
     b = {key: array.copy() for key, array in a.items()}
     other = rows_for(name, 2)
     same = rows_for(name, 1).get("prompt", np.arange(len(b[SCORES[name].reads[0]]))) < 20
-    for key in set(SCORES[name].reads) - {"label", "tokens", "prompt", "reference"}:
+    for key in set(SCORES[name].reads) - {"label", "tokens", "prompt", "reference", "right_option"}:
         b[key][same] = other[key][same]  # nearly the same answers
     paired = difference_standard_error(metric, a, b)
     assert 0 < paired < 0.6 * math.hypot(metric.standard_error(a), metric.standard_error(b))

@@ -92,7 +92,7 @@ def test_real_rows_in_local_form(data, name):
     )
     [sizes] = table
     assert [len(task.splits[split]) for split in SPLITS] == [int(size.replace(",", "")) for size in sizes]
-    assert len(task.labels) == CLASSES.get(name, 0 if task.kind == "generation" else 2)
+    assert len(task.labels) == CLASSES.get(name, 2 if task.kind == "classification" else 0)
     assert "class without a training row" not in task.note
 
 
@@ -197,7 +197,9 @@ def test_what_is_missing_is_named_with_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(LopsidedError, match=r"paws \(labeled_final\) from the hub; received: Couldn't .*--data") as e:
         load_task("paws")
-    assert "paws/{train,validation,test}.jsonl (fields sentence1, sentence2" in str(e.value)
+    assert "put train.jsonl, validation.jsonl, test.jsonl (fields sentence1, sentence2, label) into paws/" in str(
+        e.value
+    )
     with pytest.raises(LopsidedError, match="did you mean 'trec-fine'"):
         load_task("trec-fin")
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: DatasetDict())
@@ -237,7 +239,7 @@ def test_entries_say_where_they_come_from():
         assert set(listed["sources"].values()) <= words, name
         assert listed["about"], name
         assert listed["form"], name
-        assert listed["folder"] or isinstance(entry, PackagedEntry), name
+        assert listed["local_form"] or isinstance(entry, PackagedEntry), name
 
 
 def test_entries_are_short():

@@ -17,6 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
+from lopsided.runs.saved_forms import SavedForm
 from lopsided.tasks import Metric, Task
 from lopsided.tasks.kinds import KINDS
 
@@ -25,16 +26,38 @@ CHECKPOINTS = 2
 
 
 class CarefulTrainer(Trainer):
-    """Stops before a number that is not finite can reach a weight or a checkpoint, and keeps a few numbers per row.
+    """Stops before a number that is not finite can reach a weight or a checkpoint; keeps what trains alone, and of
+    answers a few numbers per row.
 
     Args:
         data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
+        form: how what trains is written into checkpoints, and put back into the model.
         arguments: for `Trainer`.
     """
 
-    def __init__(self, *, data: Data, **arguments: Any) -> None:
+    compute_metrics: Any
+
+    def __init__(self, *, data: Data, form: SavedForm, **arguments: Any) -> None:
         super().__init__(data_collator=data.collator(), **arguments)
-        self._data, self._kind = data, KINDS[data.task.kind]
+        self._data, self._kind, self._form = data, KINDS[data.task.kind], form
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
+        if state_dict is not None:
+            # Gathered from the processes of a sharded model, whose own parameters are parts.
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._form.checkpoint(self.accelerator.unwrap_model(self.model), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._form.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._form.restore(self.model, Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return the loader of the rows that checkpoints are chosen on."""
@@ -56,6 +79,18 @@ class CarefulTrainer(Trainer):
             yield
         finally:
             self.data_collator = self._data.collator()
+
+    @contextmanager
+    def asked(self, data: Data) -> Iterator[None]:
+        """Answer rows of another task in `predict` inside the context, such as the same prompts with options."""
+        own: tuple[Any, ...] = self._data, self.compute_metrics, self.args.remove_unused_columns
+        self._data, self._kind, self.compute_metrics = data, KINDS[data.task.kind], None
+        self.args.remove_unused_columns = not data.collator_picks
+        try:
+            yield
+        finally:
+            self._data, self.compute_metrics, self.args.remove_unused_columns = own
+            self._kind, self.data_collator = KINDS[self._data.task.kind], self._data.collator()
 
     def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Compute a batch's loss, and what its kind of task keeps of the outputs in place of all logits."""
@@ -146,8 +181,8 @@ def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     metric: Metric = task.metric
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        if metric.entry.reads_answers:
-            # None are written before training is over.
+        if metric.entry.further:
+            # Made when training is over.
             return {}
         rows = KINDS[task.kind].rows(prediction.predictions)
         score = metric.value(rows)

@@ -19,7 +19,6 @@ from lopsided.models.mode_contexts import model_mode
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.facts import Predictions
 from lopsided.runs.inputs import Data
-from lopsided.tasks import SPLITS, get_metric
 from lopsided.tasks.encoders import IGNORED, encode_prompts
 
 # As few as `encode` takes in a row.
@@ -67,20 +66,6 @@ def writing_of(config: TrainConfig, data: Data) -> Writing:
         batch_size=2 * config.batch_size,
         seq2seq=data.seq2seq,
     )
-
-
-def splits_with_answers(data: Data) -> tuple[str, ...]:
-    """Return the splits that answers are written to: none where no score of the task reads any.
-
-    Test and other domains; validation too if the task is judged by such a score. Writing takes long, so training rows
-    have none.
-    """
-    task = data.task
-    if task.metric.entry.reads_answers:
-        return (*SPLITS[1:], *task.out_of_domain)
-    if any(get_metric(name).entry.reads_answers for name in task.also):
-        return ("test", *task.out_of_domain)
-    return ()
 
 
 def answered(

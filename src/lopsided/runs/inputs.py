@@ -94,7 +94,7 @@ def with_data(data: Data) -> Prepared:
 
 def load_data(config: TrainConfig) -> Data:
     """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
-    task = _load_task(config)
+    task = task_of(config)
     processor, seq2seq = processor_of(config.model, task.modality), is_encoder_decoder(config.model)
     return _encoded(config, task, processor, seq2seq=seq2seq)
 
@@ -104,7 +104,7 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
 
     Equal configurations give equal bits: the seed decides the weights of a new head, whatever was drawn before.
     """
-    task = _load_task(config) if data is None else data.task
+    task = task_of(config) if data is None else data.task
     model, processor = load_model(config.model, task, seed=config.seed)
     if data is None:
         data = _encoded(config, task, processor, seq2seq=bool(model.config.is_encoder_decoder))
@@ -118,7 +118,8 @@ def reading_of(config: TrainConfig) -> tuple[object, ...]:
     return tuple(repr(value) for value in settings)
 
 
-def _load_task(config: TrainConfig) -> Task:
+def task_of(config: TrainConfig) -> Task:
+    """Load the rows that a run reads, as text."""
     task = load_task(config.task, **{name: getattr(config, name) for name in READING})
     return task if config.also is None else dataclasses.replace(task, also=tuple(config.also))
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from lopsided.errors import LopsidedError, first_line
 from lopsided.runs.careful_trainer import training_arguments
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.generate import splits_with_answers, writing_of
+from lopsided.runs.further_rows import check_further
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.prepare import problems_of
 from lopsided.runs.probe import problems_of_rows
@@ -54,9 +54,13 @@ def preflight(configs: Sequence[TrainConfig], inputs: Inputs) -> None:
 
 
 def _problem_of_answers(config: TrainConfig, data: Data) -> Iterator[str]:
+    if data.seq2seq and "top1_token" in (data.task.metric.name, *data.task.also):
+        yield (
+            f"metric top1_token of task {data.task.name} expected a causal model; received an encoder-decoder, whose "
+            "first token may be one that begins every text; use greedy_match or exact_match"
+        )
     try:
-        if splits_with_answers(data):
-            writing_of(config, data)
+        check_further(config, data)
     except LopsidedError as error:
         yield str(error)
 

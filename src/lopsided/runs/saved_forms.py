@@ -7,13 +7,13 @@ what of it can't work, and how it is saved and loaded again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from lopsided.adapt import adapt
@@ -41,17 +41,22 @@ class SavedForm:
             the method trains has gradients, and nothing else does.
         problems: of the same, with a model without weights, which is changed: what can't work, one line each.
         callbacks: (method, checkpoint that the run goes on from) -> what training needs besides the optimizer.
-        save: (model, method, folder): writes what was trained.
+        save: (model, method, folder): writes what was trained, to be used.
+        checkpoint: (model, folder): writes what was trained, to be trained further: whole, where `save` may write less.
         load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
             with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
             the run trained have gradients, and no others.
+        restore: (model, folder): puts what `checkpoint` wrote into the model that trains, and returns True; False leaves it
+            to `transformers.Trainer`, which knows whole models and PEFT's adapters.
     """
 
     select: Select
     save: Callable[[PreTrainedModel | PeftModel, Method, Path], None]
+    checkpoint: Callable[[PreTrainedModel | PeftModel, Path], None]
     load: Callable[[Path, Callable[[], nn.Module], HasGoal, bool], nn.Module]
     problems: Callable[[nn.Module, Method, TrainConfig, Sequence[str], int], Iterator[str]]
     callbacks: Callable[[Method, Path | None], Sequence[TrainerCallback]] = lambda method, checkpoint: ()
+    restore: Callable[[nn.Module, Path], bool] = lambda model, folder: False
 
 
 # -- what trains -----------------------------------------------------------------------------------------------------
@@ -66,7 +71,7 @@ def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Seque
         target_modules=config.targets,
         dropout=config.dropout,
         modules_to_save=list(heads) or None,
-        seed=config.seed,
+        seed=config.seed if config.sketch_seed is None else config.sketch_seed,
     )
     return adapted
 
@@ -133,8 +138,15 @@ def _refused_by(select: Select) -> Callable[..., Iterator[str]]:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def _save_pretrained(model: PreTrainedModel | PeftModel, method: Method, folder: Path) -> None:
+def _write_pretrained(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder))
+
+
+def _as_checkpoint(
+    checkpoint: Callable[[PreTrainedModel | PeftModel, Path], None],
+) -> Callable[[PreTrainedModel | PeftModel, Method, Path], None]:
+    """Return the `save` of a form that writes the same as a checkpoint."""
+    return lambda model, method, folder: checkpoint(model, folder)
 
 
 def _save_baseline(model: PreTrainedModel | PeftModel, method: Method, folder: Path) -> None:
@@ -142,7 +154,7 @@ def _save_baseline(model: PreTrainedModel | PeftModel, method: Method, folder: P
     baseline_of(method).save(model, folder)
 
 
-def _save_head(model: PreTrainedModel | PeftModel, method: Method, folder: Path) -> None:
+def _write_head(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     save_file(trained, folder / HEAD_FILE, metadata={"format": "pt"})
 
@@ -162,13 +174,27 @@ def _load_whole(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trai
 
 def _load_head(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
     model = base()
-    with open_tensors(weights_in(folder, HEAD_FILE)) as file:
-        head = file.get_tensors()
-    model.load_state_dict(head, strict=False)
+    head = _put_head(model, folder)
     if trainable:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
     return model
+
+
+def _restore_head(model: nn.Module, folder: Path) -> bool:
+    # Checkpoints up to version 0.2 hold the whole model.
+    if not (folder / HEAD_FILE).is_file():
+        return False
+    _put_head(model, folder)
+    return True
+
+
+def _put_head(model: nn.Module, folder: Path) -> Collection[str]:
+    """Put a saved head into a model; return the names of its parameters."""
+    with open_tensors(weights_in(folder, HEAD_FILE)) as file:
+        head: dict[str, Tensor] = file.get_tensors()
+    model.load_state_dict(head, strict=False)
+    return head.keys()
 
 
 def _load_baseline(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
@@ -182,16 +208,34 @@ def _baseline_callbacks(method: Method, checkpoint: Path | None) -> Sequence[Tra
 
 
 FORMS: Mapping[FormName, SavedForm] = {
-    "adapter": SavedForm(select=_adapted, save=_save_pretrained, load=_load_adapter, problems=_too_wide),
-    "model": SavedForm(
-        select=_all_trained, save=_save_pretrained, load=_load_whole, problems=_refused_by(_all_trained)
+    "adapter": SavedForm(
+        select=_adapted,
+        problems=_too_wide,
+        save=_as_checkpoint(_write_pretrained),
+        checkpoint=_write_pretrained,
+        load=_load_adapter,
     ),
-    "head": SavedForm(select=_head_trained, save=_save_head, load=_load_head, problems=_refused_by(_head_trained)),
+    "model": SavedForm(
+        select=_all_trained,
+        problems=_refused_by(_all_trained),
+        save=_as_checkpoint(_write_pretrained),
+        checkpoint=_write_pretrained,
+        load=_load_whole,
+    ),
+    "head": SavedForm(
+        select=_head_trained,
+        problems=_refused_by(_head_trained),
+        save=_as_checkpoint(_write_head),
+        checkpoint=_write_head,
+        load=_load_head,
+        restore=_restore_head,
+    ),
     "peft": SavedForm(
         select=_with_baseline,
-        save=_save_baseline,
-        load=_load_baseline,
         problems=_refused_by(_with_baseline),
         callbacks=_baseline_callbacks,
+        save=_save_baseline,
+        checkpoint=_write_pretrained,
+        load=_load_baseline,
     ),
 }

@@ -11,7 +11,7 @@ from lopsided.runs.facts import Estimate, Predictions, ScoreFigure, SplitFigures
 from lopsided.stats import difference_of_means_error
 from lopsided.tasks import Metric, get_metric
 
-NO_ANSWERS = "no answers were written to this split's prompts"
+NOT_ASKED = "the model was not asked for the answers that the score reads"
 
 
 def split_figures(metric: Metric, rows: Predictions, also: Sequence[str] = ()) -> SplitFigures:
@@ -22,7 +22,7 @@ def split_figures(metric: Metric, rows: Predictions, also: Sequence[str] = ()) -
     Args:
         metric: of the score that counts.
         rows: the model's answers to the split.
-        also: further scores; those of written answers are left out for a split that has none.
+        also: further scores; those of answers that the model was not asked for on this split are left out.
 
     Example:
         >>> from lopsided.tasks import get_metric
@@ -44,12 +44,12 @@ def split_figures(metric: Metric, rows: Predictions, also: Sequence[str] = ()) -
 
 
 def _has_rows(metric: Metric, rows: Predictions) -> bool:
-    return "answer" in rows or not metric.entry.reads_answers
+    return all(name in rows for name in metric.entry.further)
 
 
 def _scored(metric: Metric, rows: Predictions) -> ScoreFigure:
     if not _has_rows(metric, rows):
-        return ScoreFigure(score=Estimate(value=None, why={"value": NO_ANSWERS, "se": NO_ANSWERS}))
+        return ScoreFigure(score=Estimate(value=None, why={"value": NOT_ASKED, "se": NOT_ASKED}))
     scored = metric.measure(rows)
     why = {{"score": "value", "se": "se"}[name]: reason for name, reason in scored.why.items()}
     return ScoreFigure(score=Estimate(value=scored.score, se=scored.se, why=why), signature=scored.signature)

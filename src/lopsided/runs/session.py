@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
@@ -25,8 +23,9 @@ from lopsided.runs.careful_trainer import (
 )
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
+from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
-from lopsided.runs.generate import answered, splits_with_answers, writing_of
+from lopsided.runs.further_rows import further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
@@ -90,7 +89,7 @@ def assemble(
     # The timer first: an advance of the chain is not part of a step.
     of_form = FORMS[method.side.saved_as].callbacks(method, checkpoint)
     own = [timer, chain, *of_form, TrajectoryCallback(config, method)]
-    trainer = _trainer(config, data, model, steps, [*own, *callbacks])
+    trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
     return Session(
         config=config,
         data=data,
@@ -125,7 +124,7 @@ def measure(session: Session) -> RunResult:
     write_predictions(config.out, predictions)
     return RunResult(
         base=session.base,
-        task=_task_facts(session.data),
+        task=_task_facts(config, session.data),
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
@@ -141,42 +140,33 @@ def measure(session: Session) -> RunResult:
     )
 
 
-def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
-    """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
-
-    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
-    first rows: data sets come sorted by label.
-    """
-    return dataset.select(_sample(dataset, most))
-
-
-def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
-    kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
-    # Images have one length: they keep the order in which they were drawn.
-    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
-    lengths = np.array([len(ids) for ids in tokens])
-    return kept[np.argsort(lengths[kept], kind="stable")]
-
-
 def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
     parameters = sum(parameter.numel() for parameter in inputs.model.parameters())
     return BaseModel(name=config.model, type=inputs.model.config.model_type, parameters=parameters)
 
 
-def _trainer(
+def trainer_for(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
+    """Return the trainer of a run.
+
+    Args:
+        model: with the method on it.
+        steps: of the whole run.
+        callbacks: all that it has besides those of transformers.
+    """
     task, splits = data.task, data.encoded.splits
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
     arguments = training_arguments(config, steps)
     # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
     arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
+        form=FORMS[config.resolve_method().side.saved_as],
         data=data,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
-        eval_dataset=sample_rows(splits["validation"], config.eval_rows),
+        eval_dataset=validation_rows(config, data),
         compute_metrics=score_of(task),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
@@ -193,43 +183,16 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    config, task, encoded = session.config, session.data.task, session.data.encoded
-    most = {"train": config.train_rows, "validation": config.eval_rows}
-    texts = {**task.splits, **task.out_of_domain}
-    splits = {**encoded.splits, **encoded.out_of_domain}
-    if not config.test:
-        splits = {name: splits[name] for name in ("train", "validation")}
+    kind = KINDS[session.data.task.kind]
     predictions: dict[str, Predictions] = {}
-    for split, rows in splits.items():
-        sample = _sample(rows, most.get(split))
-        output = session.trainer.predict(rows.select(sample))
-        predictions[split] = KINDS[task.kind].rows(output.predictions)
-        if split in splits_with_answers(session.data):
-            predictions[split] = {**predictions[split], **_answers(session, texts[split].select(sample))}
+    for split, rows in evaluated_rows(session.config, session.data).items():
+        output = session.trainer.predict(rows.encoded)
+        further = further_rows(session.trainer, session.config, session.data, split, rows.texts)
+        predictions[split] = {**kind.rows(output.predictions), **further}
     return predictions
 
 
-def _answers(session: Session, rows: Dataset) -> Predictions:
-    trainer, data = session.trainer, session.data
-
-    def show(batches: Sequence[Any]) -> None:
-        # As the Trainer's own loop calls it, so that every progress bar moves.
-        trainer.callback_handler.eval_dataloader = batches
-        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
-
-    written = answered(
-        rows,
-        session.model,
-        data.processor,
-        writing_of(session.config, data),
-        autocast=trainer.accelerator.autocast,
-        on_batch=show,
-    )
-    trainer.control = trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, {})
-    return written
-
-
-def _task_facts(data: Data) -> TaskFacts:
+def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
     task, reading = data.task, data.task.reading
     return TaskFacts(
         name=task.name,
@@ -239,7 +202,7 @@ def _task_facts(data: Data) -> TaskFacts:
         greater_is_better=task.metric.greater_is_better,
         rows={split: len(rows) for split, rows in task.splits.items()},
         out_of_domain=tuple(sorted(task.out_of_domain)),
-        note=task.note,
+        note=rows_note(config, data),
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,11 +11,20 @@ from transformers import TrainerCallback
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import DiskErrors
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import check_place, clear_leftovers, in_use, is_begun, newest_checkpoint, write_run
+from lopsided.runs.directory import (
+    check_place,
+    clear_leftovers,
+    discard_checkpoints,
+    in_use,
+    is_begun,
+    newest_checkpoint,
+    write_run,
+)
 from lopsided.runs.ending import FailureRecord, terminable
 from lopsided.runs.inputs import Inputs, Prepared, load_inputs
 from lopsided.runs.preflight import preflight
 from lopsided.runs.record import begun_record, finished_record
+from lopsided.runs.resumption import refuse_others, settings_there
 from lopsided.runs.run import Run, finished_run, read_run
 from lopsided.runs.session import assemble, fit, measure
 
@@ -61,6 +69,9 @@ def train(
         held.enter_context(in_use(config.out))
         earlier = _earlier_run(config, resume)
         if earlier is not None and earlier.is_finished:
+            if not earlier.keeps_checkpoints:
+                # A process that was killed as it deleted them has left some.
+                discard_checkpoints(config.out)
             return earlier
         if begun and not prepared.checked:
             inputs = _checked(config, prepared)
@@ -91,14 +102,13 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
             f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
-    # An earlier version did without the settings that are new since, as their defaults do.
-    defaults = {each.name: each.default for each in dataclasses.fields(config)}
-    settings, there = config.to_json(), {**defaults, **run.settings}
-    differing = [
-        f"{key}={there.get(key)!r}, asked {settings[key]!r}" for key in settings if settings[key] != there.get(key)
-    ]
-    if differing:
-        raise LopsidedError(f"{config.out} holds a run with {'; '.join(differing)}; resume with its own options")
+    refuse_others(config.out, config.to_json(), settings_there(run))
+    mine, theirs = config.resolve_method(), run.method
+    if (mine.side, mine.sketch, mine.chain) != (theirs.side, theirs.sketch, theirs.chain):
+        raise LopsidedError(
+            f"{config.out} holds a run of another method {config.method!r} than the one that is registered under this "
+            "name; register it with the run's own parts, or choose another --out"
+        )
     return run
 
 
@@ -124,5 +134,6 @@ def _make_run(
         fit(session)
         result = measure(session)
     write_run(config.out, finished_record(record, result, time.perf_counter() - started))
+    discard_checkpoints(config.out)
     # What is returned is what a reader of the folder gets.
     return finished_run(config.out)

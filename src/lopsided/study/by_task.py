@@ -102,8 +102,9 @@ def _rows_of(run: Run) -> Hashable:
     """What tells tasks of one name apart, such as a folder that changed; None for a run without figures."""
     if not run.is_finished:
         return None
-    task = run.task
-    return task.metric, task.greater_is_better, tuple(sorted(task.rows.items())), task.out_of_domain
+    task, most = run.task, run.settings.get("test_rows")
+    tested = None if most is None or (most >= task.rows["test"] and not task.out_of_domain) else most
+    return task.metric, task.greater_is_better, tuple(sorted(task.rows.items())), task.out_of_domain, tested
 
 
 def _asked(run: Run) -> tuple[str, str]:

@@ -19,9 +19,11 @@ from lopsided.method import METHODS, method_named
 from lopsided.runs import Data, ModelCache, Prepared, TrainConfig, read_run, train
 from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
+from lopsided.runs.evaluated_rows import rows_note
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
+from lopsided.study.comparison_settings import write_settings
 from lopsided_settings.compare import CompareSettings
 
 Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
@@ -102,6 +104,7 @@ def compare(
         if data.described:
             note(data.described)
         locks.enter_context(terminable())
+        _write_settings(config)
         errors = _train_all(config, cache, resume=resume, callbacks=callbacks)
         comparison = Comparison(
             folder=out,
@@ -111,7 +114,7 @@ def compare(
             command=config.command,
             model=config.run.model,
             task=config.run.task,
-            task_note=data.task.note,
+            task_note=rows_note(config.run, data),
             task_shape=data.described,
             settings=_shared_settings(config),
             machine=machine(),
@@ -121,6 +124,11 @@ def compare(
         )
         write_json(out / RESULTS, comparison.to_json())
     return comparison
+
+
+def _write_settings(config: CompareConfig) -> None:
+    others = {"methods": config.names, "seeds": config.seeds, "links": config.links, "command": config.command}
+    write_settings(config.run.out, run=config.run, **others)
 
 
 def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data:

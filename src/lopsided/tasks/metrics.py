@@ -19,7 +19,7 @@ from lopsided.stats import row_draws
 from lopsided.tasks.score_functions import ANSWERED, SCORES, Answers, Score, Undefined
 
 # What the rows of two models have in common if they are the same rows.
-SHARED = ("tokens", "label", "prompt", "reference")
+SHARED = ("tokens", "label", "prompt", "reference", "right_option")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ def difference_standard_error(
 
 def _standard_error(metric: Metric, score: float, units: dict[str, np.ndarray], seed: int, resamples: int) -> float:
     n = _length(units)
-    _check_two(n, metric.entry.reads_answers)
+    _check_two(n, "prompt" in metric.entry.reads)
     if metric.entry.is_share:
         return float(np.sqrt(score * (1 - score) / n))
     return _spread(lambda index: metric.of_units(_take(units, index)), _resamples(n, seed, resamples))

@@ -191,3 +191,8 @@ def prompted(template: str, label: str = "label") -> Form:
 def completed(prompt: str, completion: str) -> Form:
     """Return the form of a prompt that is answered."""
     return Form(kind="generation", columns={"prompt": prompt, "completion": completion})
+
+
+def chosen(prompt: str) -> Form:
+    """Return the form of a prompt with options, of which a causal model finds one the most likely."""
+    return Form(kind="choice", columns={"prompt": prompt, "options": "options", "label": "label"})

@@ -11,6 +11,8 @@ Notation: `n` rows; `L_i` the mean token loss of row i over `T_i` tokens. A scor
     "prompt"         which prompt of the split the row has, an index; rows that share one have one answer
     "answer"         the text that the model wrote to the prompt
     "reference"      the text that it should have written
+    "chosen"         which of the split's distinct completions is the likeliest after the prompt, an index
+    "right_option"   which of them is the row's own
 
 so it can be resampled without running the model again. What is resampled are units: rows, or prompts with all their
 rows where the score is of answers. One more score is a function and an entry in `SCORES`.
@@ -30,6 +32,8 @@ from lopsided.stats import ranks
 from lopsided.tasks import text_scores
 
 Answers = Mapping[str, np.ndarray]
+# Keys of `lopsided.runs.further_rows.FURTHER`, which makes them.
+FURTHER = ("answer", "chosen")
 
 # exp of more is infinite in float64.
 LARGEST_EXPONENT = math.log(np.finfo(np.float64).max)
@@ -190,9 +194,9 @@ class Score:
     signature: Callable[[Answers], str] | None = None
 
     @property
-    def reads_answers(self) -> bool:
-        """Whether the model has to write answers for it."""
-        return "answer" in self.reads
+    def further(self) -> tuple[str, ...]:
+        """Those of its arrays that take further passes of the model, after training."""
+        return tuple(name for name in FURTHER if name in self.reads)
 
 
 def _rouge(name: str) -> Score:
@@ -229,6 +233,14 @@ SCORES: dict[str, Score] = {
     "token_accuracy": Score(function=_token_accuracy, reads=COUNTED, kinds=("generation",), unit="percent"),
     "greedy_match": Score(function=_greedy_match, reads=COUNTED, kinds=("generation",), unit="percent"),
     "top1_token": Score(function=_top1_token, reads=("tokens", "first_right"), kinds=("generation",), unit="percent"),
+    "option_accuracy": Score(
+        function=_accuracy,
+        units=lambda rows: {"prediction": rows["chosen"], "label": rows["right_option"]},
+        reads=("chosen", "right_option"),
+        kinds=("generation",),
+        unit="percent",
+        is_share=True,
+    ),
     "exact_match": Score(
         function=text_scores.mean_over_rows,
         units=text_scores.matches_of_prompts,

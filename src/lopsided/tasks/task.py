@@ -95,7 +95,7 @@ class Task:
                 f"use {' or '.join(fitting)}"
             )
         columns = self.splits["train"].column_names
-        if metric.entry.reads_answers and "prompt" not in columns:
+        if metric.entry.further and "prompt" not in columns:
             raise LopsidedError(
                 f"metric {metric.name} reads answers to prompts: task {self.name} expected columns prompt and "
                 f"completion; received {', '.join(columns)} alone; use perplexity, or write the rows so"

@@ -105,6 +105,11 @@ class KnownTask(abc.ABC):
     def shape(self) -> str:
         """How a row becomes an example, in a line."""
 
+    @property
+    @abc.abstractmethod
+    def layout(self) -> str:
+        """What the folder of the local form holds, in a line."""
+
     def notes(self, options: TaskOptions) -> list[str]:
         """Return what to print next to every figure, in parts; some may be empty."""
         return [self.note, LOCAL_NOTE if options.data else self.hub_note]
@@ -129,7 +134,7 @@ class KnownTask(abc.ABC):
             "metric": self.metric,
             "also": list(self.also),
             "origin": self.origin,
-            "folder": self.folder,
+            "local_form": f"{self.folder}/ with {self.layout}" if self.folder else "",
             "form": self.shape,
             "sources": dataclasses.asdict(self.sources),
             "note": "; ".join(filter(None, [self.note, self.hub_note])),
@@ -165,6 +170,11 @@ class PackagedEntry(KnownTask):
         """How a row becomes an example, in a line."""
         return self.form
 
+    @property
+    def layout(self) -> str:
+        """Nothing: the package has the rows."""
+        return ""
+
     def load(self, name: str, options: TaskOptions) -> Task:
         """Return the task; the folder of data sets is not needed."""
         return self.make(name, dataclasses.replace(options, data=None, metric=options.metric or self.metric))
@@ -179,20 +189,20 @@ def check_options(name: str, options: TaskOptions) -> None:
         )
 
 
-def download(hub: Hub | None, name: str, folder: str) -> Any:
+def download(entry: KnownTask, hub: Hub | None, name: str) -> Any:
     """Return the data set from the hub or its local cache, by the hub's splits.
 
     Args:
-        hub: where it lies; None for data sets that the hub does not have.
+        entry: the task.
+        hub: where its rows lie; None for data sets that the hub does not have.
         name: the task's, for errors.
-        folder: what to put into the folder of data sets instead, for errors.
 
     Raises:
         LopsidedError: if it cannot be loaded; the message says what to download, and where to put it.
     """
-    local = f"or put {folder} into a folder of your own and pass it with --data"
+    local = f"put {entry.layout} into {entry.folder}/ of a folder of your own and pass that with --data"
     if hub is None:
-        raise LopsidedError(f"task {name}: expected the folder of data sets in local form; received none; {local}")
+        raise LopsidedError(f"task {name} is not on the hub: expected --data; received none; {local}")
     try:
         if hub.files is not None:
             at = f"hf://datasets/{hub.name}" + (f"@{hub.revision}" if hub.revision else "")
@@ -203,7 +213,7 @@ def download(hub: Hub | None, name: str, folder: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise LopsidedError(
             f"task {name}: expected the data set {hub} from the hub; received: {first_line(error)}; check the "
-            f"network, {local}"
+            f"network, or {local}"
         ) from error
 
 
@@ -216,7 +226,7 @@ def local_folder(entry: KnownTask, name: str, data: str) -> Path:
     folder = Path(data).expanduser() / entry.folder
     if not folder.is_dir():
         raise LopsidedError(
-            f"task {name}: expected the folder {folder}; received none; put {entry.origin} there as "
-            "`lopsided tasks --json` says, or leave --data out to load it from the hub"
+            f"task {name}: expected the folder {folder}; received none; put {entry.origin} there, as "
+            f"{entry.layout}, or leave --data out to load it from the hub"
         )
     return folder

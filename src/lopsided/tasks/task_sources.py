@@ -11,6 +11,8 @@ from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.hub import load_hub
 from lopsided.tasks.local import load_local
 from lopsided.tasks.options import TaskOptions
+from lopsided.tasks.picture_entry import load_picture_folder
+from lopsided.tasks.picture_files import has_pictures
 from lopsided.tasks.registry import TASKS
 from lopsided.tasks.splits import with_train_size
 from lopsided.tasks.task import Task
@@ -34,6 +36,10 @@ def _is_path(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith(("./", "../", "/", "~"))
 
 
+def _is_pictures(name: str) -> bool:
+    return _is_path(name) and has_pictures(Path(name).expanduser())
+
+
 # The first source that has the name loads it; the hub takes whatever is left. One more source is one more entry.
 SOURCES = (
     TaskSource(
@@ -41,6 +47,7 @@ SOURCES = (
         # The package carries the rows, whatever folder there is for other tasks.
         load=lambda name, options: load_vader(name, replace(options, data=None)),
     ),
+    TaskSource(has=_is_pictures, load=load_picture_folder),
     TaskSource(has=_is_path, load=load_local),
     TaskSource(has=lambda name: name in TASKS, load=lambda name, options: TASKS[name].load(name, options)),
     TaskSource(has=lambda name: True, load=partial(load_hub, known=TASKS)),
@@ -61,7 +68,7 @@ def load_task(
     """Load a task by name: the embedded ones first, then a folder, then those of `TASKS`, then the hub.
 
     Args:
-        name: "vader/movie" and its like, a folder of JSON lines, a name in `TASKS`, or a Hugging Face name.
+        name: "vader/movie" and its like, a folder of JSON lines or images, a name in `TASKS`, or a Hugging Face name.
         label: the field to learn, where several could be it.
         metric: a name in `score_functions.SCORES`, or None for the task's own.
         make_split: cut a missing validation or test from train by a stable hash.

@@ -13,7 +13,7 @@ from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.local import read_jsonl
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
-from lopsided.tasks.prompt_form import Form
+from lopsided.tasks.prompt_form import WRITERS, Form
 from lopsided.tasks.reading import Row
 from lopsided.tasks.splits import Cut, unseen_classes
 from lopsided.tasks.task import SPLITS, Task
@@ -58,6 +58,18 @@ class TextEntry(KnownTask):
         """The templates."""
         return "; ".join(f"{name} = {template!r}" for name, template in self.form.columns.items())
 
+    @property
+    def layout(self) -> str:
+        """The files, and the fields of their lines."""
+        fields = dict.fromkeys(field for fields in self.form.reading.columns.values() for field in fields)
+        files = [f"{split}.jsonl" for split in (*self._own_splits, *self.elsewhere)]
+        train = f" (and {self.trained_on.folder}/ with train.jsonl)" if self.trained_on else ""
+        return f"{', '.join(files)} (fields {', '.join(fields)}){train}"
+
+    @property
+    def _own_splits(self) -> tuple[str, ...]:
+        return SPLITS[1:] if self.trained_on else SPLITS
+
     def load(self, name: str, options: TaskOptions) -> Task:
         """Return the task, from the hub or from the folder of data sets.
 
@@ -65,8 +77,7 @@ class TextEntry(KnownTask):
             LopsidedError: if the rows cannot be found, or one of them cannot be read.
         """
         check_options(name, options)
-        wanted = SPLITS[1:] if self.trained_on else SPLITS
-        columns = self._columns(name, options.data, (*wanted, *self.elsewhere))
+        columns = self._columns(name, options.data, (*self._own_splits, *self.elsewhere))
         if self.trained_on:
             # Cut before train is taken, so that the same rows are learned as in the other entry.
             columns |= self.trained_on._columns(name, options.data, SPLITS[:1])
@@ -109,8 +120,7 @@ class TextEntry(KnownTask):
         }
 
     def _from_hub(self, name: str, splits: Sequence[str]) -> dict[str, list[Placed]]:
-        fields = ", ".join(self.form.reading.inputs)
-        loaded = download(self.hub, name, f"{self.folder}/{{train,validation,test}}.jsonl (fields {fields}, ...)")
+        loaded = download(self, self.hub, name)
         rows = {}
         for split, theirs in self.hub.splits.items():
             if theirs not in loaded:
@@ -132,6 +142,13 @@ class TextEntry(KnownTask):
         example = self.form.example(row, where)
         if self.kind == "classification":
             example["label"] = class_index(example["label"], self.classes, where)
+        elif self.kind == "choice":
+            if not WRITERS["choices"].takes(example["options"]):
+                raise LopsidedError(
+                    f"{where}: expected a list of strings in 'options'; received {str(example['options'])[:40]!r}; "
+                    "correct the row"
+                )
+            example["label"] = class_index(example["label"], example["options"], where)
         elif self.kind == "regression":
             example["label"] = _score(example["label"], where)
         return example

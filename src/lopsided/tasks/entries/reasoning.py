@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lopsided.tasks.prompt_form import prompted
+from lopsided.tasks.prompt_form import chosen, prompted
 from lopsided.tasks.reading import Row
 from lopsided.tasks.splits import Cut
 from lopsided.tasks.task_entry import CONVERTED, Hub, KnownTask, PartSources
@@ -31,10 +31,19 @@ def _folio(row: Row) -> Row:
     return {**row, "premises": [line.strip() for line in row["premises"].splitlines() if line.strip()]}
 
 
+_OPENBOOKQA = Hub(name="allenai/openbookqa", configuration="main", read=_openbookqa)
+_LOGIQA = Hub(
+    name="datatune/LogiQA2.0",
+    files={"train": "MRC/train.txt", "validation": "MRC/dev.txt", "test": "MRC/test.txt"},
+    read=_logiqa,
+)
+# The released code asks for a class; the likelihood of options is ours.
+LIKELIHOOD = PartSources(splits="code", form="default", metric="code")
+
 REASONING: dict[str, KnownTask] = {
     "openbookqa": TextEntry(
         about="which of four options answers a question of science",
-        hub=Hub(name="allenai/openbookqa", configuration="main", read=_openbookqa),
+        hub=_OPENBOOKQA,
         form=prompted("Question: {question}\nOptions:\n{options:choices}\nAnswer:"),
         classes=LETTERS,
         metric="accuracy",
@@ -43,11 +52,7 @@ REASONING: dict[str, KnownTask] = {
     ),
     "logiqa": TextEntry(
         about="which of four options follows from a text (LogiQA 2.0)",
-        hub=Hub(
-            name="datatune/LogiQA2.0",
-            files={"train": "MRC/train.txt", "validation": "MRC/dev.txt", "test": "MRC/test.txt"},
-            read=_logiqa,
-        ),
+        hub=_LOGIQA,
         form=prompted("Context: {context}\nQuestion: {question}\nOptions:\n{options:choices}\nAnswer:"),
         classes=LETTERS,
         metric="accuracy",
@@ -84,5 +89,23 @@ REASONING: dict[str, KnownTask] = {
         folder="folio",
         sources=PartSources(),
         hub_note="test is half of the official validation split, cut once by a fixed seed",
+    ),
+    "openbookqa:likelihood": TextEntry(
+        about="which of four answers to a question of science is the most likely",
+        hub=_OPENBOOKQA,
+        form=chosen("Question: {question}\nAnswer:"),
+        metric="accuracy",
+        folder="openbookqa",
+        sources=LIKELIHOOD,
+        note="by the likelihood of each option, where the papers have a class over a prompt",
+    ),
+    "logiqa:likelihood": TextEntry(
+        about="which of four answers to a question about a text is the most likely (LogiQA 2.0)",
+        hub=_LOGIQA,
+        form=chosen("Context: {context}\nQuestion: {question}\nAnswer:"),
+        metric="accuracy",
+        folder="logiqa2",
+        sources=LIKELIHOOD,
+        note="by the likelihood of each option, where the papers have a class over a prompt",
     ),
 }
