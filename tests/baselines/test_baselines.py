@@ -39,7 +39,7 @@ def trained(bert, words, tmp_path_factory):
 
 def losses(model, run) -> np.ndarray:
     """Each test row's loss, in the order of the run's."""
-    from lopsided.runs.session import sample_rows
+    from lopsided.runs.evaluated_rows import sample_rows
 
     data = data_of(run)
     rows = sample_rows(data.encoded.splits["test"], None)

@@ -8,6 +8,6 @@ rewritten_base   PiSSA, which starts from other base weights
 """
 
 import lopsided.baselines.entries  # noqa: F401  (fills BASELINES)
-from lopsided.baselines.baseline import BASELINES, Baseline, Setting, baseline_of
+from lopsided.baselines.baseline import BASELINES, Baseline, BaselineSetting, baseline_of
 
-__all__ = ["BASELINES", "Baseline", "Setting", "baseline_of"]
+__all__ = ["BASELINES", "Baseline", "BaselineSetting", "baseline_of"]

@@ -19,7 +19,7 @@ BASELINES: dict[str, Baseline] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class BaselineSetting:
     """What a run asks of a method of PEFT.
 
     Args:
@@ -68,12 +68,12 @@ class Baseline:
         for_trial: changes a configuration that is tried on a model without weights, where something reads them.
     """
 
-    config: Callable[[Setting], PeftConfig]
+    config: Callable[[BaselineSetting], PeftConfig]
     lr: float
     why_lr: str
     trained: str
     source: str
-    misfit: Callable[[Setting, int, int], str | None] = lambda setting, d_out, d_in: None
+    misfit: Callable[[BaselineSetting, int, int], str | None] = lambda setting, d_out, d_in: None
     callback: Callable[[Path | None], TrainerCallback] | None = None
     finish: Callable[[PeftModel], None] = lambda model: None
     save: Callable[[PeftModel, Path], None] = write_as_peft_does

@@ -27,7 +27,7 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS,
 )
 
-from lopsided.baselines.baseline import BASELINES, Baseline, Setting
+from lopsided.baselines.baseline import BASELINES, Baseline, BaselineSetting
 from lopsided.baselines.rank_budget import RankBudget, penalize_in_training_alone, save_cut
 from lopsided.baselines.rewritten_base import remember_start, save_converted
 from lopsided.errors import LopsidedError
@@ -43,7 +43,7 @@ ADALORA_START = 1.5
 # -- configurations ------------------------------------------------------------------------------------------------
 
 
-def _lora(setting: Setting, **fields: Any) -> LoraConfig:
+def _lora(setting: BaselineSetting, **fields: Any) -> LoraConfig:
     return LoraConfig(
         r=setting.rank,
         lora_alpha=setting.alpha,
@@ -53,7 +53,7 @@ def _lora(setting: Setting, **fields: Any) -> LoraConfig:
     )
 
 
-def _adalora(setting: Setting) -> AdaLoraConfig:
+def _adalora(setting: BaselineSetting) -> AdaLoraConfig:
     """The budget falls from a tenth of the run to its last third, at most a hundred times."""
     return AdaLoraConfig(
         target_r=setting.rank,
@@ -76,11 +76,11 @@ def _without_places(config: Any) -> None:
     config.mask_fn = None
 
 
-def _first_rank(setting: Setting) -> int:
+def _first_rank(setting: BaselineSetting) -> int:
     return math.ceil(ADALORA_START * setting.rank)
 
 
-def _ia3(setting: Setting) -> IA3Config:
+def _ia3(setting: BaselineSetting) -> IA3Config:
     """Keys, values and the layer after the feed-forward activation, as in the paper, unless layers are named."""
     if setting.model_type not in IA3_TARGETS:
         raise LopsidedError(
@@ -97,15 +97,15 @@ def _ia3(setting: Setting) -> IA3Config:
 # -- layers that can't be adapted ----------------------------------------------------------------------------------
 
 
-def _rank_within_inputs(setting: Setting, d_out: int, d_in: int) -> str | None:
+def _rank_within_inputs(setting: BaselineSetting, d_out: int, d_in: int) -> str | None:
     return _too_wide(setting.rank, "r", d_in, "d_in")
 
 
-def _rank_within_both(setting: Setting, d_out: int, d_in: int) -> str | None:
+def _rank_within_both(setting: BaselineSetting, d_out: int, d_in: int) -> str | None:
     return _too_wide(setting.rank, "r", min(d_out, d_in), "min(d_out, d_in)")
 
 
-def _first_rank_within_both(setting: Setting, d_out: int, d_in: int) -> str | None:
+def _first_rank_within_both(setting: BaselineSetting, d_out: int, d_in: int) -> str | None:
     return _too_wide(_first_rank(setting), "ceil(1.5 r)", min(d_out, d_in), "min(d_out, d_in)")
 
 
@@ -115,7 +115,7 @@ def _too_wide(rank: int, rank_name: str, width: int, width_name: str) -> str | N
     return f"rank must not exceed the layer's width: {rank_name}={rank}, {width_name}={width}; lower r"
 
 
-def _sparse_enough(setting: Setting, d_out: int, d_in: int) -> str | None:
+def _sparse_enough(setting: BaselineSetting, d_out: int, d_in: int) -> str | None:
     numbers, size = setting.rank * (d_out + d_in), d_out * d_in
     if numbers <= size:
         return None
@@ -123,7 +123,7 @@ def _sparse_enough(setting: Setting, d_out: int, d_in: int) -> str | None:
     return f"r·(d_out + d_in)={numbers} numbers must not exceed the {size} of the layer; lower r to {most}"
 
 
-def _blocks_divide(setting: Setting, d_out: int, d_in: int) -> str | None:
+def _blocks_divide(setting: BaselineSetting, d_out: int, d_in: int) -> str | None:
     block = 4 * setting.rank
     if d_in % block == 0:
         return None

@@ -13,7 +13,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lopsided.baselines.baseline import Baseline, Setting, baseline_of
+from lopsided.baselines.baseline import Baseline, BaselineSetting, baseline_of
 from lopsided.baselines.rank_budget import penalize_in_training_alone
 from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
@@ -45,7 +45,7 @@ def put_on(
     Args:
         model: of transformers.
         method: "peft:...".
-        rank, alpha: of `Setting`; None of alpha takes 2·rank, as for our own methods.
+        rank, alpha: of `BaselineSetting`; None of alpha takes 2·rank, as for our own methods.
         targets: as for our own methods: names, a regular expression, "all-linear", or None for the architecture's
             default.
         heads: modules that train along.
@@ -128,7 +128,7 @@ def _setting(
     targets: list[str] | str | None,
     heads: Sequence[str],
     **values: Any,
-) -> Setting:
+) -> BaselineSetting:
     config: Any = model.config
     model_type = config.model_type
     if targets is None and not entry.own_targets:
@@ -141,7 +141,7 @@ def _setting(
     elif targets is not None:
         targets = _settled(model, targets, heads)
     alpha = 2.0 * values["rank"] if alpha is None else alpha
-    return Setting(targets=targets, alpha=alpha, model_type=model_type, **values)
+    return BaselineSetting(targets=targets, alpha=alpha, model_type=model_type, **values)
 
 
 def _settled(model: nn.Module, targets: list[str] | str, heads: Sequence[str]) -> list[str] | str:
@@ -155,7 +155,7 @@ def _settled(model: nn.Module, targets: list[str] | str, heads: Sequence[str]) -
 
 
 def _problems(
-    model: nn.Module, method: Method, entry: Baseline, setting: Setting, heads: Sequence[str]
+    model: nn.Module, method: Method, entry: Baseline, setting: BaselineSetting, heads: Sequence[str]
 ) -> Iterator[str]:
     if setting.dropout and not entry.has_dropout:
         yield f"{method.name} has no dropout on an adapter's inputs, got dropout={setting.dropout:g}; leave it out"

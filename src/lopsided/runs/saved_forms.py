@@ -46,8 +46,8 @@ class SavedForm:
         load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
             with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
             the run trained have gradients, and no others.
-        restore: (model, folder): puts what `checkpoint` wrote into the model that trains, and returns True; False leaves it
-            to `transformers.Trainer`, which knows whole models and PEFT's adapters.
+        restore: (model, folder): puts what `checkpoint` wrote into the model that trains, and returns True; False
+            leaves it to `transformers.Trainer`, which knows whole models and PEFT's adapters.
     """
 
     select: Select
