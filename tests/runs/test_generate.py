@@ -21,6 +21,7 @@ from lopsided.runs.generate import Writing, answered, write
 from lopsided.runs.inputs import with_data
 from lopsided.runs.reload import reload, reload_merged
 from lopsided.tasks import encode, get_metric, load_task
+from lopsided_cli.train import summary
 from tests import tiny
 from tests.tiny_runs import tiny_config, word_tokenizer, write_task
 
@@ -128,6 +129,8 @@ def test_scores_stand_next_to_the_one_that_counts(chained):
     assert also["bleu"]["signature"].startswith("nrefs:")
     assert "signature" not in also["exact_match"]
     assert SplitFigures.from_json(record["metrics"]["test"]).to_json() == record["metrics"]["test"]
+    bleu = also["bleu"]
+    assert f"          test  bleu {bleu['score']:.4f} ± {bleu['se']:.4f}" in summary(run)
     # The model learned: it sank, it rose.
     assert also["exact_match"]["score"] > 0.6
     # 40 prompts, 32 at a time: two batches.
