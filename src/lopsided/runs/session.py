@@ -26,6 +26,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.flips import Flips
 from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
@@ -167,6 +168,7 @@ def trainer_for(
     trainer = CarefulTrainer(
         form=FORMS[config.resolve_method().side.saved_as],
         data=data,
+        flips=Flips(config.seed, arguments.process_index) if config.flip else None,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
