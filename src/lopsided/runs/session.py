@@ -239,4 +239,5 @@ def _chain_facts(session: Session) -> ChainFacts | None:
     boundaries = tuple(chain.boundaries(session.steps))
     # The callback has checked that the checkpoint stands at the link that its step asks for.
     before = [ChainEvent(step, link) for link, step in enumerate(boundaries, 1) if step <= session.resumed_at]
-    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=(*before, *session.chain.events))
+    events = (*before, *session.chain.events)
+    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=events, jumps=chain.jumps)
