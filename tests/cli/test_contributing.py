@@ -94,7 +94,7 @@ def test_a_column_is_in_the_results_and_on_the_terminal(added, cli, bert, words,
     assert outcome.status == 0
 
 
-def test_a_model_of_a_package_is_loaded_by_its_name(added, bert, words, tmp_path, monkeypatch):
+def test_a_model_of_a_package_is_listed_and_loaded_by_its_name(added, cli, bert, words, tmp_path, monkeypatch):
     from lopsided.runs.inputs import load_inputs
 
     package = tmp_path / "tiny_bert"
@@ -102,7 +102,8 @@ def test_a_model_of_a_package_is_loaded_by_its_name(added, bert, words, tmp_path
     (package / "__init__.py").write_text("")
     (package / "model").symlink_to(bert)
     monkeypatch.syspath_prepend(tmp_path)
-    added("A model that a package carries")
+    added("A model")
+    assert "tiny" in cli("models").out
     inputs = load_inputs(tiny_config(tmp_path / "run", model="tiny", task=words))
     assert inputs.model.config.hidden_size == 32
 

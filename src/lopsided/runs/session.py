@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
-from lopsided.runs.further_rows import further_rows
+from lopsided.runs.flips import Flips
+from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare, save_trained
+from lopsided.runs.progress import RunProgress, Work
 from lopsided.runs.record import RunResult
 from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
@@ -83,12 +86,16 @@ def assemble(
         checkpoint: what the session goes on from.
     """
     data, base = inputs.data, _base_model(config, inputs)
-    model = prepare(inputs.model, config.resolve_method(), data.task, config)
-    steps = total_steps(config, len(data.encoded.splits["train"]))
+    method, steps = config.resolve_method(), total_steps(config, len(data.encoded.splits["train"]))
+    model = prepare(inputs.model, method, data.task, config, steps)
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
-    own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
+    of_form = FORMS[method.side.saved_as].callbacks(method, checkpoint)
+    own = [timer, chain, *of_form, TrajectoryCallback(config, method)]
     trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
+    for callback in callbacks:
+        if isinstance(callback, RunProgress):
+            callback.begin(_work(config, data, trainer, steps), 0 if checkpoint is None else step_of(checkpoint))
     return Session(
         config=config,
         data=data,
@@ -162,6 +169,7 @@ def trainer_for(
     trainer = CarefulTrainer(
         form=FORMS[config.resolve_method().side.saved_as],
         data=data,
+        flips=Flips(config.seed, arguments.process_index) if config.flip else None,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
@@ -191,6 +199,20 @@ def _predictions(session: Session) -> dict[str, Predictions]:
     return predictions
 
 
+def _work(config: TrainConfig, data: Data, trainer: CarefulTrainer, steps: int) -> Work:
+    size = trainer.args.eval_batch_size
+    final = []
+    for split, rows in evaluated_rows(config, data).items():
+        batches = math.ceil(len(rows.encoded) / size)
+        final += [(split, batches), *((f"answers to {split}", batches) for _ in further_of(data, split))]
+    return Work(
+        steps=steps,
+        evaluations=math.ceil(steps / trainer.args.eval_steps),
+        validation=math.ceil(len(trainer.eval_dataset) / size),
+        final=tuple(final),
+    )
+
+
 def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
     task, reading = data.task, data.task.reading
     return TaskFacts(
@@ -217,4 +239,5 @@ def _chain_facts(session: Session) -> ChainFacts | None:
     boundaries = tuple(chain.boundaries(session.steps))
     # The callback has checked that the checkpoint stands at the link that its step asks for.
     before = [ChainEvent(step, link) for link, step in enumerate(boundaries, 1) if step <= session.resumed_at]
-    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=(*before, *session.chain.events))
+    events = (*before, *session.chain.events)
+    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=events, jumps=chain.jumps)
