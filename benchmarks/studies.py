@@ -36,8 +36,13 @@ def norm(result: Result) -> float:
 
 
 def sharpness(result: Result) -> float:
-    """The Hessian's top eigenvalue on validation rows."""
+    """The Hessian's top eigenvalue on validation rows, in the numbers that train: factors and head."""
     return float(result.data["diagnosis"]["landscape"]["sharpness"]["hessian_top"])
+
+
+def rise(result: Result) -> float:
+    """The largest rise of the validation loss near the merged weights, as `lopsided diagnose` has it."""
+    return float(result.data["diagnosis"]["landscape"]["sharpness"]["largest"])
 
 
 def gap(result: Result) -> float:
@@ -59,6 +64,7 @@ FIGURES: dict[str, Figure] = {
     "intruders (ε = 0.5)": intruders,
     "norm of ΔW": norm,
     "top Hessian eigenvalue": sharpness,
+    "largest rise of loss": rise,
     "G(W)": gap,
     "test accuracy": score,
 }
