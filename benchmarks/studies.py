@@ -1,6 +1,6 @@
 """The tables of the pages under docs/studies, from the results that are committed there.
 
-    python -m benchmarks.studies chain-factorial|single-run|paper-protocol|variants
+python -m benchmarks.studies chain-factorial|single-run|paper-protocol|variants
 """
 
 from __future__ import annotations
@@ -148,8 +148,12 @@ def single_run(results: Iterable[Result]) -> str:
     heads = ["r", "N", "draws", "G(W), mean", "spread over A", "spread / mean", "√(r/N)", "G(W) / √(r/N)"]
     means = {key: float(np.mean(values)) for key, values in gaps.items()}
     ranks, sizes = sorted({r for r, _ in means}), sorted({n for _, n in means})
-    slopes = [f"slope of log G(W) in log N at r = {r}: {_slope(sizes, [means[r, n] for n in sizes]):.2f}" for r in ranks]
-    slopes += [f"slope of log G(W) in log r at N = {n}: {_slope(ranks, [means[r, n] for r in ranks]):.2f}" for n in sizes]
+    slopes = [
+        f"slope of log G(W) in log N at r = {r}: {_slope(sizes, [means[r, n] for n in sizes]):.2f}" for r in ranks
+    ]
+    slopes += [
+        f"slope of log G(W) in log r at N = {n}: {_slope(ranks, [means[r, n] for r in ranks]):.2f}" for n in sizes
+    ]
     return markdown_table(heads, rows) + "\n" + "\n".join(f"- {line}" for line in slopes) + "\n"
 
 
@@ -163,7 +167,8 @@ def by_method(results: Iterable[Result]) -> str:
     for result in results:
         methods[result.data["method"]].append(result)
     rows = [
-        [name, str(len(each)), *(_or_dash(figure, each) for figure in FIGURES.values())] for name, each in methods.items()
+        [name, str(len(each)), *(_or_dash(figure, each) for figure in FIGURES.values())]
+        for name, each in methods.items()
     ]
     return markdown_table(["method", "seeds", *FIGURES], rows)
 
