@@ -9,7 +9,7 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "finite", "stats", "settings", "plugins", "method", "methods", "files"),
-    *("formatting", "models", "tuner", "optim", "adapt", "export", "testing", "tasks", "theory"),
+    *("formatting", "models", "tuner", "optim", "adapt", "baselines", "export", "testing", "tasks", "theory"),
     *("runs", "verify", "plotting", "lab", "advise", "diagnose", "study", "report"),
 ]
 
@@ -23,8 +23,8 @@ def test_imports_go_one_way():
                 assert ROOMS.index(other) <= ROOMS.index(room), f"{path}: {room} imports {other}"
 
 
-SIDE_WORDS = {"B", "A", "AB", "coin", "all", "head"}
-SIDE_CLASSES = {"Side", "AdapterSide", "LinkSide", "B", "A", "Both", "Coin", "Whole", "Head"}
+SIDE_WORDS = {"B", "A", "AB", "coin", "all", "head", "peft"}
+SIDE_CLASSES = {"Side", "AdapterSide", "LinkSide", "B", "A", "Both", "Coin", "Whole", "Head", "Peft"}
 # In these rooms `.side` is a letter of a factor, in mathematics that knows no methods.
 LETTERS_OF_MATHEMATICS = ("lab", "theory")
 

@@ -35,7 +35,8 @@ ALL = {
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
     "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
     "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin",
-    "bench": "study out plan json stale retry-failed changed shard results backend address workers",
+    "bench": "study out plan json stale retry-failed changed shard results data rehearse plugin backend "
+    "address workers",
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",

@@ -118,3 +118,66 @@ def test_rates_are_tuned_by_the_same_trials(study):
     assert len(trials) == 9
     assert len({cell.cell.config.learning_rate for cell in trials if cell.cell.config.method == "lora"}) == 3
     assert "## Rates that were tried" in (study.out / "leaderboards.md").read_text()
+
+
+def test_variants_profiles_and_sweeps_are_data(study):
+    text = study.path.read_text().replace('methods = ["head", "lora", "c3la"]', 'methods = ["kept", "c3la"]')
+    text = text.replace("seeds = [0, 1]", 'seeds = [0]\nprofile = "released_two"')
+    text += '[sweep]\nalpha = [2.0, { value = 4.0, source = "code" }]\n'
+    text += '[variants.kept]\nof = "c3la"\nchain = { merge = false }\n'
+    study.path.write_text(text)
+    plan = run_bench(study)
+    assert plan.counts() == {"finished": 4}
+    methods = {cell.cell.config.method for cell in plan.cells}
+    assert methods == {"kept", "released_two:c3la"}
+    assert {cell.settings["alpha"].source for cell in plan.cells} == {"default", "code"}
+    assert "| kept, alpha 4.0 |" in (study.out / "leaderboards.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 6", "stepz = 6", r"study.toml: settings.stepz: unknown setting 'stepz'.*did you mean 'steps'"),
+        ("steps = 6", 'steps = "6"', r"settings.steps: expected int, received str '6'"),
+        ('"paper"', '"papr"', r"settings.rank: unknown source 'papr'.*did you mean 'paper'"),
+        ('"c3la"', '"c4la"', r"unknown method 'c4la'.*did you mean"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds must be distinct"),
+        ("[settings]", "[setings]", r"study.toml: unknown key 'setings'.*did you mean 'settings'"),
+        ("rank = { value = 2,", "rank = { value = 64,", r"rank must not exceed the layer's width: r=64"),
+        ("max_length = 16", "max_length = 16\n[tuning]\ntrials = 1", r"tuning: trials must be at least 2, got 1"),
+        (
+            "max_length = 16",
+            "max_length = 16\n[variants.x]\nchain = {}",
+            r"variants.x: expected a table with of = METHOD",
+        ),
+    ],
+)
+def test_bad_studies_are_refused_in_a_line(study, old, new, message):
+    text = study.path.read_text()
+    assert old in text
+    study.path.write_text(text.replace(old, new))
+    with pytest.raises(LopsidedError, match=message):
+        run_bench(study)
+    assert not study.out.exists()
+
+
+def test_a_causal_task_on_an_encoder_is_refused(study, phrases, words):
+    study.path.write_text(study.path.read_text().replace(words, phrases))
+    with pytest.raises(LopsidedError, match="expected a causal or an encoder-decoder model"):
+        run_bench(study)
+
+
+def test_failed_cells_are_kept_and_made_again(study, monkeypatch):
+    monkeypatch.setattr("lopsided.study.run_cell.train", lambda *args, **kwargs: 1 / 0)
+    assert run_bench(study).counts() == {"failed": 6}
+    monkeypatch.undo()
+    assert run_bench(study).counts() == {"failed": 6}
+    again = Bench(path=study.path, out=study.out, retry_failed=True)
+    assert run_bench(again).counts() == {"finished": 6}
+
+
+def test_two_processes_do_not_share_a_folder(study):
+    from lopsided.runs.directory import in_use
+
+    with in_use(study.out), pytest.raises(LopsidedError, match="is in use by another run"):
+        run_bench(study)

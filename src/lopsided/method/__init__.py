@@ -2,7 +2,7 @@
 
 method          `Method`, the table `METHODS`, the spaces of `NAMESPACES`, and `register`
 side_contract   what a side is: `Side`, `AdapterSide` and `LinkSide`
-trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`
+trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, `Peft`
 sketch          what a sketch is: `Sketch` and `Selector`
 dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `UnitRows`, `KaimingUniform`, `Singular`
 selectors       sketches that select columns: `Window`, `RandomWindow`, `Columns`
@@ -27,7 +27,7 @@ from lopsided.method.side_contract import (
     side_named,
 )
 from lopsided.method.sketch import Selector, Sketch
-from lopsided.method.trained import A, B, Both, Coin, Head, Whole, from_shared
+from lopsided.method.trained import A, B, Both, Coin, Head, Peft, Whole, from_shared
 from lopsided.method.variants import varied
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "LinkSide",
     "Method",
     "Orthonormal",
+    "Peft",
     "RandomWindow",
     "Selector",
     "Side",

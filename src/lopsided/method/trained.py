@@ -1,4 +1,5 @@
-"""The sides that a method can train: B, A, both factors, one of them by a coin, the whole model, or the head alone.
+"""The sides that a method can train: B, A, both factors, one of them by a coin, the whole model, the head alone,
+or what a method of stock PEFT trains.
 
 `side_contract.py` holds the notation and the contracts.
 """
@@ -220,6 +221,9 @@ class Head(Side):
     formula: ClassVar[str] = "0"
     saved_as: ClassVar[FormName] = "head"
     head_alone: ClassVar[bool] = True
+    uncounted: ClassVar[str] = (
+        "trains a task's head, and there is none to count; pass a model with a head, or leave the method out"
+    )
 
     def count(self, d_out: int, d_in: int, r: int) -> int:
         """Return 0: no layer trains."""
@@ -230,3 +234,34 @@ class Head(Side):
     ) -> int | None:
         """Return the head's numbers."""
         return head
+
+
+@dataclass(frozen=True)
+class Peft(Side):
+    """What a method of stock PEFT trains: a configuration of PEFT's says it, and no part of ours."""
+
+    word: ClassVar[str] = "peft"
+    title: ClassVar[str] = "as PEFT has it"
+    group: ClassVar[str] = "PEFT"
+    formula: ClassVar[str] = "as PEFT has it"
+    saved_as: ClassVar[FormName] = "peft"
+    on_base: ClassVar[bool] = True
+    uncounted: ClassVar[str] = (
+        "is a method of PEFT, and the theory counts the numbers of this library's own; leave the method out"
+    )
+
+    def count(self, d_out: int, d_in: int, r: int) -> int:
+        """Raise: the method's entry has the formula in words.
+
+        Raises:
+            LopsidedError: always.
+        """
+        raise LopsidedError(
+            f"a method of PEFT {self.uncounted}; a run's trained parameters are counted when it is made"
+        )
+
+    def count_in_model(
+        self, layers: Iterable[tuple[int, int]], r: int, *, whole: int | None, head: int | None
+    ) -> int | None:
+        """Return None: nothing that is known here."""
+        return None

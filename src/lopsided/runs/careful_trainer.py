@@ -52,7 +52,7 @@ class CarefulTrainer(Trainer):
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self._form.save(self.accelerator.unwrap_model(self.model), folder)
+            self._form.checkpoint(self.accelerator.unwrap_model(self.model), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._form.restore(self.model, Path(resume_from_checkpoint)):

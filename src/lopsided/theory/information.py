@@ -203,10 +203,7 @@ def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
     """P, the numbers that the method trains over all its links."""
     of_one_link = _of_one_link(method, numbers, r)
     if of_one_link is None:
-        raise LopsidedError(
-            f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
-            "or leave the method out"
-        )
+        raise LopsidedError(f"method {method.name!r} {method.side.uncounted}")
     return links * of_one_link
 
 
