@@ -28,7 +28,9 @@ def test_compare_ranks_baselines_next_to_our_methods(cli, tiny, tmp_path):
     assert list(rows) == ["head", "lora", "cla", "peft:dora"]
     cells = {name: {key: cell["mean"] for key, cell in row["cells"].items()} for name, row in rows.items()}
     # A magnitude per output of each layer.
-    assert cells["peft:dora"]["trained_parameters"] == cells["lora"]["trained_parameters"] + sum(d_out for d_out, _ in BERT_LAYERS)
+    assert cells["peft:dora"]["trained_parameters"] == cells["lora"]["trained_parameters"] + sum(
+        d_out for d_out, _ in BERT_LAYERS
+    )
     assert all(cells["peft:dora"][key] > 0 for key in ("file_bytes", "kept_bytes", "step_ms"))
     assert rows["peft:dora"]["floor"] is False
     assert "peft:dora" in outcome.out
