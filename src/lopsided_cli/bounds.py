@@ -28,7 +28,7 @@ def bounds(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Of the task: classification, regression or generation; by the model's own class by default."
+            help="Of the task: classification, regression, generation or choice; by the model's own class by default."
         ),
     ] = None,
     labels: Annotated[int, typer.Option(help="Labels of a classification.")] = 2,

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ from lopsided.files.atomic import atomic_folder
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
-from lopsided.models.load import load_saved
+from lopsided.models.load import load_saved, quiet
 from lopsided.models.task_classes import HasGoal
 from lopsided.runs.config import TrainConfig
 from lopsided.tuner import layers_of
@@ -198,6 +199,28 @@ def _restore_head(model: nn.Module, folder: Path) -> bool:
     return True
 
 
+def _restore_whole(model: nn.Module, folder: Path) -> bool:
+    """Restore a model whose weights have other names in files than in memory, as those of ViT and DeiT.
+
+    `from_pretrained` translates them. `Trainer` does not: it would leave such a model as it is, with a warning.
+    """
+    if _names_in(folder) <= set(model.state_dict()):
+        return False
+    saved = cast(type[PreTrainedModel], type(model))
+    with quiet():
+        model.load_state_dict(saved.from_pretrained(folder).state_dict())
+    return True
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Return the names of the weights in a model's folder."""
+    names: set[str] = set()
+    for path in check_shards(folder):
+        with open_tensors(path) as file:
+            names.update(file.keys())
+    return names
+
+
 def _put_head(model: nn.Module, folder: Path) -> Collection[str]:
     """Put a saved head into a model; return the names of its parameters."""
     with open_tensors(weights_in(folder, HEAD_FILE)) as file:
@@ -243,6 +266,7 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_as_checkpoint(_write_pretrained),
         checkpoint=_write_pretrained,
         load=_load_whole,
+        restore=_restore_whole,
     ),
     "head": SavedForm(
         select=_head_trained,
