@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lopsided_settings.checks import POSITIVE
+from lopsided_settings.checks import POSITIVE, at_least
 from lopsided_settings.field import setting
 from lopsided_settings.texts import NAME_TUPLE, WHOLE_NUMBERS
 
@@ -19,4 +19,9 @@ class CompareSettings:
         1.0,
         help="A method is taken that is at most so many points worse than the best, at 95 %.",
         check=POSITIVE,
+    )
+    tune: int | None = setting(
+        None,
+        help="Trials of each method's learning rate, the same number for all, by validation alone; none by default.",
+        check=at_least(2),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,29 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_counted_from_published_sizes(name):
     assert parameters_of(MODELS[name]) == PUBLISHED[name]
+
+
+# Their weights have other names in files than in memory.
+@pytest.mark.parametrize("family", ["vit", pytest.param("deit", marks=pytest.mark.more)])
+@pytest.mark.parametrize("method", ["full", pytest.param("head", marks=pytest.mark.more)])
+def test_what_is_no_adapter_ends_with_its_best_checkpoint_and_goes_on_from_its_last(
+    family, method, tmp_path, one_thread
+):
+    FAMILIES[family].write_twin(tmp_path / "twin")
+    task = task_of("classification", FAMILIES[family].modality)
+    # Validation has the labels the other way round: what is learned makes it worse, and the first checkpoint is best.
+    rows = task.splits["validation"]
+    wrong = rows.remove_columns("label").add_column("label", [1 - label for label in rows["label"]])
+    preparation = prepared(dataclasses.replace(task, splits={**task.splits, "validation": wrong}))
+    options = {"steps": 4, "batch_size": 8, "evaluations": 2, "lr": 3e-2, "schedule": "constant", "warmup": 0.0}
+    config = TrainConfig(model=str(tmp_path / "twin"), task="made", method=method, out=tmp_path / "run", **options)
+    run = train(config, prepared=preparation)
+    cut = TrainConfig(**{**vars(config), "out": tmp_path / "cut"})
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, prepared=preparation, callbacks=[Interrupt(3)])
+    resumed = train(cut, prepared=preparation, resume=True)
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.history if "eval_loss" in entry}
+    assert losses == {entry["step"]: entry["eval_loss"] for entry in resumed.history if "eval_loss" in entry}
+    assert run.best_step == 2
+    for each in (run, resumed):
+        assert each.predictions["validation"]["loss"].mean() == pytest.approx(losses[2], rel=1e-3)
