@@ -64,6 +64,7 @@ def test_a_study_is_planned_run_and_written(study):
     table = (study.out / "leaderboards.csv").read_text()
     assert "c3la" in table
     assert "| c3la |" in (study.out / "leaderboards.md").read_text()
+    assert "not tuned; with tuned rates the order may be" in (study.out / "leaderboards.md").read_text()
     assert len(list((study.out / "method_comparison").iterdir())) == 4
 
 
@@ -118,7 +119,11 @@ def test_rates_are_tuned_by_the_same_trials(study):
     trials = [cell for cell in after.cells if cell.cell.role == "trial"]
     assert len(trials) == 6
     assert len({cell.cell.config.learning_rate for cell in trials if cell.cell.config.method == "c3la"}) == 3
-    assert "## Rates that were tried" in (study.out / "leaderboards.md").read_text()
+    table = (study.out / "leaderboards.md").read_text()
+    assert "the best of 3 that were tried" in table
+    assert table.partition("## Rates that were tried")[2].count("(chosen)") == 2
+    assert len(list((study.out / "trials").iterdir())) == 6
+    assert len(list((study.out / "runs").iterdir())) == 2
 
 
 def test_variants_profiles_and_sweeps_are_data(study):

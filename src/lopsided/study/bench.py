@@ -11,7 +11,7 @@ from pathlib import Path
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import loads
-from lopsided.runs.directory import check_place, in_use
+from lopsided.runs.directory import TRIALS, check_place, in_use
 from lopsided.runs.ending import terminable
 from lopsided.runs.model_cache import ModelCache
 from lopsided.study.backend import Backend, Local
@@ -142,7 +142,8 @@ def run_bench(
 
 def placed(cell: Cell, out: Path) -> Cell:
     """Return the cell with its folder: a rate that was chosen gives it another name."""
-    return replace(cell, config=replace(cell.config, out=out / "runs" / folder_name(cell)))
+    part = TRIALS if cell.role == "trial" else "runs"
+    return replace(cell, config=replace(cell.config, out=out / part / folder_name(cell)))
 
 
 def _note_study(bench: Bench) -> None:
