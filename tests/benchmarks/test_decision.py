@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import decision
-from benchmarks.decision import World, outcome, study
+from benchmarks.decision import ENOUGH, HEAVY_BELOW, RESULT, Outcome, World, outcome, study, worlds
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,15 @@ def test_it_is_written_and_printed(tmp_path, capsys, monkeypatch):
     written = json.loads(out.read_text())
     assert (written["studies"], len(written["worlds"])) == (3, 2)
     assert decision.table(written["worlds"]) in capsys.readouterr().out
+
+
+def test_what_the_whole_simulation_came_to():
+    written = json.loads(RESULT.read_text())
+    assert written["studies"] == 1000
+    found = {World(**entry["world"]): Outcome(**entry["outcome"]) for entry in written["worlds"]}
+    assert list(found) == list(dict.fromkeys(worlds()))
+    assert min(each.held for each in found.values() if each.held is not None) >= 0.95
+    assert all(each.below_floor == 0 for world, each in found.items() if world.about != HEAVY_BELOW)
+    assert all(each.below_floor <= 30 for each in found.values())
+    assert all(found[world].decided >= 0.8 for world in ENOUGH)
+    assert all(world.behind == 0.0 for world in ENOUGH)

@@ -1,8 +1,9 @@
 """Which method to take, and how much worse than the best it may be: a rule on the rows of a leaderboard.
 
 1. A method is *named* only if it beats the floor, the frozen features: its lead is beyond the bound at 95 %, and beyond
-   the normal quantile of 99.9 % times its standard error, both jointly over the methods. To name a method that training
-   made worse is the costliest mistake. (Student's quantile of 99.9 % would be 22 with three seeds of one method.)
+   the normal quantile of 99.99 % times its standard error, both jointly over the methods. To name a method that
+   training made worse is the costliest mistake. (Student's quantile of 99.99 % would be 71 with three seeds of one
+   method.)
 2. u bounds, at 95 %, how much worse than the best method a method is (`best_bounds`), in points (`paired_scores`).
 3. Of the methods that may be named and whose u is at most the margin, the cheapest to train is taken: it is *decided*.
    Where there is none, the best mean is taken with its u, and it is not decided.
@@ -28,7 +29,7 @@ from lopsided.tasks.score_functions import Undefined
 # Among equals the cheapest is taken: fewest trained numbers, then least memory, then the faster step.
 COSTS = ("trained_parameters", "kept_bytes", "step_ms")
 MARGIN = 1.0
-FLOOR_LEVEL, FLOOR_NORMAL_LEVEL = 0.95, 0.999
+FLOOR_LEVEL, FLOOR_NORMAL_LEVEL = 0.95, 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
