@@ -65,7 +65,7 @@ CASES = [
 CONFIGS = {**ENCODERS, **DECODERS, **SEQ2SEQ}
 
 
-def task_of(kind: str) -> Task:
+def task_of(kind: str) -> Goal:
     """What `load_model` reads of a task: its kind and its labels."""
     return Goal(name="a task", kind=kind, labels=("a", "b", "c") if kind == "classification" else ())
 
