@@ -44,7 +44,8 @@ def compare(
         load_plugin(own["plugin"])
     check_renderable()
     if resume and options.resumes(run["out"], [SETTINGS, RESULTS], {**run.given, **comparison.given}):
-        config = CompareConfig(**{**resumed_settings(run["out"], run.given), **comparison.given})
+        fixed = {**run.given, **{name: value for name, value in comparison.given.items() if name == "tune"}}
+        config = CompareConfig(**{**resumed_settings(run["out"], fixed), **comparison.given})
     else:
         config = _asked(run, comparison)
     folder = config.run.out

@@ -78,7 +78,7 @@ class Side(abc.ABC):
         saved_as: what a training run saves: an adapter's folder, the whole model, the head's tensors, or the folder of
             an adapter of PEFT's own.
         on_base: whether that goes on the base model, whose weights no run changes, so that it is small.
-        uncounted: why `count_in_model` may have nothing to count, with the fix; empty where it always has.
+        uncounted: why `count_in_model` may have nothing to count, of a model of class "{model}"; empty where it has.
         head_alone: whether it trains the task's head and nothing else, so that a task without a head has nothing to
             train, no linear layer changes, and its score is the floor of a comparison.
         freezes_A: whether A is a sketch in every link, as theorems on a frozen A need it.

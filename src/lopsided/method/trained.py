@@ -221,9 +221,7 @@ class Head(Side):
     formula: ClassVar[str] = "0"
     saved_as: ClassVar[FormName] = "head"
     head_alone: ClassVar[bool] = True
-    uncounted: ClassVar[str] = (
-        "trains a task's head, and there is none to count; pass a model with a head, or leave the method out"
-    )
+    uncounted: ClassVar[str] = "{model} has no task's head"
 
     def count(self, d_out: int, d_in: int, r: int) -> int:
         """Return 0: no layer trains."""
@@ -246,9 +244,7 @@ class Peft(Side):
     formula: ClassVar[str] = "as PEFT has it"
     saved_as: ClassVar[FormName] = "peft"
     on_base: ClassVar[bool] = True
-    uncounted: ClassVar[str] = (
-        "is a method of PEFT, and the theory counts the numbers of this library's own; leave the method out"
-    )
+    uncounted: ClassVar[str] = "a method of PEFT, and the theory is about the numbers of this library's own"
 
     def count(self, d_out: int, d_in: int, r: int) -> int:
         """Raise: the method's entry has the formula in words.
@@ -256,9 +252,7 @@ class Peft(Side):
         Raises:
             LopsidedError: always.
         """
-        raise LopsidedError(
-            f"a method of PEFT {self.uncounted}; a run's trained parameters are counted when it is made"
-        )
+        raise LopsidedError(f"{self.uncounted}; a run counts its trained parameters when it is made")
 
     def count_in_model(
         self, layers: Iterable[tuple[int, int]], r: int, *, whole: int | None, head: int | None

@@ -7,12 +7,13 @@ what of it can't work, and how it is saved and loaded again.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
@@ -20,6 +21,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from lopsided.adapt import adapt
 from lopsided.baselines import baseline_of
 from lopsided.baselines.put_on import load, put_on
+from lopsided.errors import LopsidedError
+from lopsided.export import to_lora
+from lopsided.files.atomic import atomic_folder
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
@@ -47,6 +51,8 @@ class SavedForm:
         load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
             with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
             the run trained have gradients, and no others.
+        export: (method, folder, what loads the model as it was saved, out): writes plain LoRA to `out`, and returns its
+            configuration.
         restore: (model, folder): puts what `checkpoint` wrote into the model that trains, and returns True; False
             leaves it to `transformers.Trainer`, which knows whole models and PEFT's adapters.
     """
@@ -57,6 +63,9 @@ class SavedForm:
     load: Callable[[Path, Callable[[], nn.Module], HasGoal, bool], nn.Module]
     problems: Callable[[nn.Module, Method, TrainConfig, Sequence[str], int], Iterator[str]]
     callbacks: Callable[[Method, Path | None], Sequence[TrainerCallback]] = lambda method, checkpoint: ()
+    export: Callable[[Method, Path, Callable[[], nn.Module], Path], LoraConfig] = lambda method, folder, model, out: (
+        to_lora(model(), out)
+    )
     restore: Callable[[nn.Module, Path], bool] = lambda model, folder: False
 
 
@@ -225,6 +234,19 @@ def _load_baseline(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, t
     return adapted
 
 
+def _export_baseline(method: Method, folder: Path, model: Callable[[], nn.Module], out: Path) -> LoraConfig:
+    if not baseline_of(method).is_lora:
+        raise LopsidedError(
+            f"{method.name!r} is not saved as ΔW = s·B·A, and no LoRA adapter computes the same; expected a run of a "
+            f"method that is; take {folder}, which stock PEFT loads as it is"
+        )
+    with atomic_folder(out) as written:
+        shutil.copytree(folder, written, dirs_exist_ok=True)
+    config = PeftConfig.from_pretrained(str(out))
+    assert isinstance(config, LoraConfig)
+    return config
+
+
 def _baseline_callbacks(method: Method, checkpoint: Path | None) -> Sequence[TrainerCallback]:
     callback = baseline_of(method).callback
     return () if callback is None else (callback(checkpoint),)
@@ -261,5 +283,6 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_save_baseline,
         checkpoint=_write_pretrained,
         load=_load_baseline,
+        export=_export_baseline,
     ),
 }
