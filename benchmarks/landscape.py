@@ -25,7 +25,7 @@ import torch
 from benchmarks.measuring import RESULTS, Progress, exact, ratio, stamped, turns, wall_ms
 from benchmarks.writing import figure, markdown, provenance, verdict
 from lopsided import LopsidedError, adapt
-from lopsided.diagnose.batches import Batch, mean_loss
+from lopsided.curvature.batches import Batch, mean_loss
 from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.loss_grid import Plane, axis, landscape
 from lopsided.files.atomic import write_json

@@ -9,8 +9,8 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "finite", "stats", "settings", "method", "methods", "files", "formatting", "models", "tuner", "optim"),
-    *("adapt", "export", "testing", "tasks", "theory", "runs", "verify", "plotting", "lab", "advise", "diagnose"),
-    *("study", "report"),
+    *("adapt", "export", "testing", "tasks", "theory", "curvature", "runs", "verify", "plotting", "advise", "lab"),
+    *("diagnose", "study", "report"),
 ]
 
 

@@ -8,10 +8,11 @@ from torch import nn
 
 import lopsided
 from lopsided import LopsidedError
-from lopsided.diagnose.batches import loss_and_gradient
+from lopsided.curvature.batches import loss_and_gradient
+from lopsided.curvature.hessian import hessian_product, hessian_top
 from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.loss_grid import landscape
-from lopsided.diagnose.sharpness import hessian_product, hessian_top, largest_increase, sharpness_json
+from lopsided.diagnose.sharpness import largest_increase, sharpness_json
 from tests import tiny
 
 LABELS = [{"labels": torch.zeros(1)}]
