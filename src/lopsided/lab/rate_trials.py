@@ -40,8 +40,8 @@ class TrialSetting:
     methods: tuple[str, ...] = METHODS_COMPARED
     tasks: tuple[str, ...] = ("movie", *FOLDERS)
     rates: tuple[float, ...] = LADDER
-    seeds: int = 3
-    steps: int = 100
+    seeds: int = 2
+    steps: int = 80
     batch: int = 32
     max_length: int = 64
     validation: int = 500
