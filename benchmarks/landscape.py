@@ -30,7 +30,7 @@ from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.loss_grid import Plane, axis, landscape
 from lopsided.files.atomic import write_json
 from lopsided.runs import TrainConfig, load_inputs
-from lopsided.runs.session import sample_rows
+from lopsided.runs.evaluated_rows import sample_rows
 from lopsided.tuner import layers_of
 
 AT_MOST = 1.15

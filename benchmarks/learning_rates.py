@@ -19,7 +19,7 @@ import numpy as np
 
 from lopsided import METHODS, LopsidedError
 from lopsided.files.strict_json import dumps
-from lopsided.runs import Data, TrainConfig, load_data, train
+from lopsided.runs import Data, TrainConfig, load_data, train, with_data
 
 # Half decades. From the method's present rate the search walks down the validation loss until both neighbours of
 # the best rate have been tried.
@@ -68,7 +68,7 @@ def one_run(shared: TrainConfig, data: Data, name: str, rate: float, seed: int) 
     out = shared.out / f"{name}-{rate:g}-{seed}"
     config = dataclasses.replace(shared, method=name, lr=rate, seed=seed, out=out)
     try:
-        return train(config, resume=out.exists(), data=data).metrics["validation"].to_json()
+        return train(config, resume=out.exists(), prepared=with_data(data)).metrics["validation"].to_json()
     except LopsidedError as error:  # a rate so high that the loss is not finite is an answer, too
         return {"loss": float("inf"), "score": float("nan"), "error": str(error)}
 

@@ -48,6 +48,16 @@ def percent(mean: float, se: float | None) -> EstimateText:
     return _decimal(100 * mean, None if se is None else 100 * se, places=1, suffix="%")
 
 
+def points(mean: float, se: float | None) -> EstimateText:
+    """Write a fraction in hundredths without a sign, as BLEU and ROUGE are printed.
+
+    Example:
+        >>> str(points(0.6812, 0.012))
+        '68.1 ± 1.2'
+    """
+    return _decimal(100 * mean, None if se is None else 100 * se, places=1)
+
+
 def loss(mean: float, se: float | None) -> EstimateText:
     """Write a loss, or a difference of two, in the loss's own unit.
 
@@ -171,6 +181,7 @@ _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 UNITS: dict[str, Callable[[float, float | None], EstimateText]] = {
     "count": count,
     "percent": percent,
+    "points": points,
     "loss": loss,
     "ms": milliseconds,
     "bytes": size,

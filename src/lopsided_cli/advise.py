@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Of a run's settings, those that decide the estimate.
 DECISIVE = (
-    *("model", "task", "rank", "batch_size", "target_modules", "max_length"),
+    *("model", "task", "data", "rank", "batch_size", "target_modules", "max_length"),
     *("label", "make_split", "rename_labels", "ignore_columns", "train_size"),
 )
 

@@ -14,6 +14,7 @@ from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from lopsided.runs import TrainConfig
+    from lopsided.study import CompareConfig
 
 
 @options.options_of(TrainSettings, CompareSettings)
@@ -30,15 +31,15 @@ def compare(
     from lopsided.report.terminal import print_table
     from lopsided.study import CompareConfig
     from lopsided.study import compare as run_all
+    from lopsided.study.comparison import RESULTS
+    from lopsided.study.comparison_settings import SETTINGS, resumed_settings
 
     check_renderable()
-    folder = run["out"] or options.free_folder("lopsided-compare")
-    shared = {name: value for name, value in run.items() if name not in ("links", "out")}
-    if run["epochs"] is not None:
-        shared["steps"] = None
-    config = CompareConfig(
-        run=_shared_run(**shared, out=folder), links=run["links"], **comparison, command=options.command_line()
-    )
+    if resume and options.resumes(run["out"], [SETTINGS, RESULTS], {**run.given, **comparison.given}):
+        config = CompareConfig(**{**resumed_settings(run["out"], run.given), **comparison.given})
+    else:
+        config = _asked(run, comparison)
+    folder = config.run.out
     console = Console(stderr=True)
     with bar(console) as callbacks:
         outcome = run_all(config, resume=resume, callbacks=callbacks, note=early(console))
@@ -52,6 +53,18 @@ def compare(
         print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _asked(run: options.Values, comparison: options.Values) -> CompareConfig:
+    from lopsided.study import CompareConfig
+
+    folder = run["out"] or options.free_folder("lopsided-compare")
+    shared = {name: value for name, value in run.items() if name not in ("links", "out")}
+    if run["epochs"] is not None:
+        shared["steps"] = None
+    return CompareConfig(
+        run=_shared_run(**shared, out=folder), links=run["links"], **comparison, command=options.command_line()
+    )
 
 
 def _shared_run(**shared: Any) -> TrainConfig:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lopsided_cli import advise, bounds, compare, diagnose, export, lab, methods, report, train, verify
+from lopsided_cli import advise, bench, bounds, compare, diagnose, export, lab, methods, report, tasks, train, verify
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -16,7 +16,9 @@ from lopsided_cli.quiet import quiet_libraries
 # In the order of the help.
 VERBS: dict[str, Verb] = {
     "methods": methods.methods,
+    "tasks": tasks.tasks,
     "compare": compare.compare,
+    "bench": bench.bench,
     "train": train.train,
     "export": export.export,
     "verify": verify.verify,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from lopsided_cli import options
 from lopsided_cli.printing import print_json, print_table
@@ -16,7 +17,7 @@ def methods(json: options.Json = False) -> None:
     from lopsided import METHODS
 
     if json:
-        print_json([{**method.parts(), "trained_numbers": method.trained_formula} for method in METHODS.values()])
+        print_json([_listed(method) for method in METHODS.values()])
         return
     print_table(
         ("method", "trains", "sketch", "chain", "trained numbers", "source"),
@@ -27,6 +28,13 @@ def methods(json: options.Json = False) -> None:
         title="Trained numbers are those of one layer, d_out x d_in, at rank r",
         unbroken=("method",),
     )
+
+
+def _listed(method: Method) -> dict[str, Any]:
+    """Return a method's parts, with all switches of its chain, and what follows from them."""
+    chain = method.chain
+    switches = None if chain is None else {**dataclasses.asdict(chain), "jumps": chain.jumps}
+    return {**method.parts(), "chain": switches, "trained_numbers": method.trained_formula}
 
 
 def _sketch(method: Method) -> str:
@@ -40,6 +48,4 @@ def _sketch(method: Method) -> str:
 def _chain(method: Method) -> str:
     if method.chain is None:
         return "-"
-    extras = [f"prune {method.chain.prune:g}"] if method.chain.prune < 1 else []
-    extras += [f"re-warm {method.chain.rewarm}"] if method.chain.rewarm else []
-    return ", ".join([f"{method.chain.links} links", *extras])
+    return ", ".join([f"{method.chain.links} links", *method.chain.departures])

@@ -18,10 +18,27 @@ from lopsided_settings import Setting, settings_of
 from lopsided_settings.texts import NAMES, CommaSeparated
 
 Verb = Callable[..., None]
-# The values of a configuration's fields, by name.
-Values = Mapping[str, Any]
 
-Resume = Annotated[bool, typer.Option(help="Go on with what the folder holds.")]
+
+class Values(dict[str, Any]):
+    """The values of a configuration's fields, by name.
+
+    Args:
+        values: all of them.
+        given: the names of those that the command line gave, whether or not they are the defaults.
+    """
+
+    def __init__(self, values: Mapping[str, Any], given: Collection[str]) -> None:
+        super().__init__(values)
+        self._given = frozenset(given)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that the command line gave, besides the folder to write."""
+        return {name: value for name, value in self.items() if name in self._given and name != "out"}
+
+
+Resume = Annotated[bool, typer.Option(help="Go on with what the folder of --out holds, by its own options.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; a new one by default.")]
 Methods = Annotated[str, typer.Option(help="Names separated by commas, or all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -49,14 +66,18 @@ def options_of(
         hints = typing.get_type_hints(verb, include_extras=True)
 
         @functools.wraps(verb)
-        def command(**given: Any) -> None:
-            values = [
-                _fixed(kind, verb.__name__) | {name: option.read(given.pop(name)) for name, option in table.items()}
-                for kind, table in zip(kinds, tables)
-            ]
+        def command(context: typer.Context, **given: Any) -> None:
+            sources = {name: context.get_parameter_source(name) for name in given}
+            stated = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+            values = []
+            for kind, table in zip(kinds, tables):
+                read = {name: option.read(given.pop(name)) for name, option in table.items()}
+                values.append(Values(_fixed(kind, verb.__name__) | read, stated))
             verb(*values, **given)
 
-        parameters = [option.parameter for table in tables for option in table.values()]
+        # typer gives the command its context by this type.
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [context, *(option.parameter for table in tables for option in table.values())]
         # A signature has its keyword-only parameters last, so all of them are.
         parameters += [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         # typer reads both.
@@ -155,3 +176,19 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["lopsided", *sys.argv[1:]])
+
+
+def resumes(out: Path | None, holds: Collection[str], given: Mapping[str, Any]) -> bool:
+    """Return whether `--resume` goes on with what a folder holds; options that are given may begin it instead.
+
+    Args:
+        out: the folder; None where the command line names none.
+        holds: the names that a folder to go on with has one of.
+        given: the other options.
+
+    Raises:
+        BadInput: if no folder is named.
+    """
+    if out is None:
+        raise BadInput("--resume goes on with what a folder holds, and none is named; pass --out")
+    return not given or any((out / name).exists() for name in holds)

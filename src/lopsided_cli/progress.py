@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
     """Show the progress of runs inside the context; it yields a function from method and seed to a run's callbacks.
 
-    A terminal gets a live display; a pipe or a file gets a line for each run that has ended.
+    A terminal gets a live display; a pipe or a file gets a line for each run whose steps are done,
+    and for long runs one per evaluation.
     """
     from lopsided.runs.progress import ProgressBar, ProgressLine
 
@@ -28,6 +29,7 @@ def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:

@@ -18,10 +18,13 @@ def train(settings: options.Values, resume: options.Resume = False, json: option
     """Fine-tune one model on one task with one method, into a run directory."""
     from rich.console import Console
 
-    from lopsided.runs import TrainConfig
+    from lopsided.runs import RECORD, TrainConfig, resumed_config
     from lopsided.runs import train as run
 
-    config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
+    if resume and options.resumes(settings["out"], [RECORD], settings.given):
+        config = resumed_config(settings["out"], settings.given)
+    else:
+        config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
     with bar(console) as callbacks:
         finished = run(
@@ -48,6 +51,11 @@ def summary(run: Run) -> list[str]:
         f"  loss {figure(figures.loss.value, '.4f')}"
         f"  ({figures.rows} rows)"
         for split, figures in run.metrics.items()
+    ]
+    lines += [
+        f"{split:>14}  {other.replace('_', ' ')} {figure(also.score.value, '.4f')} ± {figure(also.score.se, '.4f')}"
+        for split, figures in run.metrics.items()
+        for other, also in figures.also.items()
     ]
     gap = run.generalization_error
     if gap is not None:

@@ -18,7 +18,10 @@ class TrainSettings:
 
     model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="vader/movie|amazon|nyt|tweets, a folder of JSON lines, or a Hugging Face name."
+        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
+    )
+    data: str | None = setting(
+        None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
     )
     method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
     rank: int = setting(16, help="Rank r.", check=at_least(1))
@@ -31,6 +34,15 @@ class TrainSettings:
     dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
     label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
     metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
+    also: list[str] | None = setting(
+        None, help="Scores to record next to it, separated by commas; the task's own by default.", text=NAMES
+    )
+    max_new_tokens: int | None = setting(
+        None,
+        help="Most tokens of an answer that the model writes, for scores of answers; by default the longest of train.",
+        check=POSITIVE,
+    )
+    beams: int = setting(1, help="Beams that answers are written with; 1 is greedy.", check=at_least(1))
     make_split: bool = setting(False, help="Cut a missing validation or test split from train.")
     rename_labels: dict[str, str] | None = setting(
         None, help="Classes to read under another name: OLD=NEW, separated by commas.", text=PAIRS
@@ -68,6 +80,12 @@ class TrainSettings:
         check=POSITIVE,
         defaults={"compare": 400},
     )
+    test_rows: int | None = setting(
+        None,
+        help="Most rows of test, and of each other domain, that the finished run is evaluated on: the same for every "
+        "method and seed.",
+        check=at_least(1),
+    )
     train_rows: int = setting(
         1000,
         help="Most training rows in the training loss that is reported.",
@@ -89,4 +107,10 @@ class TrainSettings:
     bf16: bool = setting(False, help="Autocast to bfloat16.")
     report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
     seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
+    sketch_seed: int | None = setting(
+        None,
+        help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.",
+        check=SEED,
+        not_in=_COMPARE,
+    )
     out: Path = setting(help="Folder to write; a new one by default.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lopsided.diagnose.sections import SECTIONS
 from lopsided.models.registry import MODELS
 from lopsided.settings import check_settings
 from lopsided.study.columns import COLUMNS
+from lopsided.tasks import TASKS, load_task
 from lopsided_cli import options
 from tests.tiny_runs import tiny_config
 
@@ -26,7 +28,7 @@ BLOCKS = dict(re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, flags=re.S 
 @pytest.fixture
 def added(monkeypatch):
     """Runs the code under a heading of the page, and takes its entry back after the test."""
-    tables = [(table, dict(table)) for table in (METHODS, SECTIONS, MODELS, COLUMNS)]
+    tables = [(table, dict(table)) for table in (METHODS, SECTIONS, MODELS, COLUMNS, TASKS)]
 
     def run(heading: str) -> dict[str, object]:
         module = ModuleType("entry")
@@ -42,7 +44,7 @@ def added(monkeypatch):
 
 def test_an_entry_has_fewer_than_15_lines():
     counted = {heading: sum(bool(line.strip()) for line in code.splitlines()) for heading, code in BLOCKS.items()}
-    assert len(counted) == 5
+    assert len(counted) == 6
     assert {heading: lines for heading, lines in counted.items() if lines >= 15} == {}
 
 
@@ -103,3 +105,18 @@ def test_a_model_of_a_package_is_loaded_by_its_name(added, bert, words, tmp_path
     added("A model that a package carries")
     inputs = load_inputs(tiny_config(tmp_path / "run", model="tiny", task=words))
     assert inputs.model.config.hidden_size == 32
+
+
+def test_a_task_is_listed_and_loaded_from_its_folder(added, cli, bert, tmp_path):
+    added("A task")
+    assert "emotion" in cli("tasks").out
+    rows = [{"message": f"good day {i}", "label": ("joy", "fear")[i % 2]} for i in range(8)]
+    (tmp_path / "emotion").mkdir()
+    for split in ("train", "validation", "test"):
+        (tmp_path / "emotion" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task("emotion", data=str(tmp_path))
+    assert (task.labels, task.metric.name, task.splits["test"]["label"][0]) == (("anger", "fear", "joy"), "f1_macro", 2)
+    options = ["--steps", 2, "--batch-size", 4, "--max-length", 16, "--rank", 4, "--method", "cla"]
+    run = cli("train", "--task", "emotion", "--data", tmp_path, "--model", bert, *options, "--out", tmp_path / "run")
+    assert run.status == 0
+    assert "f1 macro" in run.out

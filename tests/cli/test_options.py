@@ -25,18 +25,20 @@ from tests.cli.commands import assert_one_line
 # Every option and argument of every verb: a user's scripts depend on them.
 ALL = {
     "methods": "json",
+    "tasks": "json",
     "compare": "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
-    "no-bf16 resume no-resume out json train-size",
+    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
-    "rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed resume no-resume out "
-    "json",
+    "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
+    "sketch-seed resume no-resume out json data also max-new-tokens beams",
+    "bench": "study out plan json stale retry-failed changed shard results backend address workers",
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",
     "advise": "model task methods rank batches batch-size head-steps damping seeds target-modules max-length label "
-    "make-split no-make-split rename-labels ignore-columns train-size seed out json",
+    "make-split no-make-split rename-labels ignore-columns train-size seed out json data",
     "lab": "name list quick full seeds data resume no-resume out page json",
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
     "reference seed resume no-resume out json",

@@ -22,8 +22,8 @@ from lopsided.diagnose.directions import (
 )
 from lopsided.diagnose.loss_grid import axis, landscape
 from lopsided.runs import TrainConfig, load_data
+from lopsided.runs.evaluated_rows import sample_rows
 from lopsided.runs.reload import reload_merged
-from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
 from tests import tiny
 

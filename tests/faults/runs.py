@@ -12,7 +12,10 @@ from tests.faults.moments import KINDS, Moment
 
 # Checkpoints stand at 5, 10 and 15, epochs end at 6 and 12, links at 3, 7 and 11; ReLoRA re-warms over 5 steps.
 OPTIONS = {"steps": 15, "evaluations": 3, "batch_size": 12, "rank": 4, "lr": 2e-2, "max_length": 16, "dropout": 0.1}
-METHODS: dict[str, dict[str, Any]] = {"c3la": {"links": 4}, "rac_b": {"links": 4}, "relora": {"links": 4}, "lora": {}}
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: {"links": 4} for name in ("c3la", "rac_b", "relora")},
+    **{name: {} for name in ("lora", "head", "full")},
+}
 
 
 @dataclass(frozen=True)

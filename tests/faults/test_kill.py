@@ -52,7 +52,13 @@ def test_moments_of_every_kind_come_in_a_run(undisturbed):
 
 @pytest.mark.parametrize(
     ("seed", "method", "kinds"),
-    [(0, "lora", ("forward", "step")), (1, "relora", ("advance",)), (2, "c3la", SAVING)],
+    [
+        (0, "lora", ("forward", "step")),
+        (1, "relora", ("advance",)),
+        (2, "c3la", SAVING),
+        (0, "head", ("step", *SAVING)),
+        (1, "full", SAVING),
+    ],
 )
 def test_a_killed_run_ends_with_the_same_bits(nursery, tmp_path, undisturbed, seed, method, kinds):
     moment = undisturbed(method).draw(random.Random(seed), kinds)
@@ -66,6 +72,18 @@ def test_a_run_that_is_killed_while_it_resumes(nursery, tmp_path, undisturbed):
     assert_survives(nursery, tmp_path / "run", reference, moments)
 
 
+@pytest.mark.parametrize("method", ["head", "c3la"])
+def test_a_run_that_is_killed_as_it_deletes_its_checkpoints_is_finished(nursery, tmp_path, undisturbed, method):
+    # The last folder that a run deletes is that of its checkpoints.
+    reference = undisturbed(method)
+    folder, last = tmp_path / "run", Moment("delete", reference.counts["delete"])
+    assert nursery.run(folder, last, **reference.settings) == KILLED
+    assert read_run(folder).is_finished
+    assert (folder / "checkpoints").exists()
+    assert nursery.run(folder, **reference.settings) == 0
+    assert_same(folder, reference)
+
+
 @pytest.mark.parametrize("kinds", [("advance",), SAVING])
 def test_a_killed_plain_trainer_ends_with_the_same_bits(nursery, tmp_path, undisturbed, kinds):
     reference = undisturbed("c3la", plain=True)
@@ -76,8 +94,9 @@ def test_a_killed_plain_trainer_ends_with_the_same_bits(nursery, tmp_path, undis
 @pytest.mark.parametrize("seed", range(200))
 def test_killed_at_any_moment_once_or_twice(nursery, tmp_path, undisturbed, seed):
     generator = random.Random(seed)
-    plain = seed % 6 >= len(METHODS)
-    reference = undisturbed((PLAIN if plain else tuple(METHODS))[seed % 6 - plain * len(METHODS)], plain=plain)
+    kinds = [*((method, False) for method in METHODS), *((method, True) for method in PLAIN)]
+    method, plain = kinds[seed % len(kinds)]
+    reference = undisturbed(method, plain=plain)
     moments = [reference.draw(generator) for _ in range(generator.randint(1, 2))]
     assert_survives(nursery, tmp_path / "run", reference, moments)
 

@@ -36,7 +36,7 @@ def some_data() -> Data:
         out_of_domain={"elsewhere": rows["test"]},
     )
     encoded = EncodedTask(splits=ids, out_of_domain={"elsewhere": ids["test"]})
-    return Data(task=task, encoded=encoded, tokenizer=None, seq2seq=False)
+    return Data(task=task, encoded=encoded, processor=None, seq2seq=False)
 
 
 def test_fewer_rows_are_the_same_rows_of_both_forms():

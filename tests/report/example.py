@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
-from lopsided.study.cells import Cell
 from lopsided.study.columns import columns_of
 from lopsided.study.comparison import Comparison
 from lopsided.study.leaderboard import Leaderboard
@@ -45,7 +45,7 @@ def row(method: str, trains: str, *values: Any, floor: bool = False) -> Row:
     """A row with these figures; of `values` the last one is the mark of the score."""
     *means, mark = values
     ses = [None, 0.012, 0.009, 0.004, 1.3, None, None]
-    cells = {column.key: Cell(mean=mean, se=se) for column, mean, se in zip(COLUMNS, means, ses)}
+    cells = {column.key: BoardCell(mean=mean, se=se) for column, mean, se in zip(COLUMNS, means, ses)}
     cells["score"] = dataclasses.replace(cells["score"], mark=mark)
     return MadeRow(label=method, runs=(), cells=cells, is_floor=floor)
 
@@ -66,7 +66,7 @@ def marked(found: Row, key: str, mark: Literal["best", "tied"]) -> Row:
     return with_cell(found, key, dataclasses.replace(found.cells[key], mark=mark))
 
 
-def with_cell(found: Row, key: str, cell: Cell) -> Row:
+def with_cell(found: Row, key: str, cell: BoardCell) -> Row:
     """The row with another cell."""
     return dataclasses.replace(found, cells={**found.cells, key: cell})
 

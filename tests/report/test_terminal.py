@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from lopsided.report.terminal import print_table
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence
-from lopsided.study.cells import Cell
 from tests.report.example import METHODS, example, with_cell
 
 
@@ -77,7 +77,8 @@ def test_a_narrow_console_is_told_what_is_missing(width):
 def test_not_finite_and_hostile_texts():
     full, lora, *others = example().leaderboard.rows
     name = "[red]x\x1b[2J[/red]"
-    rows = (with_cell(full, "score", Cell(mean=math.nan, se=math.nan)), dataclasses.replace(lora, label=name), *others)
+    unscored = with_cell(full, "score", BoardCell(mean=math.nan, se=math.nan))
+    rows = (unscored, dataclasses.replace(lora, label=name), *others)
     comparison = with_board(example(), rows=rows)
     names = tuple(name if label == "lora" else label for label in comparison.names)
     text, styled = printed(dataclasses.replace(comparison, names=names))
@@ -88,7 +89,7 @@ def test_not_finite_and_hostile_texts():
 
 def test_an_error_that_could_not_be_computed_is_a_dash_with_its_reason():
     full, *others = example().leaderboard.rows
-    rows = (with_cell(full, "step_ms", Cell(mean=191.2, why={"se": "one step was timed"})), *others)
+    rows = (with_cell(full, "step_ms", BoardCell(mean=191.2, why={"se": "one step was timed"})), *others)
     text, _ = printed(with_board(example(), rows=rows), 120)
     assert "191.2±–" in line(text, "full")
     assert "– standard error of ms a step, full: one step was timed." in " ".join(text.split())

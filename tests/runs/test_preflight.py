@@ -10,7 +10,7 @@ import torch
 import transformers as T
 
 from lopsided import METHODS, LopsidedError
-from lopsided.runs import load_data, load_inputs, train
+from lopsided.runs import load_data, load_inputs, train, with_data
 from lopsided.runs.preflight import Unfit, preflight
 from lopsided.runs.probe import problems_of_rows
 from tests.tiny_runs import VOCABULARY, tiny_config, word_tokenizer, write_task
@@ -251,7 +251,7 @@ def test_the_widest_rank_that_fits_is_the_preflights(tmp_path, words, method, li
         else:
             preflight([asked], inputs)
             # What the preflight lets pass can be trained.
-            assert train(asked, data=inputs.data).status == "finished"
+            assert train(asked, prepared=with_data(inputs.data)).status == "finished"
 
 
 def test_a_preflight_leaves_nothing_behind_and_the_model_as_it_was(tmp_path, bert, words):
@@ -261,7 +261,7 @@ def test_a_preflight_leaves_nothing_behind_and_the_model_as_it_was(tmp_path, ber
     assert not config.out.exists()
     config.out.mkdir()
     with pytest.raises(Unfit):
-        train(config, data=load_data(config))
+        train(config, prepared=with_data(load_data(config)))
     assert list(config.out.iterdir()) == []
 
 

@@ -56,6 +56,7 @@ FIELDS = {
     "kept_bytes",
     "adapter_bytes",
     "chain",
+    "keeps_checkpoints",
     "wall_seconds",
 }
 

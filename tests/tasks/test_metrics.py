@@ -26,8 +26,33 @@ def scores(seed: int, n: int = 300) -> dict[str, np.ndarray]:
 
 
 def texts(seed: int, n: int = 200) -> dict[str, np.ndarray]:
-    tokens = np.random.RandomState(99).randint(1, 40, n)
-    return {"tokens": tokens, "loss": np.random.RandomState(seed).rand(n) * 3}
+    tokens = np.random.RandomState(99).randint(1, 4, n)
+    generator = np.random.RandomState(seed)
+    return {
+        "tokens": tokens,
+        "loss": generator.rand(n) * 3,
+        "right_tokens": generator.binomial(tokens, 0.7),
+        "first_right": generator.randint(0, 2, n),
+        "right_option": tokens,
+        "chosen": np.where(generator.rand(n) < 0.7, tokens, 0),
+        **written(seed, n),
+    }
+
+
+def written(seed: int, n: int = 200) -> dict[str, np.ndarray]:
+    """Answers to n / 2 prompts, each of which has one to four references, in no order."""
+    rows = np.random.RandomState(99)
+    prompts, words = rows.randint(0, n // 2, n), ["the", "red", "cat", "sat", "on", "a", "mat", "and", "ran"]
+    references = np.array([" ".join(rows.choice(words, size=rows.randint(3, 9))) for _ in range(n)])
+    generator = np.random.RandomState(seed)
+    right = {prompt: str(references[prompts == prompt][0]) for prompt in set(prompts.tolist())}
+    made = {
+        # Right, or right but for its first word.
+        prompt: text if generator.rand() < 0.3 else " ".join(["ox", *text.split()[1:]])
+        for prompt, text in right.items()
+    }
+    answers = np.array([made[prompt] for prompt in prompts.tolist()])
+    return {"prompt": prompts, "answer": answers, "reference": references}
 
 
 def rows_for(name: str, seed: int) -> dict[str, np.ndarray]:
@@ -91,15 +116,21 @@ def test_standard_error_of_accuracy_is_binomial():
     assert get_metric("accuracy").standard_error(rows) == pytest.approx(math.sqrt(p * (1 - p) / 400))
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORES) - {"accuracy"}))
+@pytest.mark.parametrize("name", sorted(name for name, score in SCORES.items() if not score.is_share))
 def test_bootstrap_is_the_spread_of_the_metric_over_resamples(name):
     rows, metric = rows_for(name, 1), get_metric(name)
+    # The rows of each unit: itself, or all those of a prompt.
     n = len(next(iter(rows.values())))
+    unit = rows["prompt"] if "answer" in metric.entry.further else np.arange(n)
+    groups = [np.flatnonzero(unit == name) for name in np.unique(unit)]
     generator = np.random.RandomState(5)
     values = []
     for _ in range(50):
-        index = generator.randint(0, n, size=n)
-        values.append(metric.value({key: array[index] for key, array in rows.items()}))
+        drawn = [groups[group] for group in generator.randint(0, len(groups), size=len(groups))]
+        index = np.concatenate(drawn)
+        # A prompt that is drawn twice is two prompts.
+        numbers = np.repeat(np.arange(len(drawn)), [len(group) for group in drawn])
+        values.append(metric.value({key: array[index] for key, array in rows.items()} | {"prompt": numbers}))
     assert metric.standard_error(rows, seed=5, resamples=50) == pytest.approx(np.std(values, ddof=1))
     assert metric.standard_error(rows, seed=6, resamples=50) != metric.standard_error(rows, seed=5, resamples=50)
 
@@ -120,14 +151,15 @@ def test_paired_error_of_accuracy_counts_only_the_rows_that_differ():
     assert difference_standard_error(get_metric("accuracy"), rows_a, rows_a) == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORES) - {"accuracy"}))
+@pytest.mark.parametrize("name", sorted(name for name, score in SCORES.items() if not score.is_share))
 def test_paired_bootstrap_draws_the_same_rows_for_both(name):
     metric, a = get_metric(name), rows_for(name, 1)
     assert difference_standard_error(metric, a, a) == 0.0
     b = {key: array.copy() for key, array in a.items()}
     other = rows_for(name, 2)
-    for key in set(SCORES[name].reads) - {"label", "tokens"}:
-        b[key][:20] = other[key][:20]  # nearly the same answers
+    same = rows_for(name, 1).get("prompt", np.arange(len(b[SCORES[name].reads[0]]))) < 20
+    for key in set(SCORES[name].reads) - {"label", "tokens", "prompt", "reference", "right_option"}:
+        b[key][same] = other[key][same]  # nearly the same answers
     paired = difference_standard_error(metric, a, b)
     assert 0 < paired < 0.6 * math.hypot(metric.standard_error(a), metric.standard_error(b))
     assert paired == difference_standard_error(metric, a, b)
@@ -146,7 +178,7 @@ def test_paired_error_refuses_other_rows():
 
 
 def test_unknown_metric_lists_the_known_and_the_nearest():
-    with pytest.raises(LopsidedError, match=r"accuracy, f1, .*perplexity; received 'acuracy'; did you mean 'accuracy'"):
+    with pytest.raises(LopsidedError, match=r"accuracy, f1, .*rougeL; received 'acuracy'; did you mean 'accuracy'"):
         get_metric("acuracy")
     with pytest.raises(LopsidedError, match="greater_is_better=False"):
         Metric("perplexity", True)

@@ -29,7 +29,7 @@ def test_a_task_is_frozen_and_keyword_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "vision"}, "expected kind in classification, regression, generation; received 'vision'"),
+        ({"kind": "vision"}, "expected kind in classification, regression, generation, choice; received 'vision'"),
         ({"splits": {}}, "expected splits train, validation, test; received none"),
         ({"labels": ("one",)}, r"expected two labels or more for classification; received 1 \['one'\]"),
         ({"kind": "regression"}, "expected no labels for regression; received 2"),

@@ -23,6 +23,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import load_inputs
 from lopsided.runs.preflight import check_rows
 from lopsided.tasks import Task
+from lopsided.tasks.kinds import KINDS
 from lopsided.theory.checks import check_not_negative, check_positive
 
 Batch = dict[str, Tensor]
@@ -63,7 +64,7 @@ def advise_task(
     for_estimate, others = task_batches(inputs.rows, config.batch_size, batches, seed=config.seed)
     if inputs.task.described:
         note(f"rows read as {inputs.task.described}")
-    if inputs.task.kind != "generation" and head_steps > 0:
+    if KINDS[inputs.task.kind].has_head and head_steps > 0:
         fit_head(inputs.model, others, head_steps)
         note(f"trained the head for {head_steps} steps")
     targets = config.targets

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.encode import IGNORED
+from lopsided.tasks.encoders import IGNORED
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Batch], Tensor]

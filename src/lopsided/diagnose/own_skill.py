@@ -31,7 +31,7 @@ from lopsided.models.tokenizer import ensure_pad_token
 from lopsided.runs.facts import Predictions
 from lopsided.stats import paired_interval
 from lopsided.tasks import get_metric
-from lopsided.tasks.encode import IGNORED
+from lopsided.tasks.encoders import IGNORED
 
 MASKED = 0.15
 

@@ -186,7 +186,12 @@ def _check_replaceable(path: Path, new: Path) -> None:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        # In pieces, since a model's file may be larger than the memory.
+        while piece := file.read(2**24):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

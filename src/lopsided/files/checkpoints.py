@@ -33,12 +33,12 @@ def last_checkpoint(output_dir: Path | str) -> str | None:
 
 def whole_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoints that were written completely, in no order."""
-    return [folder for folder in _checkpoints(output_dir) if _is_whole(folder)]
+    return [folder for folder in checkpoints_in(output_dir) if _is_whole(folder)]
 
 
 def discard_incomplete(output_dir: Path) -> None:
     """Delete the checkpoints that were cut off, so that their files do not mix with those of later ones."""
-    for folder in _checkpoints(output_dir):
+    for folder in checkpoints_in(output_dir):
         if not _is_whole(folder):
             shutil.rmtree(folder)
 
@@ -48,7 +48,8 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
+def checkpoints_in(output_dir: Path) -> list[Path]:
+    """Return the checkpoints, whole or not, in no order."""
     folders = output_dir.glob("checkpoint-*")
     return [path for path in folders if path.is_dir() and path.name.removeprefix("checkpoint-").isdecimal()]
 

@@ -7,7 +7,6 @@ compared read the same rows in the same order, so that their answers can be pair
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from lopsided.files.untrusted import open_tensors, weights_in
 from lopsided.lab.intervals import ONE_RUN
 from lopsided.lab.protocol import Measured
 from lopsided.method import METHODS, Method, register
-from lopsided.runs import Data, Predictions, TrainConfig, load_data, train
+from lopsided.runs import Data, Predictions, TrainConfig, load_data, train, with_data
 from lopsided.stats import crossed_bootstrap_means, percentile_interval
 from lopsided.tuner.state_modules import parse_key
 
@@ -120,12 +119,11 @@ def few_rows(data: Data, most: Mapping[str, int]) -> Data:
 
 
 def finish_all(plans: Sequence[tuple[TrainConfig, Data]], note: Callable[[str], None]) -> list[ShortRun]:
-    """Train one after the other; checkpoints are deleted, since those of full fine-tuning fill a disk."""
+    """Train one after the other."""
     runs = []
     for number, (config, data) in enumerate(plans, start=1):
         note(f"run {number} of {len(plans)}: {config.out.name}")
-        run = train(config, data=data)
-        shutil.rmtree(config.out / "checkpoints")
+        run = train(config, prepared=with_data(data))
         runs.append(ShortRun(folder=config.out, trained=run.trained_parameters, answers=run.predictions))
     return runs
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lopsided.errors import LopsidedError, unknown
 from lopsided.method.chain import Chain
-from lopsided.method.side_contract import FLAT_FIELDS, AdapterSide, Side, side_from_flat
+from lopsided.method.side_contract import FLAT_FIELDS, AdapterSide, LinkSide, Side, side_from_flat
 from lopsided.method.sketch import Sketch, sketch_from_parts
 
 METHODS: dict[str, Method] = {}
@@ -115,6 +115,12 @@ class Method:
             raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which {what}; got {self.sketch}")
         if self.chain is not None and not self.is_adapter:
             raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which can't be chained")
+        if self.chain is not None and self.chain.jumps and not isinstance(self.side, LinkSide):
+            raise LopsidedError(
+                f"method {self.name!r}: a chain with merge=False and redraw=True moves the learned factor to the next "
+                f"sketch, which needs one side for all links; got {self.train!r}, which may change it; leave merge at "
+                "True, or redraw at False"
+            )
         if self.lr_ratio != 1.0 and "lr_ratio" not in self.side.flat():
             raise LopsidedError(
                 f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got {self.train!r}"
@@ -161,7 +167,7 @@ class Method:
             "name": self.name,
             "train": self.train,
             "sketch": None if self.sketch is None else self.sketch.parts(),
-            "chain": None if self.chain is None else dataclasses.asdict(self.chain),
+            "chain": None if self.chain is None else self.chain.parts(),
             "lr_ratio": self.lr_ratio,
             "p": self.p,
             "lr": self.lr,

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, TaskType
 from safetensors import SafetensorError
-from transformers import (
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import ADAPTER_CONFIG
+from lopsided.models.image_processor import load_image_processor
 from lopsided.models.registry import ModelSource, model_source
+from lopsided.models.task_classes import HasGoal, class_and_head
 from lopsided.models.tokenizer import load_tokenizer
 
-# The class of transformers for each kind of task; generation on an encoder-decoder takes another, see `class_of`.
-CLASSES = {
-    "classification": AutoModelForSequenceClassification,
-    "regression": AutoModelForSequenceClassification,
-    "generation": AutoModelForCausalLM,
-}
 # The class for each task type of PEFT.
 AUTO_CLASSES = {
     TaskType.SEQ_CLS: "AutoModelForSequenceClassification",
@@ -48,51 +34,31 @@ AUTO_CLASSES = {
 }
 
 
-class HasGoal(Protocol):
-    """What a model's class and head depend on: a `Task`, or a `Goal` where the task's rows are not at hand."""
-
-    @property
-    def name(self) -> str:
-        """The task's name, for errors."""
-
-    @property
-    def kind(self) -> str:
-        """A key of `CLASSES`."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes' names in index order; empty unless classification."""
+# What makes a row into a model's inputs, by what the row gives it to read.
+PROCESSORS: dict[str, Callable[[str, ModelSource], Any]] = {"text": load_tokenizer, "image": load_image_processor}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What a model's class and head depend on, without the task's rows; see `HasGoal`."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-
-
-def load_model(name: str, task: HasGoal, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in float32 with the head that the task needs, and its tokenizer.
+def load_model(name: str, task: HasGoal, *, seed: int) -> tuple[PreTrainedModel, Any]:
+    """Load a model in float32 with the head that the task needs, and its tokenizer or image processor.
 
     Args:
         name: as for `model_source`.
-        task: decides the class: sequence classification (one output and mean squared error for
-            regression), encoder-decoder or causal language model for generation.
+        task: decides the class, see `task_classes.CLASSES`: sequence or image classification (one output and mean
+            squared error for regression), encoder-decoder or causal language model for generation.
         seed: decides the initial weights of a new head, whatever was drawn before; torch's global
             generator is left as it was.
 
     Raises:
-        LopsidedError: if the model cannot be loaded, has no tokenizer, or is of a type without such a class.
+        LopsidedError: if the model cannot be loaded, has no tokenizer or image processor, or is of a type without such
+            a class.
     """
     source = model_source(name)
     with torch.random.fork_rng(devices=[]), _one_kind_of_error(name):
         torch.default_generator.manual_seed(seed)
         with quiet():
-            tokenizer = load_tokenizer(name, source)
-            kind, head = _class_and_head(name, source, task)
-        model = load_weights(kind, source, **head)
+            model_class, head = _class_and_head(name, source, task)
+            processor = PROCESSORS[task.modality](name, source)
+        model = load_weights(model_class, source, **head)
     if source.gguf_file is not None:
         # The weights are plain float32 by now, but still marked as quantized, which Trainer refuses to train.
         model.hf_quantizer.remove_quantization_config(model)
@@ -101,9 +67,9 @@ def load_model(name: str, task: HasGoal, *, seed: int) -> tuple[PreTrainedModel,
             f"model '{name}' comes with an adapter, which transformers has put on it; expected a plain model; pass its "
             "base, or merge the adapter into it first"
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    if task.modality == "text" and model.config.pad_token_id is None:
+        model.config.pad_token_id = processor.pad_token_id
+    return model, processor
 
 
 def load_weights(
@@ -122,17 +88,23 @@ def load_weights(
 
 
 def tokenizer_of(name: str) -> Any:
-    """Return the tokenizer of the model of that name, with a pad token; the model itself is not loaded.
+    """Return the tokenizer of the model of that name; see `processor_of`."""
+    return processor_of(name, "text")
+
+
+def processor_of(name: str, modality: str) -> Any:
+    """Return what makes rows into inputs of the model of that name: its tokenizer, or its image processor.
 
     Args:
         name: as for `model_source`.
+        modality: of the rows, "text" or "image".
 
     Raises:
-        LopsidedError: if the model is not there, or has no tokenizer.
+        LopsidedError: if the model is not there, or has none.
     """
     source = model_source(name)
     with quiet(), _one_kind_of_error(name):
-        return load_tokenizer(name, source)
+        return PROCESSORS[modality](name, source)
 
 
 def is_encoder_decoder(name: str) -> bool:
@@ -196,11 +168,6 @@ def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto
         ) from error
 
 
-def class_of(kind: str, config: PretrainedConfig) -> Any:
-    """Return the `AutoModel` class that a kind of task trains, for a model with this configuration."""
-    return AutoModelForSeq2SeqLM if kind == "generation" and config.is_encoder_decoder else CLASSES[kind]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back the load report of transformers: that a new head is new is what was asked for."""
@@ -246,37 +213,4 @@ def _one_kind_of_error(name: str) -> Iterator[None]:
 def _class_and_head(name: str, source: ModelSource, task: HasGoal) -> tuple[Any, dict[str, Any]]:
     """Return the class to load, and the arguments of `from_pretrained` that decide its head."""
     config = AutoConfig.from_pretrained(source.path, **source.arguments)
-    kind = class_of(task.kind, config)
-    if type(config) not in kind._model_mapping:
-        raise LopsidedError(
-            f"model '{name}' is of type {config.model_type!r}, of which transformers has no "
-            f"{kind.__name__.removeprefix('AutoModelFor')} class; expected a model of text that can do {task.kind}; "
-            "choose another model"
-        )
-    if task.kind == "regression":
-        return kind, {"num_labels": 1, "problem_type": "regression"}
-    if task.kind == "classification":
-        return kind, {
-            # A folder may hold the head of another task: with another number of classes it is drawn again.
-            "ignore_mismatched_sizes": True,
-            "num_labels": len(task.labels),
-            "id2label": dict(enumerate(task.labels)),
-            "label2id": {label: i for i, label in enumerate(task.labels)},
-        }
-    _check_causal(task, source, config)
-    return kind, {}
-
-
-def _check_causal(task: HasGoal, source: ModelSource, config: PretrainedConfig) -> None:
-    """Raise for an encoder, which cannot generate.
-
-    transformers has a causal class for encoders as well. Unless the configuration says is_decoder, each position sees
-    the next ones there, which it is to predict.
-    """
-    both_ways = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.to_dict().get("is_decoder")
-    if both_ways and not config.is_encoder_decoder:
-        raise LopsidedError(
-            f"task {task.name} is generation (no label in its rows): expected a causal or an encoder-decoder model; "
-            f"received {source.path} of type {config.model_type}, which reads a text in both directions; use another "
-            "model, or add a label"
-        )
+    return class_and_head(source.path, name, config, task)

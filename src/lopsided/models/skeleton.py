@@ -9,8 +9,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from lopsided.errors import LopsidedError, first_line, unknown
-from lopsided.models.load import CLASSES, class_of
 from lopsided.models.registry import model_source
+from lopsided.models.task_classes import CLASSES
 
 # What the names of classes end with that generate text.
 GENERATES = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -38,11 +38,13 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrain
         config = AutoConfig.from_pretrained(source.path, **source.arguments)
         generates = config.is_encoder_decoder or (config.architectures or [""])[0].endswith(GENERATES)
         kind = kind or ("generation" if generates else "classification")
-        if kind != "generation":
-            config.num_labels = 1 if kind == "regression" else labels
+        entry = CLASSES[kind]
+        head = entry.head(tuple(str(label) for label in range(labels)))
+        if "num_labels" in head:
+            config.num_labels = head["num_labels"]
         # With initialization, which is when transformers ties weights that are shared: they count once.
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return class_of(kind, config).from_config(config)
+            return entry.class_for(config).from_config(config)
     # A ValueError, too, but one that already says what to do.
     except LopsidedError:
         raise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError
+from lopsided.optim.frozen_rates import freeze_rates
 from lopsided.optim.reset import reset_state
 from lopsided.tuner import LopsidedLinear, configs_of, layers_with, single_active
 from lopsided.tuner.links import begin_next, draw_next
@@ -20,7 +21,9 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
     """End the link in training and start the next one: the function stays, the sketch and the state are new.
 
     In every layer W ← W + s·B·A (or the term is kept next to a 16-bit W), the next sketch is drawn, the trained
-    factor is set to zero in place, and so is its optimizer state. The schedule of the learning rate goes on.
+    factor is set to zero in place, and so is its optimizer state. The schedule of the learning rate goes on. A chain
+    with other switches does what they say (see `Chain`): the function jumps if `Chain.jumps`, and with `freeze_rate`
+    the optimizer steps from now on at the rates that its groups have at the first advance.
 
     Args:
         model: from `lopsided.adapt`, `peft.get_peft_model`, `inject_adapter_in_model`, or with `model.add_adapter`.
@@ -44,7 +47,8 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
     name = adapter_name or single_active(model)
     layers = layers_with(model, name)
     adapter = next(iter(layers.values())).adapters[name]
-    if adapter.method.chain is None:
+    chain = adapter.method.chain
+    if chain is None:
         raise LopsidedError(f"method {adapter.method.name!r} has no chain to advance; choose a chained method")
     if adapter.links is not None and adapter.link + 1 >= adapter.links:
         raise LopsidedError(
@@ -56,8 +60,10 @@ def advance_chain(model: nn.Module, optimizer: Any = None, adapter_name: str | N
         sketches = {module: draw_next(layer, name) for module, layer in layers.items()}
         factors = trained_factors(layers.values(), name)
         if optimizer is not None:
-            reset_state(optimizer, factors, prune=adapter.method.chain.prune)
-        for factor in factors:
+            reset_state(optimizer, factors, prune=chain.prune)
+            if chain.freeze_rate:
+                freeze_rates(optimizer)
+        for factor in factors if chain.restarts else ():
             # A gradient left from the ended link belongs to its sketch.
             if factor.grad is not None:
                 factor.grad.zero_()

@@ -15,6 +15,7 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.finite import all_finite
 from lopsided.method import Chain
 from lopsided.optim.advance import advance_chain, trained_factors
+from lopsided.optim.frozen_rates import FROZEN, has_frozen_rates
 from lopsided.optim.groups import check_held, check_split, split_factors
 from lopsided.optim.link_schedule import plan
 from lopsided.tuner import layers_of, layers_with, single_active
@@ -34,7 +35,8 @@ class ChainCallback(TrainerCallback):
     Links given by count are spread evenly over the run's steps; links given by steps start every so many. An
     advance happens after the optimizer's step and before that step's evaluation and checkpoint. With a chain
     that re-warms (ReLoRA), the learning rate of each step is scaled for that step alone, so the schedule is
-    not touched.
+    not touched. A chain that freezes its rate does so at the first advance; the rate is in the optimizer's state, and
+    the Trainer's log shows it in place of the schedule's.
 
     A run that is resumed with more steps or more links goes on, and so does one that `auto_find_batch_size` starts
     again: what is left of the links is spread over what is left of the steps, and a warning says so.
@@ -47,8 +49,8 @@ class ChainCallback(TrainerCallback):
     Raises:
         LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
             steps, if a new training begins with an adapter in the middle of its chain, if the optimizer does
-            not hold the factors, or if it ignores the method's lr_ratio. Before a checkpoint, if a trained
-            parameter holds NaN or Inf.
+            not hold the factors, if it ignores the method's lr_ratio, or if a resumed one lacks the rate that was
+            frozen. Before a checkpoint, if a trained parameter holds NaN or Inf.
 
     Example:
         >>> ChainCallback().events
@@ -60,7 +62,7 @@ class ChainCallback(TrainerCallback):
         self.events: list[ChainEvent] = []
         self._training = False
         self._boundaries: frozenset[int] = frozenset()
-        self._rates: list[float] = []
+        self._rates: list[dict[str, Any]] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -88,6 +90,8 @@ class ChainCallback(TrainerCallback):
             go_on=self.go_on,
         )
         self._boundaries = frozenset(schedule.boundaries)
+        if optimizer is not None and state.global_step > 0 and not restarted:
+            _check_rate_is_there(chain, link, optimizer)
         if schedule.note:
             warnings.warn(schedule.note, LopsidedWarning, stacklevel=2)
         if schedule.due:
@@ -122,16 +126,28 @@ class ChainCallback(TrainerCallback):
     ) -> None:
         """Scale the learning rates for this step, where the chain warms up again after an advance."""
         groups = kwargs["optimizer"].param_groups
-        self._rates = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] *= self._rewarm_factor(kwargs["model"], state.global_step)
+        self._rates = [{key: group[key] for key in ("lr", FROZEN) if key in group} for group in groups]
+        factor = self._rewarm_factor(kwargs["model"], state.global_step)
+        for group, rates in zip(groups, self._rates, strict=True):
+            group.update({key: rate * factor for key, rate in rates.items()})
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Put the schedule's learning rates back."""
-        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
-            group["lr"] = rate
+        for group, rates in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
+            group.update(rates)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the frozen rate of the last step into the log, in place of the schedule's.
+
+        Callbacks that come before this one, trackers among them, have seen the schedule's.
+        """
+        # The rate was frozen after the step in which the first link ended: that step is logged with the schedule's.
+        if self._rates and FROZEN in self._rates[0]:
+            for entry in (state.log_history[-1], kwargs["logs"]):
+                if "learning_rate" in entry:
+                    entry["learning_rate"] = float(self._rates[0][FROZEN])
 
     def _rewarm_factor(self, model: nn.Module, steps_done: int) -> float:
         chain, _ = _chain_of(model)
@@ -139,6 +155,15 @@ class ChainCallback(TrainerCallback):
         if chain is None or chain.rewarm == 0 or start is None:
             return 1.0
         return min(1.0, (steps_done - start + 1) / chain.rewarm)
+
+
+def _check_rate_is_there(chain: Chain, link: int, optimizer: Any) -> None:
+    if chain.freeze_rate and link > 0 and not has_frozen_rates(optimizer):
+        raise LopsidedError(
+            f"the chain stands at link {link} and froze its learning rate at link 1, but the checkpoint has no "
+            "optimizer state that holds the rate; expected one; resume from a checkpoint that was saved without "
+            "save_only_model"
+        )
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

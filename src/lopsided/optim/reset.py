@@ -43,7 +43,8 @@ def reset_state(optimizer: Optimizer, parameters: Iterable[Tensor], *, prune: fl
         optimizer: a torch optimizer, or a wrapper of one.
         parameters: the redrawn factors.
         prune: share of the moments' entries that is set to zero, those with the smallest first moment. 1.0 makes
-            the whole state, step count included, that of an optimizer that has not made a step.
+            the whole state, step count included, that of an optimizer that has not made a step; 0.0 keeps all of
+            it, of whatever optimizer.
 
     Raises:
         LopsidedError: if the optimizer does not hold the parameters, as one with master copies does not, or keeps
@@ -51,6 +52,8 @@ def reset_state(optimizer: Optimizer, parameters: Iterable[Tensor], *, prune: fl
     """
     parameters = list(parameters)
     check_held(optimizer, parameters)
+    if prune == 0.0:
+        return
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     holders = _holders(optimizer)
     for holder in holders:

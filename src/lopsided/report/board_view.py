@@ -9,9 +9,9 @@ from lopsided.formatting import estimate_text
 from lopsided.plotting.figure import Figure
 from lopsided.plotting.words import joined
 from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
 from lopsided.study.by_task import TaskBoard
-from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE, Column
 
 PLACES = {1: "first place", 2: "second place", 3: "third place"}
@@ -162,7 +162,7 @@ def _row(row: Row, columns: Sequence[Column]) -> RowView:
     )
 
 
-def _cell(cell: Cell, unit: str) -> CellView:
+def _cell(cell: BoardCell, unit: str) -> CellView:
     note = ""
     # Counts and sizes have no interval: their difference says nothing that the figures do not.
     if cell.half is not None and cell.difference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -11,15 +12,35 @@ from rich.text import Text
 
 from lopsided.formatting import MARKS, estimate_text
 from lopsided.report.footnotes import lacking_notes, same_as_notes
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
-from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE, Column
-from lopsided.study.comparison import Comparison
+from lopsided.study.leaderboard import Leaderboard
 
 _STYLES = {"best": "bold green", "tied": ""}
 
 
-def print_table(comparison: Comparison, console: Console) -> None:
+class Tabled(Protocol):
+    """What a table is printed of: a comparison, or one leaderboard of a study."""
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+
+    @property
+    def leaderboard(self) -> Leaderboard:
+        """Its figures and sentences."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of its runs."""
+
+    @property
+    def entries(self) -> Sequence[Row | Absence]:
+        """Its rows in their order, and what has none."""
+
+
+def print_table(comparison: Tabled, console: Console) -> None:
     """Print the comparison, its legend and its sentences.
 
     What does not fit the console is left out by steps, and said: first the standard errors of all columns but the
@@ -47,7 +68,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
         console.print(Text(_printable(sentence)))
 
 
-def _fitting(comparison: Comparison, console: Console) -> tuple[Table, list[str]]:
+def _fitting(comparison: Tabled, console: Console) -> tuple[Table, list[str]]:
     """The fullest table that the console can show, and what to say of what it lacks."""
     columns = comparison.leaderboard.columns
     table = _table(comparison, columns, spare_errors=False)
@@ -68,7 +89,7 @@ def _width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _table(comparison: Comparison, columns: Sequence[Column], *, spare_errors: bool) -> Table:
+def _table(comparison: Tabled, columns: Sequence[Column], *, spare_errors: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", collapse_padding=True)
     table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=18)
     for column in columns:
@@ -99,7 +120,7 @@ def _texts(row: Row, columns: Sequence[Column], spare_errors: bool) -> list[Text
     return [Text(_printable(row.label)), *cells]
 
 
-def _cell(cell: Cell, column: Column, spare_errors: bool) -> Text:
+def _cell(cell: BoardCell, column: Column, spare_errors: bool) -> Text:
     number = estimate_text(cell.mean, cell.se, column.unit, lacks_error="se" in cell.why)
     text = number.number
     if number.se is not None and not (spare_errors and column.key != SCORE):
@@ -109,7 +130,7 @@ def _cell(cell: Cell, column: Column, spare_errors: bool) -> Text:
     return Text(text) if cell.mark is None else Text(f"{MARKS[cell.mark]} {text}", style=_STYLES[cell.mark])
 
 
-def _legend(comparison: Comparison) -> str:
+def _legend(comparison: Tabled) -> str:
     floor = "; floor: only the task head was trained" if any(row.floor for row in comparison.leaderboard.rows) else ""
     return f"mean±standard error; ● best; ○ tied: {_tied_meaning(len(comparison.seeds))}{floor}"
 

@@ -3,29 +3,104 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.facts import Predictions
+from lopsided.runs.inputs import Data
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
+from lopsided.runs.saved_forms import SavedForm
 from lopsided.tasks import Metric, Task
-from lopsided.tasks.encode import IGNORED
+from lopsided.tasks.kinds import KINDS
 
 # The best and the last.
 CHECKPOINTS = 2
 
 
 class CarefulTrainer(Trainer):
-    """Stops before a number that is not finite can reach a weight or a checkpoint."""
+    """Stops before a number that is not finite can reach a weight or a checkpoint; keeps what trains alone, and of
+    answers a few numbers per row.
+
+    Args:
+        data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
+        form: how what trains is written into checkpoints, and put back into the model.
+        arguments: for `Trainer`.
+    """
+
+    compute_metrics: Any
+
+    def __init__(self, *, data: Data, form: SavedForm, **arguments: Any) -> None:
+        super().__init__(data_collator=data.collator(), **arguments)
+        self._data, self._kind, self._form = data, KINDS[data.task.kind], form
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
+        if state_dict is not None:
+            # Gathered from the processes of a sharded model, whose own parameters are parts.
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._form.save(self.accelerator.unwrap_model(self.model), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._form.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._form.restore(self.model, Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the loader of the rows that checkpoints are chosen on."""
+        with self._answering():
+            loader: DataLoader[Any] = super().get_eval_dataloader(eval_dataset)
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Return the loader of the rows of `predict`."""
+        with self._answering():
+            loader: DataLoader[Any] = super().get_test_dataloader(test_dataset)
+        return loader
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Make loaders of batches to answer inside the context: a loader keeps the collator that it is made with."""
+        self.data_collator = self._data.answer_collator()
+        try:
+            yield
+        finally:
+            self.data_collator = self._data.collator()
+
+    @contextmanager
+    def asked(self, data: Data) -> Iterator[None]:
+        """Answer rows of another task in `predict` inside the context, such as the same prompts with options."""
+        own: tuple[Any, ...] = self._data, self.compute_metrics, self.args.remove_unused_columns
+        self._data, self._kind, self.compute_metrics = data, KINDS[data.task.kind], None
+        self.args.remove_unused_columns = not data.collator_picks
+        try:
+            yield
+        finally:
+            self._data, self.compute_metrics, self.args.remove_unused_columns = own
+            self._kind, self.data_collator = KINDS[self._data.task.kind], self._data.collator()
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Compute a batch's loss, and what its kind of task keeps of the outputs in place of all logits."""
+        batch = self._prepare_inputs(inputs)
+        asides = {name: batch.pop(name) for name in self._kind.asides}
+        loss, outputs, labels = super().prediction_step(model, batch, *args, **kwargs)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        numbers = self._kind.read(logits.float(), {**asides, "labels": labels}, self._data.is_causal)
+        # `Trainer` computes metrics only where it has labels; these are among the numbers.
+        return loss, numbers, numbers
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Compute a step's loss and gradients, and raise if one of them is not finite."""
@@ -101,66 +176,15 @@ def restore(trainer: Trainer, checkpoint: Path) -> None:
     trainer._load_best_model()
 
 
-def row_reader(kind: str) -> Callable[[Any, Tensor], Tensor]:
-    """Return what `Trainer` keeps of a batch's outputs: two numbers per row, instead of all logits.
-
-    Shapes:
-        classification: logits (n, classes), labels (n,) -> (n, 2): prediction, cross entropy.
-        regression: outputs (n, 1), labels (n,) -> (n, 2): prediction, squared error.
-        generation: logits (n, T, vocabulary), labels (n, T) -> (n, 2): tokens counted, their mean loss.
-    """
-
-    def read(outputs: Any, labels: Tensor) -> Tensor:
-        logits = (outputs[0] if isinstance(outputs, tuple) else outputs).float()
-        if kind == "classification":
-            return torch.stack([logits.argmax(-1).float(), F.cross_entropy(logits, labels, reduction="none")], 1)
-        if kind == "regression":
-            prediction = logits.squeeze(-1)
-            return torch.stack([prediction, (prediction - labels) ** 2], 1)
-        return _token_rows(logits, labels)
-
-    return read
-
-
-def shift_for_causal(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pair each position with the token that it predicts, t with t + 1: (n, T, V), (n, T) -> (n, T-1, V), (n, T-1)."""
-    return logits[:, :-1], labels[:, 1:]
-
-
-def _token_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    counts = (labels != IGNORED).sum(1)
-    return torch.stack([counts.float(), losses.sum(1) / counts.clamp(min=1)], 1)
-
-
-def causal_reader(outputs: Any, labels: Tensor) -> Tensor:
-    """Read rows as `row_reader("generation")` does, for a decoder-only model."""
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return _token_rows(*shift_for_causal(logits.float(), labels))
-
-
-def rows_of(kind: str, numbers: np.ndarray, labels: np.ndarray) -> Predictions:
-    """Return the rows that metrics read, from what `row_reader` kept.
-
-    Shapes:
-        numbers: (n, 2) -> arrays of (n,) by name.
-    """
-    if kind == "generation":
-        return {"tokens": numbers[:, 0].astype(np.int64), "loss": numbers[:, 1].astype(np.float64)}
-    dtype = np.int64 if kind == "classification" else np.float64
-    return {
-        "prediction": numbers[:, 0].astype(dtype),
-        "label": np.asarray(labels).reshape(-1).astype(dtype),
-        "loss": numbers[:, 1].astype(np.float64),
-    }
-
-
 def score_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return what computes the task's score in an evaluation during training."""
     metric: Metric = task.metric
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        rows = rows_of(task.kind, prediction.predictions, prediction.label_ids)
+        if metric.entry.further:
+            # Made when training is over.
+            return {}
+        rows = KINDS[task.kind].rows(prediction.predictions)
         score = metric.value(rows)
         # An undefined score is left out of the history: trackers and JSON cannot hold NaN.
         return {"score": score} if math.isfinite(score) else {}

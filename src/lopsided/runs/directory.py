@@ -4,7 +4,7 @@ run.json           configuration, versions, metrics by split, history, timings, 
 predictions.npz    one entry per row of each evaluated split, for paired comparisons
 adapter/           what was learned
 trajectory/        what had been learned at each evaluation, where it is kept
-checkpoints/       the best and the last, as `transformers.Trainer` writes them
+checkpoints/       until it has finished: the best and the last of what trains, with the optimizer's state
 
 This module holds and writes it; `lopsided.runs.run` reads it.
 """
@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ import numpy as np
 from lopsided.errors import LopsidedError
 from lopsided.files import strict_json
 from lopsided.files.atomic import write_arrays, write_json
-from lopsided.files.checkpoints import discard_incomplete, step_of, whole_checkpoints
+from lopsided.files.checkpoints import checkpoints_in, discard_incomplete, step_of, whole_checkpoints
 from lopsided.runs.facts import Predictions
 
 RECORD = "run.json"
 SCHEMA = 1
 LOCK = ".lock"
 PREDICTIONS = "predictions.npz"
+CHECKPOINTS = "checkpoints"
 ATTEMPTS = 5
 # Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
 DEPTH = 4
@@ -140,12 +141,25 @@ def read_predictions(folder: Path) -> dict[str, Predictions]:
 
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed process had begun to write: nothing goes on from it."""
-    discard_incomplete(folder / "checkpoints")
+    discard_incomplete(folder / CHECKPOINTS)
     for pattern in (".adapter-*", "trajectory/.step-*", f".{RECORD}-*", f".{PREDICTIONS}*"):
         for begun in folder.glob(pattern):
             shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 
+def discard_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished run, which nothing goes on from: `adapter/` has the best one's weights.
+
+    They are what takes the most room: with its optimizer's state, a checkpoint of full fine-tuning has three models.
+    One that can't be deleted is left: the run is over all the same.
+    """
+    for checkpoint in checkpoints_in(folder / CHECKPOINTS):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    # The folder may be a disk of its own, or hold something of the user's.
+    with suppress(OSError):
+        (folder / CHECKPOINTS).rmdir()
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint that the run can go on from; None if there is none."""
-    return max(whole_checkpoints(folder / "checkpoints"), key=step_of, default=None)
+    return max(whole_checkpoints(folder / CHECKPOINTS), key=step_of, default=None)

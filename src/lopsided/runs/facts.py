@@ -51,18 +51,44 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreFigure:
+    """A score of one split, and how it was computed.
+
+    Args:
+        signature: how a library computed it, with its version; "" for a score of our own.
+    """
+
+    score: Estimate
+    signature: str = ""
+
+    @classmethod
+    def from_json(cls, section: Mapping[str, Any]) -> ScoreFigure:
+        """Read an entry of a split's `also`."""
+        return cls(score=Estimate.from_json(section, "score"), signature=section.get("signature", ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return an entry of a split's `also`."""
+        signature = {"signature": self.signature} if self.signature else {}
+        return {**self.score.to_json("score"), **signature}
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitFigures:
     """What a run came to on one split: its score and its mean loss, in nats or in squared units.
 
     Args:
         rows: how many were evaluated.
         rows_with_loss: how many the loss is the mean of; None where it is all of them.
+        signature: how a library computed the score, with its version; "" for a score of our own.
+        also: further scores of the same rows, by name.
     """
 
     score: Estimate
     loss: Estimate
     rows: int
     rows_with_loss: int | None = None
+    signature: str = ""
+    also: Mapping[str, ScoreFigure] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> SplitFigures:
@@ -72,13 +98,20 @@ class SplitFigures:
             loss=Estimate.from_json(section, "loss", "loss_se"),
             rows=section["rows"],
             rows_with_loss=section.get("rows_with_loss"),
+            signature=section.get("signature", ""),
+            also={name: ScoreFigure.from_json(figures) for name, figures in section.get("also", {}).items()},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return one split of a record's `metrics`."""
-        figures = {"score": self.score.value, "se": self.score.se, "loss": self.loss.value, "rows": self.rows}
+        score, se = self.score.value, self.score.se
+        figures: dict[str, Any] = {"score": score, "se": se, "loss": self.loss.value, "rows": self.rows}
         if self.rows_with_loss is not None:
             figures["rows_with_loss"] = self.rows_with_loss
+        if self.signature:
+            figures["signature"] = self.signature
+        if self.also:
+            figures["also"] = {name: figure.to_json() for name, figure in self.also.items()}
         why = {**self.score.reasons("score"), **self.loss.reasons("loss", "loss_se")}
         return {**figures, WHY: why} if why else figures
 
@@ -122,6 +155,8 @@ class TaskFacts:
         shape: how the rows were read, in words; "" where they were not read from a user's columns.
         columns: which of a user's columns became which of the task's; None where none were read, or in version 0.1.0.
         left_out: the columns that were not used, with the reason; None as `columns`.
+        modality: what a row gives the model to read, "text" or "image".
+        also: the scores that are recorded next to the metric.
     """
 
     name: str
@@ -135,6 +170,8 @@ class TaskFacts:
     shape: str
     columns: Mapping[str, Sequence[str]] | None
     left_out: Mapping[str, str] | None = None
+    modality: str = "text"
+    also: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> TaskFacts:
@@ -151,6 +188,8 @@ class TaskFacts:
             shape=section.get("shape", ""),
             columns=section.get("columns"),
             left_out=section.get("left_out"),
+            modality=section.get("modality", "text"),
+            also=tuple(section.get("also", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -169,6 +208,10 @@ class TaskFacts:
             facts["columns"] = {name: list(parts) for name, parts in self.columns.items()}
         if self.left_out is not None:
             facts["left_out"] = dict(self.left_out)
+        if self.modality != "text":
+            facts["modality"] = self.modality
+        if self.also:
+            facts["also"] = list(self.also)
         return facts
 
 

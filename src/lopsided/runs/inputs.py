@@ -1,32 +1,39 @@
-"""What a run begins with: its rows as tokens, and its model before any method is put on it."""
+"""What a run begins with: its rows as its model reads them, and that model before any method is put on it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from lopsided.models.load import is_encoder_decoder, load_model, tokenizer_of
+from lopsided.models.load import is_encoder_decoder, load_model, processor_of
 from lopsided.runs.config import TrainConfig
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
+from lopsided.tasks.collators import Collate
+from lopsided.tasks.encode import answer_collator
+from lopsided.tasks.kinds import KINDS
+
+# The settings that say how a task's rows are read, as `load_task` takes them.
+READING = ("data", "label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A task and its rows as tokens, which runs on the same model can share.
+    """A task and its rows as a model reads them, which runs on the same model can share.
 
     Args:
-        task: what is learned, with its rows as text.
-        encoded: the rows as tokens.
-        tokenizer: the one that made them.
+        task: what is learned, with its rows as they came.
+        encoded: the rows as tokens, or as images.
+        processor: the tokenizer that made them, or the image processor of the model.
         seq2seq: whether they are made for an encoder-decoder.
     """
 
     task: Task
     encoded: EncodedTask
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     seq2seq: bool
 
     @property
@@ -34,10 +41,23 @@ class Data:
         """How the rows are read and learned, in one line; "" where there is nothing of a user's to tell."""
         return "; ".join(filter(None, [self.task.described, self.encoded.how]))
 
-    def collator(self) -> Callable[[list[Any]], Any]:
-        """Return what pads rows to a batch."""
-        collate: Callable[[list[Any]], Any] = collator(self.task, self.tokenizer)
-        return collate
+    @property
+    def is_causal(self) -> bool:
+        """Whether each position of the model predicts the next token, and must not see it."""
+        return KINDS[self.task.kind].is_causal and not self.seq2seq
+
+    @property
+    def collator_picks(self) -> bool:
+        """Whether the collator picks from a row's columns, which are then not those that the model names."""
+        return self.task.modality == "image" or bool(KINDS[self.task.kind].asides)
+
+    def collator(self) -> Collate:
+        """Return what makes rows a batch to train on."""
+        return collator(self.task, self.processor)
+
+    def answer_collator(self) -> Collate:
+        """Return what makes rows a batch to answer."""
+        return answer_collator(self.task, self.processor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +73,30 @@ class Inputs:
     model: PreTrainedModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the caller of `train` has prepared for a run.
+
+    Args:
+        load: loads what the run begins with, rows and a model of the run's own; a run that is finished already does
+            not call it. A `ModelCache` has such a function, and so has `with_data`.
+        checked: whether the caller has made the `preflight` of this run.
+    """
+
+    load: Callable[[TrainConfig], Inputs]
+    checked: bool = False
+
+
+def with_data(data: Data) -> Prepared:
+    """Return the preparation of runs whose rows are loaded already, and whose models are not."""
+    return Prepared(load=lambda config: load_inputs(config, data))
+
+
 def load_data(config: TrainConfig) -> Data:
     """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
-    task = _load_task(config)
-    tokenizer, seq2seq = tokenizer_of(config.model), is_encoder_decoder(config.model)
-    return _encoded(config, task, tokenizer, seq2seq=seq2seq)
+    task = task_of(config)
+    processor, seq2seq = processor_of(config.model, task.modality), is_encoder_decoder(config.model)
+    return _encoded(config, task, processor, seq2seq=seq2seq)
 
 
 def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
@@ -65,25 +104,26 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
 
     Equal configurations give equal bits: the seed decides the weights of a new head, whatever was drawn before.
     """
-    task = _load_task(config) if data is None else data.task
-    model, tokenizer = load_model(config.model, task, seed=config.seed)
+    task = task_of(config) if data is None else data.task
+    model, processor = load_model(config.model, task, seed=config.seed)
     if data is None:
-        data = _encoded(config, task, tokenizer, seq2seq=bool(model.config.is_encoder_decoder))
+        data = _encoded(config, task, processor, seq2seq=bool(model.config.is_encoder_decoder))
     return Inputs(data=data, model=model)
 
 
-def _load_task(config: TrainConfig) -> Task:
-    return load_task(
-        config.task,
-        label=config.label,
-        metric=config.metric,
-        make_split=config.make_split,
-        rename_labels=config.rename_labels,
-        ignore_columns=config.ignore_columns,
-        train_size=config.train_size,
-    )
+def reading_of(config: TrainConfig) -> tuple[object, ...]:
+    """Return all of a configuration that its rows as tokens depend on: two runs with equal ones share their `Data`."""
+    settings = (getattr(config, name) for name in (*READING, "also", "model", "task", "max_length"))
+    # Plain data has no hash of its own; its text has, and tells the same apart.
+    return tuple(repr(value) for value in settings)
 
 
-def _encoded(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, seq2seq: bool) -> Data:
-    encoded = encode(task, tokenizer, max_length=config.max_length, seq2seq=seq2seq)
-    return Data(task=task, encoded=encoded, tokenizer=tokenizer, seq2seq=seq2seq)
+def task_of(config: TrainConfig) -> Task:
+    """Load the rows that a run reads, as text."""
+    task = load_task(config.task, **{name: getattr(config, name) for name in READING})
+    return task if config.also is None else dataclasses.replace(task, also=tuple(config.also))
+
+
+def _encoded(config: TrainConfig, task: Task, processor: Any, *, seq2seq: bool) -> Data:
+    encoded = encode(task, processor, max_length=config.max_length, seq2seq=seq2seq)
+    return Data(task=task, encoded=encoded, processor=processor, seq2seq=seq2seq)

@@ -13,6 +13,7 @@ from lopsided.method import Method
 from lopsided.models.skeleton import without_weights
 from lopsided.runs.careful_trainer import training_arguments
 from lopsided.runs.config import TrainConfig
+from lopsided.runs.further_rows import check_further
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.prepare import prepare
 from lopsided.runs.probe import problems_of_rows
@@ -52,8 +53,21 @@ def preflight(configs: Sequence[TrainConfig], inputs: Inputs) -> None:
     problems = [f"{', '.join(names)}: {text}" if several else text for text, names in methods.items()]
     if configs:
         problems += problems_of_rows(inputs, max_length=configs[0].max_length)
+        problems += _problem_of_answers(configs[0], inputs.data)
     if problems:
         raise Unfit(problems)
+
+
+def _problem_of_answers(config: TrainConfig, data: Data) -> Iterator[str]:
+    if data.seq2seq and "top1_token" in (data.task.metric.name, *data.task.also):
+        yield (
+            f"metric top1_token of task {data.task.name} expected a causal model; received an encoder-decoder, whose "
+            "first token may be one that begins every text; use greedy_match or exact_match"
+        )
+    try:
+        check_further(config, data)
+    except LopsidedError as error:
+        yield str(error)
 
 
 def check_rows(config: TrainConfig, inputs: Inputs) -> None:

@@ -15,6 +15,7 @@ from lopsided.models.heads import head_modules
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.saved_forms import FORMS
 from lopsided.tasks import Task
+from lopsided.tasks.kinds import KINDS
 
 
 def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -> nn.Module:
@@ -25,7 +26,7 @@ def prepare(model: nn.Module, method: Method, task: Task, config: TrainConfig) -
     Raises:
         LopsidedError: if the method trains a head, and the task has none.
     """
-    heads = [] if task.kind == "generation" else head_modules(model)
+    heads = head_modules(model) if KINDS[task.kind].has_head else []
     if method.side.head_alone and not heads:
         raise LopsidedError(
             f"method {method.name!r} trains the task's head, and {task.kind} has none; choose another method"

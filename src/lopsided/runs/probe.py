@@ -34,11 +34,28 @@ def problems_of_rows(inputs: Inputs, *, max_length: int) -> list[str]:
     """
     encoded = inputs.data.encoded
     splits = {**encoded.splits, **encoded.out_of_domain}
+    if inputs.data.task.modality == "image":
+        return list(_images(splits, inputs))
     problems = list(_empty_rows(splits))
     problems += _ids_beyond_table(splits, inputs)
     if not problems:
         problems += _forward(splits, inputs, max_length)
     return problems
+
+
+def _images(splits: Mapping[str, Dataset], inputs: Inputs) -> Iterator[str]:
+    """Try one image per split: a processor makes all of them one size, so that the others are like it."""
+    model, collate = inputs.model, inputs.data.collator()
+    with model_mode(model, training=False), torch.no_grad(), torch.random.fork_rng():
+        for split, rows in splits.items():
+            error = _failure(model, collate, rows[0])
+            if error is not None:
+                yield (
+                    f"{type(model).__name__} can't compute an image of {split} ({type(error).__name__}: "
+                    f"{first_line(error):.160}); expected images that the model's image processor makes fit; use the "
+                    "processor that belongs to the model, or correct the rows"
+                )
+                return
 
 
 def _column(rows: Dataset, name: str) -> Any:
@@ -57,7 +74,7 @@ def _empty_rows(splits: Mapping[str, Dataset]) -> Iterator[str]:
 
 
 def _ids_beyond_table(splits: Mapping[str, Dataset], inputs: Inputs) -> Iterator[str]:
-    model, tokenizer = inputs.model, inputs.data.tokenizer
+    model, tokenizer = inputs.model, inputs.data.processor
     size = model.get_input_embeddings().weight.shape[0]
     largest = {f"a row of {split}": _largest_id(rows) for split, rows in splits.items()}
     # Every batch of rows of several lengths has it.
@@ -75,6 +92,8 @@ def _largest_id(rows: Dataset) -> int:
     columns = [_column(rows, "input_ids")]
     if "labels" in rows.column_names and isinstance(rows[0]["labels"], list):
         columns.append(_column(rows, "labels"))
+    if "option_ids" in rows.column_names:
+        columns.append(pc.list_flatten(_column(rows, "option_ids")))
     return max(int(pc.max(pc.list_flatten(column)).as_py() or 0) for column in columns)
 
 
@@ -83,16 +102,18 @@ def _forward(splits: Mapping[str, Dataset], inputs: Inputs, max_length: int) -> 
     split, row = max(((split, _longest(rows)) for split, rows in splits.items()), key=lambda pair: _length(pair[1]))
     named = inspect.signature(model.forward).parameters
     # `Trainer` leaves out what the model does not name.
-    row = {key: value for key, value in row.items() if key in named or key == "labels"}
+    picked = data.collator_picks
+    row = {key: value for key, value in row.items() if picked or key in named or key == "labels"}
     collate = data.collator()
     with model_mode(model, training=False), torch.no_grad(), torch.random.fork_rng():
         error = _failure(model, collate, row)
         if error is not None:
             yield _explanation(model, collate, row, error, split, max_length)
-        elif data.task.kind == "generation" and not data.seq2seq and not _is_causal(model, collate, row):
+        elif data.is_causal and not _is_causal(model, collate, row):
             yield (
                 f"{type(model).__name__} sees the tokens that it is to predict; expected a decoder, whose positions "
-                "see those before them alone; choose a causal or an encoder-decoder model for a task of generation"
+                f"see those before them alone; choose a causal or an encoder-decoder model for a task of "
+                f"{data.task.kind}"
             )
 
 

@@ -85,5 +85,6 @@ def finished_record(begun: Mapping[str, Any], result: RunResult, wall_seconds: f
         "kept_bytes": result.kept_bytes,
         "adapter_bytes": result.adapter_bytes,
         "chain": None if chain is None else chain.to_json(),
+        "keeps_checkpoints": False,
         "wall_seconds": wall_seconds,
     }

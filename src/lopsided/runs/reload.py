@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lopsided.errors import LopsidedError
-from lopsided.models.load import Goal, load_model
+from lopsided.models.load import load_model
+from lopsided.models.task_classes import Goal
 from lopsided.runs.inputs import Data, load_data
 from lopsided.runs.run import Run, finished_run
 from lopsided.runs.saved_forms import FORMS
@@ -92,7 +93,8 @@ def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:
 
 
 def _goal(run: Run) -> Goal:
-    return Goal(name=run.task.name, kind=run.task.kind, labels=run.task.labels)
+    task = run.task
+    return Goal(name=task.name, kind=task.kind, labels=task.labels, modality=task.modality)
 
 
 def _snapshot(folder: Path, step: int) -> Path:

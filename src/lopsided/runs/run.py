@@ -25,8 +25,8 @@ Status = Literal["running", "cut off", "failed", "finished"]
 _KILLED = "its process ended without a word, as by kill -9 or a power cut"
 _STATES = {"running": "a run that is not over", "cut off": "a run that is cut off", "failed": "a run that failed"}
 # The sections that every record has, and those of a finished run besides.
-_BEGUN = ("config", "method", "versions", "machine")
-_FINISHED = (
+BEGUN = ("config", "method", "versions", "machine")
+FINISHED = (
     *("model", "task", "learning_rate", "trained_parameters", "metrics", "generalization_error", "history"),
     *("timings", "kept_bytes", "adapter_bytes", "chain", "steps"),
 )
@@ -46,6 +46,7 @@ class Run:
         settings: its configuration as plain data, as the run wrote it.
         versions, machine: where it was made.
         record: the whole of `run.json`; for `runs/` alone.
+        rows: the predictions, where they are not in the folder: of a run that was made elsewhere.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     record: Mapping[str, Any] = field(repr=False)
+    rows: Mapping[str, Predictions] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -133,7 +135,7 @@ class Run:
 
     def section(self, name: str) -> Any:
         """Return a section of the record as plain data, to be passed on as JSON."""
-        return self._of_finished(name) if name in _FINISHED else self.record[name]
+        return self._of_finished(name) if name in FINISHED else self.record[name]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data, to be printed; everything that is read from it has a property here."""
@@ -204,6 +206,12 @@ class Run:
         return self.record.get("best_step")
 
     @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether its checkpoints were left when it had finished, as those of version 0.1.0 were."""
+        self._of_finished("steps")
+        return bool(self.record.get("keeps_checkpoints", True))
+
+    @property
     def chain(self) -> ChainFacts | None:
         """The links of its chain; None for a method without one."""
         chain = self._of_finished("chain")
@@ -228,7 +236,7 @@ class Run:
     def predictions(self) -> Mapping[str, Predictions]:
         """Every row of the evaluated splits, by split and column."""
         self._of_finished("steps")
-        return read_predictions(self.folder)
+        return read_predictions(self.folder) if self.rows is None else self.rows
 
     def reasons(self, *sections: str) -> dict[str, str]:
         """Return why figures of these sections of the record are missing, by their places in it."""
@@ -262,13 +270,13 @@ def read_run(folder: Path) -> Run | None:
         record |= {"status": status, "error": error}
     if status != "finished" and status not in _STATES:
         raise LopsidedError(f"{path}: expected a status of a run, received {status!r:.40}; train it again")
-    needed = (*_BEGUN, *(_FINISHED if status == "finished" else ()))
+    needed = (*BEGUN, *(FINISHED if status == "finished" else ()))
     if missing := [key for key in needed if key not in record]:
         raise LopsidedError(
             f"{path} is not a whole run: expected {', '.join(needed)}, received none of {', '.join(missing)}; train it "
             "again"
         )
-    if wrong := [key for key in _BEGUN if not isinstance(record[key], dict)]:
+    if wrong := [key for key in BEGUN if not isinstance(record[key], dict)]:
         raise LopsidedError(f"{path}: expected an object as {', '.join(wrong)}, received another value; train it again")
     return Run(
         folder=folder,

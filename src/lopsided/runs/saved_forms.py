@@ -6,20 +6,21 @@ and how that is saved and loaded again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lopsided.adapt import adapt
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
-from lopsided.models.load import HasGoal, load_saved
+from lopsided.models.load import load_saved
+from lopsided.models.task_classes import HasGoal
 from lopsided.runs.config import TrainConfig
 
 HEAD_FILE = "head.safetensors"
@@ -36,11 +37,14 @@ class SavedForm:
         load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
             with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
             the run trained have gradients, and no others.
+        restore: (model, folder): puts what `save` wrote into the model that trains, and returns True; False leaves it
+            to `transformers.Trainer`, which knows whole models and PEFT's adapters.
     """
 
     select: Callable[[nn.Module, Method, TrainConfig, Sequence[str]], nn.Module]
     save: Callable[[PreTrainedModel | PeftModel, Path], None]
     load: Callable[[Path, Callable[[], nn.Module], HasGoal, bool], nn.Module]
+    restore: Callable[[nn.Module, Path], bool] = lambda model, folder: False
 
 
 def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str]) -> nn.Module:
@@ -52,7 +56,7 @@ def _adapted(model: nn.Module, method: Method, config: TrainConfig, heads: Seque
         target_modules=config.targets,
         dropout=config.dropout,
         modules_to_save=list(heads) or None,
-        seed=config.seed,
+        seed=config.seed if config.sketch_seed is None else config.sketch_seed,
     )
     return adapted
 
@@ -91,17 +95,31 @@ def _load_whole(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trai
 
 def _load_head(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, trainable: bool) -> nn.Module:
     model = base()
-    with open_tensors(weights_in(folder, HEAD_FILE)) as file:
-        head = file.get_tensors()
-    model.load_state_dict(head, strict=False)
+    head = _put_head(model, folder)
     if trainable:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
     return model
 
 
+def _restore_head(model: nn.Module, folder: Path) -> bool:
+    # Checkpoints up to version 0.2 hold the whole model.
+    if not (folder / HEAD_FILE).is_file():
+        return False
+    _put_head(model, folder)
+    return True
+
+
+def _put_head(model: nn.Module, folder: Path) -> Collection[str]:
+    """Put a saved head into a model; return the names of its parameters."""
+    with open_tensors(weights_in(folder, HEAD_FILE)) as file:
+        head: dict[str, Tensor] = file.get_tensors()
+    model.load_state_dict(head, strict=False)
+    return head.keys()
+
+
 FORMS: Mapping[FormName, SavedForm] = {
     "adapter": SavedForm(select=_adapted, save=_save_pretrained, load=_load_adapter),
     "model": SavedForm(select=_all_trained, save=_save_pretrained, load=_load_whole),
-    "head": SavedForm(select=_head_trained, save=_save_head, load=_load_head),
+    "head": SavedForm(select=_head_trained, save=_save_head, load=_load_head, restore=_restore_head),
 }

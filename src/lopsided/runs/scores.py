@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lopsided.finite import rows_not_finite
-from lopsided.runs.facts import Estimate, Predictions, SplitFigures
+from lopsided.runs.facts import Estimate, Predictions, ScoreFigure, SplitFigures
 from lopsided.stats import difference_of_means_error
-from lopsided.tasks import Metric
+from lopsided.tasks import Metric, get_metric
+
+NOT_ASKED = "the model was not asked for the answers that the score reads"
 
 
-def split_figures(metric: Metric, rows: Predictions) -> SplitFigures:
-    """Compute the score and the mean loss of one split; what can't be computed is None, with the reason.
+def split_figures(metric: Metric, rows: Predictions, also: Sequence[str] = ()) -> SplitFigures:
+    """Compute the scores and the mean loss of one split; what can't be computed is None, with the reason.
 
     Where some rows have no token to predict, `rows_with_loss` counts those that the loss is the mean of.
+
+    Args:
+        metric: of the score that counts.
+        rows: the model's answers to the split.
+        also: further scores; those of answers that the model was not asked for on this split are left out.
 
     Example:
         >>> from lopsided.tasks import get_metric
@@ -23,15 +30,29 @@ def split_figures(metric: Metric, rows: Predictions) -> SplitFigures:
         >>> split_figures(get_metric("accuracy"), one).to_json()
         {'score': 1.0, 'se': None, 'loss': 0.5, 'rows': 1, 'why': {'se': 'one row has no standard error'}}
     """
-    scored = metric.measure(rows)
-    why = {{"score": "value", "se": "se"}[name]: reason for name, reason in scored.why.items()}
+    scored = _scored(metric, rows)
+    others = {name: get_metric(name) for name in also}
     losses, count = row_losses(rows), int(rows["loss"].size)
     return SplitFigures(
-        score=Estimate(value=scored.score, se=scored.se, why=why),
+        score=scored.score,
         loss=mean_loss(losses),
         rows=count,
         rows_with_loss=int(losses.size) if losses.size < count else None,
+        signature=scored.signature,
+        also={name: _scored(other, rows) for name, other in others.items() if _has_rows(other, rows)},
     )
+
+
+def _has_rows(metric: Metric, rows: Predictions) -> bool:
+    return all(name in rows for name in metric.entry.further)
+
+
+def _scored(metric: Metric, rows: Predictions) -> ScoreFigure:
+    if not _has_rows(metric, rows):
+        return ScoreFigure(score=Estimate(value=None, why={"value": NOT_ASKED, "se": NOT_ASKED}))
+    scored = metric.measure(rows)
+    why = {{"score": "value", "se": "se"}[name]: reason for name, reason in scored.why.items()}
+    return ScoreFigure(score=Estimate(value=scored.score, se=scored.se, why=why), signature=scored.signature)
 
 
 def row_losses(rows: Predictions) -> np.ndarray:

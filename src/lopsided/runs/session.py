@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
@@ -18,24 +17,26 @@ from lopsided.optim import ChainCallback, ChainEvent
 from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
-    causal_reader,
     finish_rotation,
     restore,
-    row_reader,
-    rows_of,
     score_of,
     training_arguments,
 )
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
+from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare, save_trained
+from lopsided.runs.progress import RunProgress, Work
 from lopsided.runs.record import RunResult
+from lopsided.runs.saved_forms import FORMS
 from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
+from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
 
@@ -89,7 +90,10 @@ def assemble(
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
     own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
-    trainer = _trainer(config, data, model, steps, [*own, *callbacks])
+    trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
+    for callback in callbacks:
+        if isinstance(callback, RunProgress):
+            callback.begin(_work(config, data, trainer, steps), 0 if checkpoint is None else step_of(checkpoint))
     return Session(
         config=config,
         data=data,
@@ -124,11 +128,11 @@ def measure(session: Session) -> RunResult:
     write_predictions(config.out, predictions)
     return RunResult(
         base=session.base,
-        task=_task_facts(session.data),
+        task=_task_facts(config, session.data),
         steps=session.steps,
         learning_rate=config.learning_rate,
         trained_parameters=trained_numbers(session.model),
-        metrics={split: split_figures(task.metric, rows) for split, rows in predictions.items()},
+        metrics={split: split_figures(task.metric, rows, task.also) for split, rows in predictions.items()},
         generalization_error=generalization_error(predictions) if config.test else None,
         best_step=trainer.state.best_global_step,
         # The closing entry is about this session, which may have begun at a checkpoint.
@@ -140,36 +144,34 @@ def measure(session: Session) -> RunResult:
     )
 
 
-def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
-    """Return at most that many rows, drawn once for all runs, shortest first, so that batches need little padding.
-
-    Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
-    first rows: data sets come sorted by label.
-    """
-    kept = np.random.RandomState(0).permutation(len(dataset))[:most]
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    return dataset.select(kept[np.argsort(lengths[kept], kind="stable")])
-
-
 def _base_model(config: TrainConfig, inputs: Inputs) -> BaseModel:
     parameters = sum(parameter.numel() for parameter in inputs.model.parameters())
     return BaseModel(name=config.model, type=inputs.model.config.model_type, parameters=parameters)
 
 
-def _trainer(
+def trainer_for(
     config: TrainConfig, data: Data, model: Any, steps: int, callbacks: Sequence[TrainerCallback]
 ) -> CarefulTrainer:
+    """Return the trainer of a run.
+
+    Args:
+        model: with the method on it.
+        steps: of the whole run.
+        callbacks: all that it has besides those of transformers.
+    """
     task, splits = data.task, data.encoded.splits
-    is_causal = task.kind == "generation" and not data.seq2seq
     optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    arguments = training_arguments(config, steps)
+    # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
+    arguments.remove_unused_columns = not data.collator_picks
     trainer = CarefulTrainer(
+        form=FORMS[config.resolve_method().side.saved_as],
+        data=data,
         model=model,
-        args=training_arguments(config, steps),
+        args=arguments,
         train_dataset=splits["train"],
-        eval_dataset=sample_rows(splits["validation"], config.eval_rows),
-        data_collator=data.collator(),
+        eval_dataset=validation_rows(config, data),
         compute_metrics=score_of(task),
-        preprocess_logits_for_metrics=causal_reader if is_causal else row_reader(task.kind),
         optimizers=(optimizer, None),
         callbacks=list(callbacks),
     )
@@ -185,19 +187,30 @@ def _kept_bytes(trainer: CarefulTrainer, model: Any, data: Data, batch_size: int
 
 
 def _predictions(session: Session) -> dict[str, Predictions]:
-    config, encoded = session.config, session.data.encoded
-    most = {"train": config.train_rows, "validation": config.eval_rows}
-    splits = {**encoded.splits, **encoded.out_of_domain}
-    if not config.test:
-        splits = {name: splits[name] for name in ("train", "validation")}
+    kind = KINDS[session.data.task.kind]
     predictions: dict[str, Predictions] = {}
-    for split, rows in splits.items():
-        output = session.trainer.predict(sample_rows(rows, most.get(split)))
-        predictions[split] = rows_of(session.data.task.kind, output.predictions, output.label_ids)
+    for split, rows in evaluated_rows(session.config, session.data).items():
+        output = session.trainer.predict(rows.encoded)
+        further = further_rows(session.trainer, session.config, session.data, split, rows.texts)
+        predictions[split] = {**kind.rows(output.predictions), **further}
     return predictions
 
 
-def _task_facts(data: Data) -> TaskFacts:
+def _work(config: TrainConfig, data: Data, trainer: CarefulTrainer, steps: int) -> Work:
+    size = trainer.args.eval_batch_size
+    final = []
+    for split, rows in evaluated_rows(config, data).items():
+        batches = math.ceil(len(rows.encoded) / size)
+        final += [(split, batches), *((f"answers to {split}", batches) for _ in further_of(data, split))]
+    return Work(
+        steps=steps,
+        evaluations=math.ceil(steps / trainer.args.eval_steps),
+        validation=math.ceil(len(trainer.eval_dataset) / size),
+        final=tuple(final),
+    )
+
+
+def _task_facts(config: TrainConfig, data: Data) -> TaskFacts:
     task, reading = data.task, data.task.reading
     return TaskFacts(
         name=task.name,
@@ -207,10 +220,12 @@ def _task_facts(data: Data) -> TaskFacts:
         greater_is_better=task.metric.greater_is_better,
         rows={split: len(rows) for split, rows in task.splits.items()},
         out_of_domain=tuple(sorted(task.out_of_domain)),
-        note=task.note,
+        note=rows_note(config, data),
         shape=data.described,
         columns=None if reading is None else reading.columns,
         left_out=None if reading is None else reading.left_out,
+        modality=task.modality,
+        also=task.also,
     )
 
 

@@ -11,24 +11,34 @@ from transformers import TrainerCallback
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import DiskErrors
 from lopsided.runs.config import TrainConfig
-from lopsided.runs.directory import check_place, clear_leftovers, in_use, is_begun, newest_checkpoint, write_run
+from lopsided.runs.directory import (
+    check_place,
+    clear_leftovers,
+    discard_checkpoints,
+    in_use,
+    is_begun,
+    newest_checkpoint,
+    write_run,
+)
 from lopsided.runs.ending import FailureRecord, terminable
-from lopsided.runs.inputs import Data, Inputs, load_inputs
+from lopsided.runs.inputs import Inputs, Prepared, load_inputs
 from lopsided.runs.preflight import preflight
 from lopsided.runs.record import begun_record, finished_record
+from lopsided.runs.resumption import refuse_others, settings_there
 from lopsided.runs.run import Run, finished_run, read_run
 from lopsided.runs.session import assemble, fit, measure
+
+# A run that nothing has been prepared for loads what it needs.
+ALONE = Prepared(load=load_inputs)
 
 
 def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    data: Data | None = None,
-    inputs: Inputs | None = None,
+    prepared: Prepared = ALONE,
     callbacks: Sequence[TrainerCallback] = (),
     note: Callable[[str], None] = lambda text: None,
-    checked: bool = False,
     command: str | None = None,
 ) -> Run:
     """Make one run, and return what is in its directory.
@@ -39,11 +49,10 @@ def train(
     Args:
         config: the run.
         resume: go on from the folder's last whole checkpoint.
-        data: the loaded rows, if the caller has them already.
-        inputs: the loaded rows and a model for this run alone, which changes it, if the caller has them already.
+        prepared: how the run gets its rows and its model, and whether they have been checked; a caller of many runs
+            has a `ModelCache`.
         callbacks: for `transformers.Trainer`, such as a progress bar.
         note: tells a person how the rows are read, before the first step.
-        checked: whether the caller has made the `preflight` of this run.
         command: the command line that asks for the run, for its record. A run that goes on keeps the one that it
             began with.
 
@@ -54,23 +63,26 @@ def train(
     check_place(config.out)
     with ExitStack() as held:
         # A new folder is made after the preflight, so that a refusal leaves nothing behind.
-        begun = is_begun(config.out)
-        if not begun and not checked:
-            inputs = _checked(config, inputs, data)
+        inputs, begun = None, is_begun(config.out)
+        if not begun and not prepared.checked:
+            inputs = _checked(config, prepared)
         held.enter_context(in_use(config.out))
         earlier = _earlier_run(config, resume)
         if earlier is not None and earlier.is_finished:
+            if not earlier.keeps_checkpoints:
+                # A process that was killed as it deleted them has left some.
+                discard_checkpoints(config.out)
             return earlier
-        if begun and not checked:
-            inputs = _checked(config, inputs, data)
+        if begun and not prepared.checked:
+            inputs = _checked(config, prepared)
         held.enter_context(terminable())
         command = command if earlier is None else earlier.command or command
-        return _make_run(config, inputs, data, resume=resume, callbacks=callbacks, note=note, command=command)
+        return _make_run(config, prepared, inputs, resume=resume, callbacks=callbacks, note=note, command=command)
 
 
-def _checked(config: TrainConfig, inputs: Inputs | None, data: Data | None) -> Inputs:
+def _checked(config: TrainConfig, prepared: Prepared) -> Inputs:
     """Return what the run begins with, after its preflight."""
-    inputs = load_inputs(config, data) if inputs is None else inputs
+    inputs = prepared.load(config)
     preflight([config], inputs)
     return inputs
 
@@ -90,19 +102,20 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
             f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
-    settings, there = config.to_json(), run.settings
-    differing = [
-        f"{key}={there.get(key)!r}, asked {settings[key]!r}" for key in settings if settings[key] != there.get(key)
-    ]
-    if differing:
-        raise LopsidedError(f"{config.out} holds a run with {'; '.join(differing)}; resume with its own options")
+    refuse_others(config.out, config.to_json(), settings_there(run))
+    mine, theirs = config.resolve_method(), run.method
+    if (mine.side, mine.sketch, mine.chain) != (theirs.side, theirs.sketch, theirs.chain):
+        raise LopsidedError(
+            f"{config.out} holds a run of another method {config.method!r} than the one that is registered under this "
+            "name; register it with the run's own parts, or choose another --out"
+        )
     return run
 
 
 def _make_run(
     config: TrainConfig,
+    prepared: Prepared,
     inputs: Inputs | None,
-    data: Data | None,
     *,
     resume: bool,
     callbacks: Sequence[TrainerCallback],
@@ -113,7 +126,7 @@ def _make_run(
     clear_leftovers(config.out)
     write_run(config.out, record)
     with FailureRecord(config.out, record), DiskErrors(config.out):
-        inputs = load_inputs(config, data) if inputs is None else inputs
+        inputs = prepared.load(config) if inputs is None else inputs
         checkpoint = newest_checkpoint(config.out) if resume else None
         session = assemble(config, inputs, callbacks=callbacks, checkpoint=checkpoint)
         if inputs.data.described:
@@ -121,5 +134,6 @@ def _make_run(
         fit(session)
         result = measure(session)
     write_run(config.out, finished_record(record, result, time.perf_counter() - started))
+    discard_checkpoints(config.out)
     # What is returned is what a reader of the folder gets.
     return finished_run(config.out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lopsided.method import Method
 from lopsided.runs import Run
-from lopsided.study.cells import Cell
+from lopsided.study.board_cells import BoardCell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Row:
 
     label: str
     runs: tuple[Run, ...]
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, BoardCell]
     same_as: str | None = None
 
     @property

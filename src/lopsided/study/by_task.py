@@ -14,8 +14,8 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
-from lopsided.study.cells import Cell
 from lopsided.study.columns import SCORE
 from lopsided.study.comparison import Origin
 from lopsided.study.leaderboard import INDIFFERENT, Leaderboard, leaderboard, listed
@@ -102,8 +102,9 @@ def _rows_of(run: Run) -> Hashable:
     """What tells tasks of one name apart, such as a folder that changed; None for a run without figures."""
     if not run.is_finished:
         return None
-    task = run.task
-    return task.metric, task.greater_is_better, tuple(sorted(task.rows.items())), task.out_of_domain
+    task, most = run.task, run.settings.get("test_rows")
+    tested = None if most is None or (most >= task.rows["test"] and not task.out_of_domain) else most
+    return task.metric, task.greater_is_better, tuple(sorted(task.rows.items())), task.out_of_domain, tested
 
 
 def _asked(run: Run) -> tuple[str, str]:
@@ -201,7 +202,7 @@ def _row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: BoardCell) -> dict[str, Any]:
     figures = {"mean": cell.mean, "half": cell.half, "rank": cell.rank, "mark": cell.mark}
     return {**figures, "difference": cell.difference, **({WHY: dict(cell.why)} if cell.why else {})}
 

@@ -16,12 +16,14 @@ from transformers import TrainerCallback
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.method import METHODS, method_named
-from lopsided.runs import Data, Inputs, TrainConfig, load_data, load_inputs, read_run, train
+from lopsided.runs import Data, ModelCache, Prepared, TrainConfig, read_run, train
 from lopsided.runs.directory import check_place, in_use, is_begun
 from lopsided.runs.ending import reason, terminable
+from lopsided.runs.evaluated_rows import rows_note
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
+from lopsided.study.comparison_settings import write_settings
 from lopsided_settings.compare import CompareSettings
 
 Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
@@ -97,11 +99,13 @@ def compare(
     if not resume and any((out / name).exists() for name in (RESULTS, RUNS)):
         raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
     with ExitStack() as locks:
-        data, inputs = _prepared(config, locks)
+        cache = ModelCache()
+        data = _checked(config, cache, locks)
         if data.described:
             note(data.described)
         locks.enter_context(terminable())
-        errors = _train_all(config, data, inputs, resume=resume, callbacks=callbacks)
+        _write_settings(config)
+        errors = _train_all(config, cache, resume=resume, callbacks=callbacks)
         comparison = Comparison(
             folder=out,
             names=config.names,
@@ -110,7 +114,7 @@ def compare(
             command=config.command,
             model=config.run.model,
             task=config.run.task,
-            task_note=data.task.note,
+            task_note=rows_note(config.run, data),
             task_shape=data.described,
             settings=_shared_settings(config),
             machine=machine(),
@@ -122,41 +126,29 @@ def compare(
     return comparison
 
 
-def _prepared(config: CompareConfig, locks: ExitStack) -> tuple[Data, dict[Path, Inputs]]:
-    """Load the task, check what is still to be run, and hold the folder.
+def _write_settings(config: CompareConfig) -> None:
+    others = {"methods": config.names, "seeds": config.seeds, "links": config.links, "command": config.command}
+    write_settings(config.run.out, run=config.run, **others)
 
-    Returns:
-        The rows of all runs, and what the first unfinished run begins with, by its folder: a run changes its model, so
-        that every other run loads its own.
-    """
+
+def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data:
+    """Load the rows of all runs, check what is still to be run, and hold the folder."""
     out = config.run.out
     begun = is_begun(out)
     if begun:
         locks.enter_context(in_use(out))
-    data, inputs = _loaded(config)
+    unfinished = _unfinished(config)
+    if unfinished:
+        preflight(unfinished, cache.inputs(unfinished[0]))
     # A new folder is made after the preflight, so that a refusal leaves nothing behind.
     if not begun:
         locks.enter_context(in_use(out))
-    return data, inputs
+    return cache.data(config.run)
 
 
-def _loaded(config: CompareConfig) -> tuple[Data, dict[Path, Inputs]]:
-    unfinished = _unfinished(config)
-    if not unfinished:
-        return load_data(config.run), {}
-    inputs = load_inputs(unfinished[0])
-    preflight(unfinished, inputs)
-    return inputs.data, {unfinished[0].out: inputs}
-
-
-def _train_all(
-    config: CompareConfig, data: Data, inputs: dict[Path, Inputs], *, resume: bool, callbacks: Callbacks
-) -> dict[str, str]:
-    """Train every method with every seed; returns why methods failed.
-
-    Args:
-        inputs: by a run's folder; taken out by the run that they are for, so that its model is not kept.
-    """
+def _train_all(config: CompareConfig, cache: ModelCache, *, resume: bool, callbacks: Callbacks) -> dict[str, str]:
+    """Train every method with every seed; returns why methods failed."""
+    prepared = Prepared(load=cache.inputs, checked=True)
     errors: dict[str, str] = {}
     for name in config.names:
         for seed in config.seeds:
@@ -167,10 +159,8 @@ def _train_all(
                 train(
                     run,
                     resume=resume,
-                    data=data,
-                    inputs=inputs.pop(run.out, None),
+                    prepared=prepared,
                     callbacks=callbacks(name, seed),
-                    checked=True,
                     command=config.command,
                 )
     return errors

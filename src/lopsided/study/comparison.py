@@ -10,8 +10,8 @@ from typing import Any
 
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run, read_run
+from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
-from lopsided.study.cells import Cell
 from lopsided.study.leaderboard import Leaderboard, leaderboard
 
 SCHEMA = 1
@@ -132,7 +132,7 @@ def _finished(folders: Sequence[Path]) -> tuple[Run, ...]:
     return runs if len(runs) == len(folders) else ()
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: BoardCell) -> dict[str, Any]:
     figures = {"mean": cell.mean, "se": cell.se, "mark": cell.mark}
     return {**figures, WHY: dict(cell.why)} if cell.why else figures
 

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from lopsided.runs import Run
+from lopsided.study.board_cells import NOT_OF_THIS_RUN, BoardCell, cell_of, ranked
 from lopsided.study.board_rows import Absence, Entry, Row
-from lopsided.study.cells import NOT_OF_THIS_RUN, Cell, cell_of, ranked
 from lopsided.study.choice import sentences
 from lopsided.study.columns import Column, columns_of
 
@@ -61,7 +61,7 @@ def listed(board: Leaderboard, labels: Sequence[str]) -> Leaderboard:
     return replace(board, rows=tuple(sorted(board.rows, key=lambda row: labels.index(row.label))))
 
 
-def _columns_and_cells(entries: Sequence[Entry]) -> tuple[tuple[Column, ...], dict[str, dict[str, Cell]]]:
+def _columns_and_cells(entries: Sequence[Entry]) -> tuple[tuple[Column, ...], dict[str, dict[str, BoardCell]]]:
     """The columns that concern a method, and the cells of all columns by key and label."""
     if not entries:
         return (), {}
@@ -72,7 +72,7 @@ def _columns_and_cells(entries: Sequence[Entry]) -> tuple[tuple[Column, ...], di
     for column in columns_of(task.metric, task.greater_is_better):
         of_runs = {label: cell_of(column, members) for label, members in runs.items()}
         concerns = any(cell is not None for cell in of_runs.values())
-        without = Cell(why={"mean": NOT_OF_THIS_RUN}) if concerns else Cell()
+        without = BoardCell(why={"mean": NOT_OF_THIS_RUN}) if concerns else BoardCell()
         cells = {label: cell or without for label, cell in of_runs.items()}
         by_column[column.key] = cells | ranked(column, {label: cells[label] for label in competing}, runs)
         if concerns:

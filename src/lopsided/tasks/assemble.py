@@ -10,11 +10,11 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.cast import TaskColumns
+from lopsided.tasks.kinds import KINDS
 from lopsided.tasks.labels import read_labels
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Reading, Where
-from lopsided.tasks.score_functions import DEFAULT
 from lopsided.tasks.splits import cut
 from lopsided.tasks.task import SPLITS, Task
 
@@ -63,7 +63,8 @@ def assemble(
         )
         for split, values in read.items():
             columns[split]["label"] = values
-    if rename_labels and kind != "classification":
+    has_classes = KINDS[kind].has_classes
+    if rename_labels and not has_classes:
         raise LopsidedError(f"task {name}: rename_labels is for classification; received it for {kind}; leave it out")
     if rename_labels:
         _rename(name, columns, rename_labels)
@@ -71,7 +72,7 @@ def assemble(
         labels = labels and list(dict.fromkeys(rename_labels.get(label, label) for label in labels))
     note = "; ".join(filter(None, [note, *_drop_empty(columns)]))
     columns = _with_all_splits(columns, kind)
-    if kind == "classification":
+    if has_classes:
         if labels is None:
             labels = _sorted_names(columns["train"]["label"])
         _index(name, columns, labels, places)
@@ -79,8 +80,8 @@ def assemble(
         name=name,
         kind=kind,
         splits={split: Dataset.from_dict(columns[split]) for split in SPLITS},
-        labels=tuple(labels or ()) if kind == "classification" else (),
-        metric=get_metric(options.metric or DEFAULT[kind]),
+        labels=tuple(labels or ()) if has_classes else (),
+        metric=get_metric(options.metric or KINDS[kind].metric),
         note=note,
         reading=reading,
     )
@@ -128,7 +129,7 @@ def _with_all_splits(columns: Mapping[str, TaskColumns], kind: str) -> dict[str,
     # Rows are the same if a model reads the same text in them; of a conversation it reads all.
     texts = next(train[key] for key in ("prompt", "messages", "text") if key in train)
     texts = [text if isinstance(text, str) else json.dumps(text, sort_keys=True, allow_nan=False) for text in texts]
-    parts = cut(texts, missing, train["label"] if kind == "classification" else None)
+    parts = cut(texts, missing, train["label"] if KINDS[kind].has_classes else None)
     cuts = {split: {key: [values[i] for i in rows] for key, values in train.items()} for split, rows in parts.items()}
     return {**columns, **cuts}
 

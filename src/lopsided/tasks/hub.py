@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import datasets
 
-from lopsided.errors import LopsidedError, first_line
+from lopsided.errors import LopsidedError, first_line, suggestion
 from lopsided.tasks.assemble import assemble
 from lopsided.tasks.cast import TaskColumns, cast
 from lopsided.tasks.options import TaskOptions
@@ -28,18 +28,19 @@ SPLIT_NAMES = {
 PRIMARY = {"glue/cola": "matthews_correlation", "glue/stsb": "pearson"}
 
 
-def load_hub(name: str, options: TaskOptions) -> Task:
+def load_hub(name: str, options: TaskOptions, known: Collection[str] = ()) -> Task:
     """Load a task from the hub, or from its local cache.
 
     Args:
         name: "glue/mrpc", "imdb", "org/name" or "org/name/config".
         options: how its rows are read; a split that is there without labels is cut from train, too. A metric of None
             takes the benchmark's own.
+        known: names that a misspelt one may have been meant for.
 
     Raises:
         LopsidedError: if the data set cannot be loaded, has other columns, or has no labelled test.
     """
-    loaded = _load(name)
+    loaded = _load(name, known)
     data = {
         split: next((loaded[known] for known in names if known in loaded), None) for split, names in SPLIT_NAMES.items()
     }
@@ -99,7 +100,7 @@ def _columns(rows: list[dict[str, Any]], choice: Choice, where: Where, names: li
     return columns
 
 
-def _load(name: str) -> Mapping[str, Any]:
+def _load(name: str, known: Collection[str]) -> Mapping[str, Any]:
     """Return the data set's splits by name."""
     parts = name.split("/")
     if parts[0] in COLLECTIONS and len(parts) == 2:
@@ -115,9 +116,10 @@ def _load(name: str) -> Mapping[str, Any]:
         return datasets.load_dataset(*arguments)
     # `datasets` raises these for: no such data set or no network; no such configuration; a data set that is a script.
     except (OSError, ValueError, RuntimeError) as error:
+        fix = suggestion(name, known, "check the name and the network")
         raise LopsidedError(
-            f"task '{name}': expected vader/DOMAIN, a local folder of JSON lines, or a Hugging Face name; "
-            f"received from the hub: {first_line(error)}; check the name and the network"
+            f"task '{name}': expected vader/DOMAIN, a local folder, a name of `lopsided tasks`, or a Hugging Face "
+            f"name; received from the hub: {first_line(error)}{fix}"
         ) from error
 
 

@@ -57,8 +57,9 @@ def read_labels(
 
 
 def kinds_of(metric: str | None) -> tuple[str, ...]:
-    """Return the kinds of task that a metric is for; none for no metric, or an unknown one (an error elsewhere)."""
-    return SCORES[metric].kinds if metric in SCORES else ()
+    """Return the kinds of labels that a metric is for; none for no metric, or an unknown one (an error elsewhere)."""
+    kinds = SCORES[metric].kinds if metric in SCORES else ()
+    return tuple(kind for kind in ("classification", "regression") if kind in kinds)
 
 
 def class_name(value: Any) -> str:

@@ -6,6 +6,7 @@ that the rows do not define is NaN and never a number in its place; `Metric.meas
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from lopsided.finite import rows_not_finite
 from lopsided.stats import row_draws
 from lopsided.tasks.score_functions import ANSWERED, SCORES, Answers, Score, Undefined
 
+# What the rows of two models have in common if they are the same rows.
+SHARED = ("tokens", "label", "prompt", "reference", "right_option")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -26,11 +30,13 @@ class Scored:
         score: over all rows.
         se: its standard error under resampling of the rows.
         why: the reason for each that is None, by "score" or "se".
+        signature: how a library computed the score: its version and settings; "" for scores of this module.
     """
 
     score: float | None
     se: float | None
     why: dict[str, str] = field(default_factory=dict)
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,27 @@ class Metric:
         """The metric's entry in `SCORES`."""
         return SCORES[self.name]
 
+    def units(self, rows: Answers) -> dict[str, np.ndarray]:
+        """Return what is resampled: one entry per row, or per prompt for a score of written answers.
+
+        Computed once, since it may be slow; `of_units` of any draw of them is fast.
+
+        Raises:
+            LopsidedError: as `value` does.
+            Undefined: if the model gave some row no finite answer.
+        """
+        arrays = _checked(self, rows)
+        _check_answers(rows, arrays)
+        return self.entry.units(arrays)
+
+    def of_units(self, units: Answers) -> float:
+        """Compute the score of units, or of a draw of them.
+
+        Raises:
+            Undefined: if they do not define it.
+        """
+        return self.entry.function(units)
+
     def value(self, rows: Answers) -> float:
         """Compute the score over all rows; NaN where they do not define it.
 
@@ -89,8 +116,8 @@ class Metric:
         """Compute the standard error of `value` under resampling of the rows; NaN where there is none.
 
         accuracy: sqrt(p (1 - p) / n). Every other metric: the standard deviation of `value` over
-        `resamples` bootstrap samples of the rows, drawn from `seed`. One row has none, and neither has a score that
-        some of the samples do not define.
+        `resamples` bootstrap samples of the rows (of the prompts, with all rows of each, for a score of written
+        answers), drawn from `seed`. One row has none, and neither has a score that some of the samples do not define.
         """
         _check_resamples(resamples)
         se = self.measure(rows, seed=seed, resamples=resamples).se
@@ -112,27 +139,35 @@ class Metric:
             >>> get_metric("matthews_correlation").measure(rows).why["score"]
             'all predictions are equal, and nothing correlates with a constant'
         """
-        arrays = _checked(self, rows)
         try:
-            _check_answers(rows, arrays)
-            score = self.entry.function(arrays)
+            units = self.units(rows)
+            score = self.of_units(units)
         except Undefined as error:
             return Scored(score=None, se=None, why={"score": str(error), "se": str(error)})
+        signature = "" if self.entry.signature is None else self.entry.signature(rows)
         if resamples == 0:
-            return Scored(score=score, se=None)
+            return Scored(score=score, se=None, signature=signature)
         try:
-            return Scored(score=score, se=_standard_error(self, score, arrays, seed, resamples))
+            se = _standard_error(self, score, units, seed, resamples)
         except Undefined as error:
-            return Scored(score=score, se=None, why={"se": str(error)})
+            return Scored(score=score, se=None, why={"se": str(error)}, signature=signature)
+        return Scored(score=score, se=se, signature=signature)
 
 
 def get_metric(name: str) -> Metric:
     """Return the metric of that name, with the direction that goes with it.
 
     Raises:
-        LopsidedError: if the name is unknown; the message lists the known ones.
+        LopsidedError: if the name is unknown; the message lists the known ones. If its library is not installed.
     """
-    return Metric(name, SCORES[name].greater_is_better if name in SCORES else True)
+    metric = Metric(name, SCORES[name].greater_is_better if name in SCORES else True)
+    package = metric.entry.package
+    if package and importlib.util.find_spec(package) is None:
+        raise LopsidedError(
+            f"metric {name} needs the package {package.replace('_', '-')}, which is not installed; expected the extra "
+            "'metrics'; pip install lopsided[metrics]"
+        )
+    return metric
 
 
 def difference_standard_error(
@@ -150,21 +185,19 @@ def difference_standard_error(
         LopsidedError: if the two sides do not hold the same labels (or token counts) in the same order.
     """
     a, b = _checked(metric, rows_a), _checked(metric, rows_b)
-    shared = "tokens" if "tokens" in a else "label"
-    if not np.array_equal(a[shared], b[shared]):
-        raise LopsidedError(
-            f"a paired comparison needs the same rows on both sides: '{shared}' differs "
-            f"({_length(a)} and {_length(b)} rows); evaluate both on one split, in one order"
-        )
+    for shared in SHARED:
+        if shared in a and not np.array_equal(a[shared], b[shared]):
+            raise LopsidedError(
+                f"a paired comparison needs the same rows on both sides: '{shared}' differs "
+                f"({_length(a)} and {_length(b)} rows); evaluate both on one split, in one order"
+            )
     try:
+        a, b = metric.units(rows_a), metric.units(rows_b)
         _check_two(_length(a))
-        _check_answers(rows_a, a)
-        _check_answers(rows_b, b)
         if metric.entry.is_share:
             right_a, right_b = a["prediction"] == a["label"], b["prediction"] == b["label"]
             return float(np.std(right_a.astype(float) - right_b.astype(float)) / np.sqrt(_length(a)))
-        function = metric.entry.function
-        draws = _resamples(_length(a), seed, resamples)
+        function, draws = metric.of_units, _resamples(_length(a), seed, resamples)
         return _spread(lambda index: function(_take(a, index)) - function(_take(b, index)), draws)
     except Undefined:
         return math.nan
@@ -173,13 +206,12 @@ def difference_standard_error(
 # -- standard errors ---------------------------------------------------------------------------------------------
 
 
-def _standard_error(metric: Metric, score: float, rows: dict[str, np.ndarray], seed: int, resamples: int) -> float:
-    n = _length(rows)
-    _check_two(n)
+def _standard_error(metric: Metric, score: float, units: dict[str, np.ndarray], seed: int, resamples: int) -> float:
+    n = _length(units)
+    _check_two(n, "prompt" in metric.entry.reads)
     if metric.entry.is_share:
         return float(np.sqrt(score * (1 - score) / n))
-    function = metric.entry.function
-    return _spread(lambda index: function(_take(rows, index)), _resamples(n, seed, resamples))
+    return _spread(lambda index: metric.of_units(_take(units, index)), _resamples(n, seed, resamples))
 
 
 def _resamples(n: int, seed: int, resamples: int) -> list[np.ndarray]:
@@ -219,15 +251,15 @@ def _check_resamples(resamples: int) -> None:
         raise LopsidedError(f"a bootstrap needs at least 2 resamples: received {resamples}; 300 is usual")
 
 
-def _check_two(n: int) -> None:
+def _check_two(n: int, of_prompts: bool = False) -> None:
     if n < 2:
-        raise Undefined("one row has no standard error")
+        raise Undefined(f"one {'prompt' if of_prompts else 'row'} has no standard error")
 
 
 def _check_answers(rows: Answers, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise `Undefined` unless the model answered every row: the largest of logits that are NaN is still some class."""
     # A row's loss is NaN where its outputs are, and is kept next to its answer.
-    checked = {"loss": rows["loss"]} if "prediction" in arrays and "loss" in rows else {}
+    checked = {"loss": rows["loss"]} if "loss" in rows and "loss" not in arrays else {}
     for name, array in {**checked, **{key: arrays[key] for key in ANSWERED if key in arrays}}.items():
         # An infinite loss may belong to a finite answer: one that the model holds for impossible.
         if reason := rows_not_finite(name, np.asarray(array, np.float64), allow_infinite=name == "loss"):

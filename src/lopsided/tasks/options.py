@@ -16,6 +16,7 @@ class TaskOptions:
         make_split: whether a missing validation or test split (a tenth each) is cut from train by a hash of the text.
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
         ignore_columns: columns that are not for learning.
+        data: a folder with the data sets of `TASKS` in local form, one folder per data set; None asks the hub.
     """
 
     label: str | None = None
@@ -23,3 +24,4 @@ class TaskOptions:
     make_split: bool = False
     rename_labels: Mapping[str, str] | None = None
     ignore_columns: Sequence[str] = ()
+    data: str | None = None

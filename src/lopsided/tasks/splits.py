@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.task import Task
+from lopsided.tasks.task import SPLITS, Task
 
-# Not an option: studies that share a size share the rows.
-TRAIN_SIZE_SEED = 0
+# Not an option: studies that share a task or a size share the rows.
+FIXED_SEED = 0
 
 
 def stable_hash(text: str, *, salt: str = "") -> int:
@@ -62,6 +65,60 @@ def cut(texts: Sequence[str], missing: Sequence[str], labels: Sequence[str] | No
     return parts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A split that is cut from another one at random, by a fixed seed: the same rows for every run.
+
+    Args:
+        source: the split that loses rows.
+        target: the split that they become.
+        share: how many of the source's rows.
+        by_class: whether each class loses its share.
+    """
+
+    source: str = "train"
+    target: str = "validation"
+    share: float
+    by_class: bool = False
+
+    def rows(self, keys: Sequence[Hashable], classes: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+        """Return the row numbers that the source keeps, and those that it loses, in their order.
+
+        Args:
+            keys: one per row; rows with the same key stay together, so that nothing that is tested was learned.
+            classes: one per row; read if `by_class`, of the first row of each key.
+
+        Example:
+            >>> Cut(share=0.5).rows(list("abcd"), [0] * 4)
+            ([0, 1], [2, 3])
+        """
+        first: dict[Hashable, Hashable] = {}
+        for key, label in zip(keys, classes):
+            first.setdefault(key, label if self.by_class else None)
+        groups: dict[Hashable, list[Hashable]] = {}
+        for key, label in first.items():
+            groups.setdefault(label, []).append(key)
+        draw = np.random.RandomState(FIXED_SEED)
+        lost: set[Hashable] = set()
+        # Sorted, so that the draw does not depend on which class comes first.
+        for label in sorted(groups, key=str):
+            members = groups[label]
+            lost.update(members[i] for i in draw.permutation(len(members))[: round(self.share * len(members))])
+        kept = [i for i, key in enumerate(keys) if key not in lost]
+        return kept, [i for i, key in enumerate(keys) if key in lost]
+
+
+def unseen_classes(splits: Mapping[str, Mapping[str, Any] | Dataset]) -> list[str]:
+    """Return a note for each split that asks for classes of which train has no row.
+
+    Args:
+        splits: by split, its columns, of which `label` is read.
+    """
+    seen = set(splits["train"]["label"])
+    counts = {split: sum(label not in seen for label in splits[split]["label"]) for split in SPLITS[1:]}
+    return [f"{count} rows of {split} have a class without a training row" for split, count in counts.items() if count]
+
+
 def with_train_size(task: Task, size: int | None) -> Task:
     """Return the task with at most `size` rows of train, drawn at random by a fixed seed and kept in their order.
 
@@ -71,10 +128,9 @@ def with_train_size(task: Task, size: int | None) -> Task:
     if size is None or size >= len(train):
         return task
     # RandomState's stream is frozen, so that the same rows are drawn by every version of NumPy.
-    rows = np.sort(np.random.RandomState(TRAIN_SIZE_SEED).permutation(len(train))[:size])
+    rows = np.sort(np.random.RandomState(FIXED_SEED).permutation(len(train))[:size])
     note = f"{size:,} of {len(train):,} training rows, drawn by a fixed seed"
-    return dataclasses.replace(
-        task,
-        splits={**task.splits, "train": train.select(rows)},
-        note="; ".join(filter(None, [task.note, note])),
-    )
+    drawn = dataclasses.replace(task, splits={**task.splits, "train": train.select(rows)})
+    unseen = unseen_classes(drawn.splits) if drawn.labels else []
+    notes = [task.note, note, *(text for text in unseen if text not in task.note)]
+    return dataclasses.replace(drawn, note="; ".join(filter(None, notes)))

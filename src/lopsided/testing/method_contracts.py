@@ -80,38 +80,88 @@ def has_right_gradients(method: Method) -> None:
     assert abs(slope - measured) <= 2e-3 * max(1.0, abs(measured)), f"gradient {slope}, differences {measured}"
 
 
-def advances_without_a_jump(method: Method) -> None:
-    """Check that an advance keeps the function, draws another sketch, and resets factors and optimizer state."""
-    if method.chain is None:
+def advances_as_its_chain_says(method: Method) -> None:
+    """Check what an advance changes: the function only if the chain jumps, and weights, sketch, factors and optimizer
+    state as its switches say.
+    """
+    chain = method.chain
+    if chain is None:
         return
     base, x = network()
     model = adapted(method, base)
-    optimizer = optimizer_of(model)
+    optimizer, jumps = optimizer_of(model), []
     for link in range(1, 4):
         take_steps(model, optimizer, x, 3)
         before, layers = model(x), layers_of(model)
         weights = {name: layer.base_layer.weight.detach().clone() for name, layer in layers.items()}
         sketches = {name: layer.adapters["default"].sketches[-1].matrix() for name, layer in layers.items()}
+        learned = {f: (f.detach().clone(), _copied_state(optimizer, f)) for f in _factors(model)}
         assert advance_chain(model, optimizer) == link
-        assert torch.allclose(model(x), before, atol=1e-5), "an advance must keep the function"
+        jumps.append(not torch.allclose(model(x), before, atol=1e-5))
+        assert chain.jumps or not jumps[-1], "an advance must keep the function, unless the chain says that it jumps"
         changed = [n for n, layer in layers.items() if not torch.equal(layer.base_layer.weight, weights[n])]
-        assert changed, "an advance must change a stored base weight"
+        expected = "change a stored base weight" if chain.merge else "leave base weights as they are"
+        assert bool(changed) == chain.merge, f"an advance must {expected}"
         for name, layer in layers.items():
             sketch = layer.adapters["default"].sketches[-1].matrix()
+            same = sketch.shape == sketches[name].shape and torch.equal(sketch, sketches[name])
+            assert same != chain.redraw, (
+                "same sketch again" if same else "another sketch, and the chain does not redraw"
+            )
             side = layer.adapters["default"].side
-            assert sketch.shape != sketches[name].shape or not torch.equal(sketch, sketches[name]), "same sketch again"
             for letter, factor in layer.trained("default").items():
-                starts_at_sketch = side.starts_at_sketch(letter)
-                assert torch.equal(factor, sketch) if starts_at_sketch else not factor.any(), "a link starts at zero"
-                _assert_forgotten(optimizer, factor, method.chain)
+                _assert_started(factor, learned[factor][0], sketch if side.starts_at_sketch(letter) else None, chain)
+                _assert_forgotten(optimizer, factor, learned[factor][1], chain)
+    assert any(jumps) == chain.jumps, f"three advances jumped: {jumps}, the chain says {chain.jumps}"
     for layer in layers_of(model).values():
         rank = torch.linalg.matrix_rank(layer.get_delta_weight("default"), rtol=1e-4)
-        assert rank > RANK, f"three links must exceed one link's rank, got {rank}"
+        assert rank > RANK or not (chain.merge and chain.redraw), f"three links must exceed one link's rank, got {rank}"
+        assert rank <= RANK or chain.merge, f"links that are not merged have one link's rank, got {rank}"
 
 
-def _assert_forgotten(optimizer: torch.optim.Optimizer, factor: Tensor, chain: Chain) -> None:
+def freezes_its_rate(method: Method) -> None:
+    """Check that a chain that freezes its learning rate keeps it whatever a schedule writes, and no other does."""
+    if method.chain is None:
+        return
+    base, x = network()
+    model = adapted(method, base)
+    optimizer = optimizer_of(model)
+    take_steps(model, optimizer, x, 1)
+    advance_chain(model, optimizer)
+    at_advance = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+    scheduled = [group["lr"] for group in optimizer.param_groups]
+    take_steps(model, optimizer, x, 1)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    expected = at_advance if method.chain.freeze_rate else scheduled
+    assert rates == expected, f"a step after an advance has the rates {rates}, expected {expected}"
+
+
+def _factors(model: nn.Module) -> list[Tensor]:
+    return [factor for layer in layers_of(model).values() for factor in layer.trained("default").values()]
+
+
+def _copied_state(optimizer: torch.optim.Optimizer, factor: Tensor) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value).clone() for name, value in optimizer.state.get(factor, {}).items()}
+
+
+def _assert_started(factor: Tensor, learned: Tensor, sketch: Tensor | None, chain: Chain) -> None:
+    if sketch is not None and chain.redraw:
+        assert torch.equal(factor, sketch), "a factor that starts at the sketch starts a link at the new one"
+    elif sketch is None and chain.merge:
+        assert not factor.any(), "a link starts at zero"
+    else:
+        assert torch.equal(factor, learned), "a factor that does not start again keeps what it has learned"
+
+
+def _assert_forgotten(
+    optimizer: torch.optim.Optimizer, factor: Tensor, before: dict[str, Tensor], chain: Chain
+) -> None:
     for name, value in optimizer.state.get(factor, {}).items():
-        if chain.prune == 1.0:
+        if chain.prune == 0.0:
+            assert torch.equal(torch.as_tensor(value), before[name]), f"optimizer state {name} is to be kept"
+        elif chain.prune == 1.0:
             assert not torch.as_tensor(value).any(), f"optimizer state {name} survived the advance"
         elif torch.as_tensor(value).shape == factor.shape:
             share = torch.count_nonzero(value) / value.numel()
@@ -198,7 +248,8 @@ METHOD_CONTRACTS: tuple[Callable[[Method], None], ...] = (
     moves_only_what_it_trains,
     trains_without_its_head,
     has_right_gradients,
-    advances_without_a_jump,
+    advances_as_its_chain_says,
+    freezes_its_rate,
     comes_back_from_a_file,
     keeps_the_frozen_frozen,
     undoes_exactly,

@@ -228,7 +228,10 @@ def is_counted(method: Method, numbers: ModelNumbers) -> bool:
 
 
 def chain_links(method: Method, links: int | None) -> int:
-    """Return how many links a run of the method has.
+    """Return how many links of a run have factors of their own: 1 where a chain does not merge.
+
+    Without a merge the trained model holds the last link's factors, next to a sketch that does not depend on the data,
+    and nothing of the links before.
 
     Raises:
         LopsidedError: if a method without a chain is given more than one, or a chain's number follows from the run's
@@ -239,6 +242,8 @@ def chain_links(method: Method, links: int | None) -> int:
     if method.chain is None:
         if links not in (None, 1):
             raise LopsidedError(f"method {method.name!r} has no chain, got links={links}; leave links out")
+        return 1
+    if not method.chain.merge:
         return 1
     count = links if links is not None else method.chain.links
     if count is None:

@@ -54,9 +54,10 @@ class FrozenPart:
 class Adapter:
     """One adapter of one layer, on the CPU.
 
-    `past` holds the trained tensors of each finished link by their letter ("A", "B", or "C" for a coin's), and
+    `past` holds the trained tensors of each merged link by their letter ("A", "B", or "C" for a coin's), and
     `sketches` the sketch of each link, the one in training included. The factors of the link in training are
-    parameters of the layer. Nobody changes a tensor that is in here: base weights are undone from them.
+    parameters of the layer; where a chain does not merge, they are those of every link, and `past` is empty. Nobody
+    changes a tensor that is in here: base weights are undone from them.
 
     Args:
         module: the layer's name, for errors.
@@ -103,7 +104,11 @@ class Adapter:
     @property
     def link(self) -> int:
         """The number of the link in training, from 0."""
-        return len(self.past)
+        return max(len(self.sketches) - 1, 0)
+
+    def past_links(self, link: int) -> int:
+        """Return how many merged links there are when `link` is in training."""
+        return link if self.method.chain is None or self.method.chain.merge else 0
 
     @property
     def side(self) -> LinkSide:
@@ -112,7 +117,11 @@ class Adapter:
 
     def side_of(self, link: int) -> LinkSide:
         """Return what trains in one link."""
-        return self.method.adapter_side.of_link(self.seed, link)
+        return self.method.adapter_side.of_link(self.seed, self._drawn_at(link))
+
+    def _drawn_at(self, link: int) -> int:
+        """Return the link whose draw, of the sketch and of the side, counts in a link."""
+        return link if self.method.chain is None or self.method.chain.redraw else 0
 
     @property
     def letters(self) -> str:
@@ -145,10 +154,16 @@ class Adapter:
         sketch, d = self.method.sketch, side.width(self.d_out, self.d_in)
         assert sketch is not None
         if isinstance(sketch, Selector):
-            return select(sketch.indices(self.r, d, seed=self.seed, link=link), d)
+            return select(sketch.indices(self.r, d, seed=self.seed, link=self._drawn_at(link)), d)
         turned = None if weight is None else side.turned(weight)
-        S = sketch.sample(self.r, d, seed=self.seed, link=link, weight=turned)
+        S = sketch.sample(self.r, d, seed=self.seed, link=self._drawn_at(link), weight=turned)
         return LinkSketch(torch.from_numpy(S), checksum(S))
+
+    def restarted(self) -> tuple[str, ...]:
+        """Return the letters of the trained factors that an advance sets to where a link starts."""
+        chain = self.method.chain
+        assert chain is not None, "only a chain advances"
+        return tuple(k for k in self.letters if (chain.redraw if self.side.starts_at_sketch(k) else chain.merge))
 
     def start_of(self, letter: str) -> Tensor | None:
         """Return where a trained factor begins the newest link; None stands for zero."""

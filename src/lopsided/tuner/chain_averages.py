@@ -1,7 +1,8 @@
 """Averages of weights over a chain are refused: each link has a sketch of its own.
 
 Notation: in link t the function holds s·B_t·A_t with a sketch A_t that the next link replaces. An average of B_t and
-B_{t+1} belongs to neither of the sketches, so a moving average of a chain's factors is only one within a link.
+B_{t+1} belongs to neither of the sketches, so a moving average of a chain's factors is only one within a link. A chain
+that neither merges nor redraws changes no factor at an advance, and is averaged like one link.
 
 The classes below keep such averages. `peft_seams` puts a check in front of their updates: one that mixes links raises.
 What an average of `state_dict`s gives is refused when it is loaded, since the checksums of two sketches average to that
@@ -84,7 +85,8 @@ def _check(average: Any, arguments: list[Any]) -> None:
     for layer in _concerned(average, arguments):
         for name, adapter in layer.adapters.items():
             first = _link_of(average, layer, name)
-            if adapter.method.chain is not None and adapter.link != first:
+            chain = adapter.method.chain
+            if chain is not None and chain.restarts and adapter.link != first:
                 kind = type(average).__name__
                 raise LopsidedError(
                     f"{kind} was begun at link {first} of adapter {name!r}, whose chain stands at link "

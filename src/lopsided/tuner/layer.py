@@ -33,7 +33,7 @@ from lopsided.tuner.forward.compute import Term, add_term
 from lopsided.tuner.forward.fused import beside, can_fuse, patched
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
-from lopsided.tuner.links import begin_link, start_factors
+from lopsided.tuner.links import begin_first, start_factors
 from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state_modules import Factor, State
 from lopsided.tuner.weight.delta import delta_weight
@@ -112,9 +112,9 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             getattr(self, f"lopsided_{letter}")[name] = Factor(factor)
         if not adapter.pending:
             # A copy of another adapter, which has its sketches already.
-            start_factors(self, name)
+            start_factors(self, name, adapter.letters)
         elif adapter.can_be_new:
-            begin_link(self, name, adapter.draw(adapter.link, self.base_weight.for_sketches(self.adapters)))
+            begin_first(self, name, adapter.draw(adapter.link, self.base_weight.for_sketches(self.adapters)))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def trained(self, name: str) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Put the frozen tensors of an adapter on the layer's device."""
         adapter = self.adapters[name]
         if not adapter.pending:
-            stacked = adapter.link > 0 and not self.base_weight.takes_links(adapter)
+            stacked = bool(adapter.past) and not self.base_weight.takes_links(adapter)
             self.frozen[name] = adapter.frozen_part(self.base_weight.device, stacked=stacked)
 
     def settle(self) -> None:
@@ -338,7 +338,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name, adapter in self.adapters.items():
             absent = adapter.pending or any(factor.is_meta for factor in self.trained(name).values())
             way = "not loaded" if absent else self.way(name)
-            links = f", link={adapter.link}" if adapter.method.chain else ""
+            chain = adapter.method.chain
+            links = ", ".join([f", link={adapter.link}", *chain.departures]) if chain else ""
             lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side.word}{links}, {way}")
         return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from typing import Any
 from lopsided.errors import LopsidedError
 from lopsided.files.untrusted import check_fields, check_plain
 from lopsided.method import Chain, Method
+from lopsided.method.chain import LONG_KNOWN
 from lopsided.method.sketch import SKETCHES, Selector, Sketch, Stored
 
 
@@ -38,7 +39,7 @@ def check_parts(parts: Mapping[str, Any]) -> None:
             check_fields(SKETCHES[kind], sketch, f"sketch {kind}")
     if chain is not None:
         fields = {f.name for f in dataclasses.fields(Chain)}
-        if set(chain) != fields:
+        if not set(LONG_KNOWN) <= set(chain) <= fields:
             raise LopsidedError(f"method: a chain has {sorted(fields)}, got {sorted(chain)!r:.80}; upgrade lopsided")
         check_fields(Chain, chain, "chain")
 

@@ -71,8 +71,8 @@ def _placeholders(adapter: Adapter) -> dict[str, Tensor]:
         shapes["indices"] = (links, adapter.r), torch.int32
     elif _stores_sketch(adapter):
         shapes["sketch"] = (links, adapter.r, _stored_width(adapter)), torch.float32
-    if adapter.saved_link > 0:
-        shapes |= {f"past_{k}": ((links - 1, *factors[k]), torch.float32) for k in factors}
+    if past := adapter.past_links(adapter.saved_link):
+        shapes |= {f"past_{k}": ((past, *factors[k]), torch.float32) for k in factors}
     return {what: torch.full((), ABSENT, dtype=dtype).expand(shape) for what, (shape, dtype) in shapes.items()}
 
 
@@ -102,7 +102,7 @@ def check_complete(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     never_drawn = isinstance(adapter.method.sketch, Stored) and adapter.method.adapter_side.keeps_sketch
     if never_drawn and "indices" not in tensors:
         required.add("sketch")
-    if "checksum" in tensors and tensors["checksum"].numel() > 1:
+    if "checksum" in tensors and adapter.past_links(tensors["checksum"].numel() - 1) > 0:
         required |= {f"past_{letter}" for letter in adapter.letters}
     if missing := sorted(required - tensors.keys()):
         raise LopsidedError(
@@ -132,22 +132,23 @@ def unpack(adapter: Adapter, tensors: Mapping[str, Tensor], weight: np.ndarray |
     loaded.sketches = [_read_sketch(loaded, link, tensors, known, weight) for link in range(links)]
     loaded.past = [
         {letter: tensors[f"past_{letter}"][link].to(CPU, torch.float32, copy=True) for letter in letters}
-        for link in range(links - 1)
+        for link in range(adapter.past_links(links - 1))
     ]
     return loaded
 
 
 def _check_tensors(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     module, r, links = adapter.module, adapter.r, tensors["checksum"].numel()
+    past = adapter.past_links(links - 1)
     factors = factor_shapes(adapter.d_out, adapter.d_in, r)
     shapes: dict[str, tuple[int, ...]] = {"seed": (1,), "checksum": (links,)}
     shapes |= {"indices": (links, r), "sketch": (links, r, _stored_width(adapter))}
-    shapes |= factors | {f"past_{letter}": (links - 1, *shape) for letter, shape in factors.items()}
+    shapes |= factors | {f"past_{letter}": (past, *shape) for letter, shape in factors.items()}
     for what, tensor in tensors.items():
-        if what.startswith("past_") and len(tensor) != links - 1:
+        if what.startswith("past_") and len(tensor) != past:
             raise LopsidedError(
-                f"{module}: {links} checksums but {len(tensor)} past links in {label(what)}; expected one "
-                "fewer; the file is damaged"
+                f"{module}: {links} checksums but {len(tensor)} past links in {label(what)}; expected {past}; the "
+                "file is damaged"
             )
         whole = what in ("seed", "indices")
         if tuple(tensor.shape) != shapes[what] or tensor.is_floating_point() == whole or tensor.is_complex():

@@ -150,13 +150,14 @@ def register_tuner(config_cls: type, model_cls: type) -> None:
 _TRAIN_CHECKS: list[Callable[[CallbackHandler], None]] = []
 
 
-def before_steps(check: Callable[[Optimizer], None]) -> None:
-    """Call `check` before every step of every optimizer of torch.
+def before_steps(action: Callable[[Optimizer], None]) -> None:
+    """Call `action` before every step of every optimizer of torch.
 
-    Reason: an optimizer that was built without `param_groups` gives both factors of LoRA+ one learning rate, and
-    nothing else of ours runs in a training loop that somebody else wrote.
+    Reason: an optimizer that was built without `param_groups` gives both factors of LoRA+ one learning rate, a
+    schedule goes on where a chain has frozen it, and nothing else of ours runs in a training loop that somebody else
+    wrote.
     """
-    register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: check(optimizer))
+    register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: action(optimizer))
 
 
 def after_train_begin(check: Callable[[CallbackHandler], None]) -> None:

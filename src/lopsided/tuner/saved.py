@@ -217,9 +217,11 @@ def _live_tensor(model: nn.Module, name: str) -> Tensor | None:
 
 
 def _check_complete(by_layer: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Any], name: str) -> None:
-    trained = list(next(iter(layers.values())).trained(name))
+    first = next(iter(layers.values()))
+    trained = list(first.trained(name))
     links = max((len(kinds["checksum"]) for kinds in by_layer.values() if "checksum" in kinds), default=1)
-    required = ["seed", "checksum", *trained, *(f"past_{letter}" for letter in trained if links > 1)]
+    has_past = first.adapters[name].past_links(links - 1) > 0
+    required = ["seed", "checksum", *trained, *(f"past_{letter}" for letter in trained if has_past)]
     for what in required:
         missing = [module for module, kinds in by_layer.items() if what not in kinds]
         if missing:

@@ -25,8 +25,8 @@ from lopsided.errors import LopsidedError
 from lopsided.formatting import number_text
 from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup, by_label, diagnosed, mean, rounded
 from lopsided.plotting.words import without
+from lopsided.runs.evaluated_rows import sample_rows
 from lopsided.runs.inputs import Data
-from lopsided.runs.session import sample_rows
 from lopsided.runs.trajectory import snapshots
 from lopsided.settings import check_settings, documented
 from lopsided_settings.diagnose import LandscapeSettings

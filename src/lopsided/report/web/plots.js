@@ -227,7 +227,7 @@ function sideBySide(costs, log) {
   return log ? moved.map(place => 10 ** place) : moved;
 }
 
-const SCALES = {percent: 100, bytes: 1 / 2 ** 20}, NAMES = {percent: " (%)", bytes: " (MiB)", loss: " (nats)"};
+const SCALES = {percent: 100, points: 100, bytes: 1 / 2 ** 20}, NAMES = {percent: " (%)", bytes: " (MiB)", loss: " (nats)"};
 
 function pareto(view, width) {
   const [x, y] = [view.x, view.y].map(key => view.columns.find(column => column.key === key));

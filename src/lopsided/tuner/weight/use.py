@@ -61,7 +61,7 @@ class Use:
         shares = []
         for name, adapter in self.adapters.items():
             merged = name in self.merged
-            has_past = not self.merged and name in self.active and adapter.link > 0
+            has_past = not self.merged and name in self.active and bool(adapter.past)
             if merged or (has_past and takes_links(adapter)):
                 share = Share(revision=adapter.revision, scaling=self.scaling[name], merged=name if merged else None)
                 shares.append(share)

@@ -25,7 +25,7 @@ PLACES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class BoardCell:
     """One figure of one method.
 
     Args:
@@ -47,7 +47,7 @@ class Cell:
     why: Mapping[str, str] = field(default_factory=dict)
 
 
-def cell_of(column: Column, runs: Sequence[Run]) -> Cell | None:
+def cell_of(column: Column, runs: Sequence[Run]) -> BoardCell | None:
     """Return mean and standard error over a method's seeds; None where the column does not concern these runs.
 
     A seed without a figure leaves the method without a mean: that of the other seeds would flatter it.
@@ -57,12 +57,12 @@ def cell_of(column: Column, runs: Sequence[Run]) -> Cell | None:
         return None
     values = _finite_values(estimates)
     if len(values) < len(runs):
-        return Cell(why={"mean": _without_mean(estimates)})
+        return BoardCell(why={"mean": _without_mean(estimates)})
     if len(runs) == 1:
         se, reason = finite_or_none(_part(estimates[0], "se")), _reason(estimates[0], "se")
-        return Cell(mean=values[0], se=se, half=_half(se, 1), why={"se": reason} if se is None and reason else {})
+        return BoardCell(mean=values[0], se=se, half=_half(se, 1), why={"se": reason} if se is None and reason else {})
     se = standard_error(np.array(values))
-    return Cell(mean=float(np.mean(values)), se=se, half=_half(se, len(runs)))
+    return BoardCell(mean=float(np.mean(values)), se=se, half=_half(se, len(runs)))
 
 
 def tied(column: Column, best: Sequence[Run], other: Sequence[Run]) -> bool:
@@ -80,7 +80,7 @@ def tied(column: Column, best: Sequence[Run], other: Sequence[Run]) -> bool:
     return abs(float(np.mean(differences))) <= student_quantile(len(differences) - 1) * spread
 
 
-def ranked(column: Column, cells: Mapping[str, Cell], runs: Mapping[str, Sequence[Run]]) -> dict[str, Cell]:
+def ranked(column: Column, cells: Mapping[str, BoardCell], runs: Mapping[str, Sequence[Run]]) -> dict[str, BoardCell]:
     """Return the cells of a column with marks, places and differences to the best.
 
     Of equal means the first in order is the best. A method without a figure keeps its cell.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lopsided.study.cells import cell_of, tied
+from lopsided.study.board_cells import cell_of, tied
 from lopsided.study.columns import UNTOLD, Column, columns_of
 from tests.study.made_runs import elsewhere, made_run, right, scored, seeds
 

@@ -1,0 +1,196 @@
+"""What a study writes when its cells have ended: leaderboards, and the form of PEFT's method comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lopsided.files.atomic import write_json, write_text
+from lopsided.formatting import estimate_text
+from lopsided.study.board_rows import Absence, Entry, Row
+from lopsided.study.columns import Column
+from lopsided.study.drive import tuned_rates
+from lopsided.study.leaderboard import Leaderboard, leaderboard
+from lopsided.study.plan import PlannedCell, StudyPlan
+from lopsided.study.results import Result
+
+BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyBoard:
+    """The leaderboard of one model and task of a study."""
+
+    title: str
+    leaderboard: Leaderboard
+    seeds: tuple[int, ...]
+
+    @property
+    def entries(self) -> list[Row | Absence]:
+        """The rows in their order, and after them what has none."""
+        return [*self.leaderboard.rows, *self.leaderboard.absent]
+
+
+def study_boards(plan: StudyPlan, results: Mapping[str, Result]) -> list[StudyBoard]:
+    """Return the leaderboards of a study, with what stands above each."""
+    return [
+        StudyBoard(
+            title=f"{len(board.rows)} methods on {task} with {model}",
+            leaderboard=board,
+            seeds=tuple(sorted({run.seed for row in board.rows for run in row.runs})),
+        )
+        for (model, task), board in boards_of(plan, results).items()
+    ]
+
+
+def boards_of(plan: StudyPlan, results: Mapping[str, Result]) -> dict[tuple[str, str], Leaderboard]:
+    """Return the leaderboard of each model and task: a method has a row if all of its seeds finished."""
+    groups: dict[tuple[str, str], dict[str, list[PlannedCell]]] = {}
+    for planned in plan.cells:
+        if planned.cell.role == "run":
+            methods = groups.setdefault(planned.cell.board, {})
+            methods.setdefault(planned.cell.entry, []).append(planned)
+    return {board: _board(methods, results) for board, methods in groups.items()}
+
+
+def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, Result]) -> Leaderboard:
+    entries, absent = [], []
+    for name, cells in methods.items():
+        lacking = [each for each in cells if each.state != "finished"]
+        if lacking:
+            why = f"{lacking[0].state}: {lacking[0].why}" if lacking[0].why else lacking[0].state
+            several = f"{len(lacking)} of {len(cells)} seeds are not finished; " if len(cells) > 1 else ""
+            absent.append(Absence(label=name, why=several + why))
+        else:
+            entries.append(Entry(label=name, runs=tuple(results[each.cell.key].run for each in cells)))
+    return leaderboard(entries, absent)
+
+
+def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) -> None:
+    """Write leaderboards as CSV and Markdown, and one file per run in the form of PEFT's method comparison."""
+    boards = boards_of(plan, results)
+    write_text(folder / BOARDS_CSV, csv_of(boards))
+    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results))
+    for result in results.values():
+        if result.is_finished and result.data["role"] == "run":
+            write_json(folder / COMPARISON / f"{result.key}.json", peft_form(result))
+
+
+def csv_of(boards: Mapping[tuple[str, str], Leaderboard]) -> str:
+    """Return all leaderboards as one table: a line per figure of a method."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["model", "task", "method", "seeds", "learning_rate", "column", "unit", "mean", "se", "half_interval"]
+    )
+    for (model, task), board in boards.items():
+        for row in board.rows:
+            for column in board.columns:
+                cell = row.cells[column.key]
+                figures = (cell.mean, cell.se, cell.half)
+                numbers = ["" if value is None else repr(value) for value in figures]
+                table.writerow(
+                    [model, task, row.label, len(row.seeds), row.learning_rate, column.key, column.unit, *numbers]
+                )
+    return text.getvalue()
+
+
+def markdown_of(plan: StudyPlan, boards: Mapping[tuple[str, str], Leaderboard], results: Mapping[str, Result]) -> str:
+    """Return the leaderboards with their decisions, and each method's scores over the rates that were tried."""
+    parts = [f"# {plan.study.title}\n"]
+    for (model, task), board in boards.items():
+        parts.append(f"## {task} with {model}\n")
+        parts += [f"{sentence}\n" for sentence in board.sentences]
+        heads = ["method", "seeds", "rate", *(column.title for column in board.columns)]
+        rows = [
+            [
+                row.label,
+                str(len(row.seeds)),
+                f"{row.learning_rate:.3g}",
+                *(_figure(row, column) for column in board.columns),
+            ]
+            for row in board.rows
+        ]
+        rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]
+        parts.append(markdown_table(heads, rows))
+    if plan.study.tuning is not None:
+        parts += _rates_of(results)
+    return "\n".join(parts)
+
+
+def _figure(row: Row, column: Column) -> str:
+    """Return a figure with half its 95 % interval."""
+    cell = row.cells[column.key]
+    return str(estimate_text(cell.mean, cell.half, column.unit))
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    Example:
+        >>> print(markdown_table(["method", "score"], [["lora", "90.1"]]))
+        | method | score |
+        |---|---|
+        | lora | 90.1 |
+        <BLANKLINE>
+    """
+    lines = [list(heads), *[[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]]
+    text = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]]) + "\n"
+
+
+def _rates_of(results: Mapping[str, Result]) -> list[str]:
+    trials = tuned_rates(results)
+    rows = []
+    for (model, task, method), each in trials.items():
+        for result in each:
+            figures = result.run.metrics["validation"]
+            score = "–" if figures.score.value is None else f"{figures.score.value:.4g}"
+            rows.append([model, task, method, f"{result.run.learning_rate:.3g}", score])
+    heads = ["model", "task", "method", "rate tried", "validation score"]
+    return ["## Rates that were tried\n", markdown_table(heads, rows)] if rows else []
+
+
+def peft_form(result: Result) -> dict[str, Any]:
+    """Return a run as PEFT's method comparison writes one: `run_info`, `train_info`, `meta_info`.
+
+    What that form has and a run of ours has not is left out.
+    """
+    run = result.run
+    return {
+        "run_info": {
+            "created_at": result.data["ended"],
+            "total_time": run.wall_seconds,
+            "experiment_name": f"{run.method.name}/{run.task.name}",
+            "peft_branch": "",
+            "train_config": {**result.data["settings"], "model_id": run.settings["model"], "seed": run.seed},
+            "peft_config": run.method.parts() if run.method.is_adapter else None,
+            "error_msg": "",
+        },
+        "train_info": {
+            "accelerator_memory_reserved_avg": None,
+            "train_time": run.wall_seconds,
+            "file_size": run.adapter_bytes,
+            "num_trainable_params": run.trained_parameters,
+            "num_total_params": run.model.parameters,
+            "status": "success",
+            "metrics": [
+                {
+                    "step": run.steps,
+                    "train loss": run.metrics["train"].loss.value,
+                    "valid score": run.metrics["validation"].score.value,
+                    "test score": run.metrics["test"].score.value if "test" in run.metrics else None,
+                }
+            ],
+        },
+        "meta_info": {
+            "model_info": {"sha": result.data["model_fingerprint"]},
+            "dataset_info": {"name": run.task.name, "sha": result.data["task_fingerprint"]},
+            "package_info": {f"{name}-version": version for name, version in run.versions.items()},
+            "system_info": dict(run.machine),
+        },
+    }

@@ -1,0 +1,1 @@
+"""The entries of `TASKS`, by what they ask."""

@@ -1,0 +1,161 @@
+"""`lopsided bench`: any study, planned, run, resumed and summed up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lopsided_cli import options
+from lopsided_cli.failures import BadInput
+from lopsided_cli.printing import print_json, terminal
+from lopsided_cli.printing import print_table as show
+
+if TYPE_CHECKING:
+    from lopsided.study.bench import Bench, Maker
+    from lopsided.study.plan import PlannedCell, StudyPlan
+    from lopsided_cli.study_progress import StudyProgress
+
+
+def bench(
+    study: Annotated[Path, typer.Argument(help="A study file, such as studies/quick.toml.")],
+    out: options.Out = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    json: options.Json = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="List finished cells from older numerics or versions.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make cells again that failed.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Go on although the study file has changed.")] = False,
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cells, for clusters.")] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Results of another machine: its finished cells are not run again.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
+) -> None:
+    """Run a study: methods x models x tasks x seeds, as a file says it.
+
+    Writes run directories, results.jsonl, leaderboards as CSV and Markdown, and the form of PEFT's method comparison. A
+    study that was cut off goes on with the same command. Exits with 1 if a cell failed.
+    """
+    from rich.console import Console
+
+    from lopsided.study.bench import Bench, planned, run_bench
+    from lopsided.study.outputs import BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON
+    from lopsided.study.results import RESULTS
+    from lopsided_cli.study_progress import progress
+
+    asked = Bench(
+        path=study,
+        out=out or Path(f"lopsided-{study.stem}"),
+        shard=_shard(shard),
+        results=tuple(results or ()),
+        retry_failed=retry_failed,
+        changed=changed,
+    )
+    if stale:
+        _print_stale(asked, json)
+        return
+    if plan:
+        outlook = planned(asked, probe=True)
+        print_json(outlook.to_json()) if json else _print_plan(outlook)
+        return
+    with progress(Console(stderr=True)) as display:
+        maker = _maker(backend, display, address=address, workers=workers)
+        outlook = run_bench(asked, backend=maker, begin=display.begin, tell=display.tell)
+    if json:
+        print_json(outlook.to_json())
+    else:
+        _print_boards(outlook, asked)
+        print(f"wrote {asked.out}: {RESULTS}, {BOARDS_CSV}, {BOARDS_MARKDOWN}, runs, {COMPARISON}")
+    if any(each.state == "failed" for each in outlook.cells):
+        raise typer.Exit(1)
+
+
+def _maker(name: str, display: StudyProgress, *, address: str | None, workers: int | None) -> Maker:
+    command = options.command_line()
+    if name == "ray":
+        from lopsided.study.ray_backend import RayBackend
+
+        return lambda plan, cache: RayBackend(
+            address=address, workers=workers, memory=plan.memory_bytes, command=command
+        )
+    if name != "local":
+        raise BadInput(f"--backend must be local or ray, got {name!r}; choose one of them")
+    if address is not None or workers is not None:
+        raise BadInput(
+            "--address and --workers are for Ray; expected --backend ray with them; add it, or leave them out"
+        )
+    from lopsided.study.backend import Local
+
+    return lambda plan, cache: Local(cache, callbacks=display.callbacks, command=command)
+
+
+def _print_plan(plan: StudyPlan) -> None:
+    """Print the cells of each model, task and method in a line, with its settings and who says so."""
+    from lopsided.formatting import duration
+
+    groups: dict[tuple[str, ...], list[PlannedCell]] = {}
+    for each in plan.cells:
+        config = each.cell.config
+        groups.setdefault((config.model, config.task, config.method, each.cell.role), []).append(each)
+    rows = []
+    for (model, task, method, role), cells in groups.items():
+        first = cells[0]
+        spans = [each.span for each in cells if each.span is not None]
+        time = duration(sum(span.seconds for span in spans)) if len(spans) == len(cells) else "unknown"
+        counts = Counter(each.state for each in cells)
+        states = ", ".join(f"{number} {state}" for state, number in counts.items())
+        what = method if role == "run" else f"{method} (trials)"
+        rows.append([model, task, what, states, "–" if first.steps is None else str(first.steps), time, _said(first)])
+    show(["model", "task", "method", "cells", "steps", "time", "settings (source)"], rows, title=plan.study.title)
+    total = "unknown" if plan.seconds is None else duration(plan.seconds)
+    counted = ", ".join(f"{number} {state}" for state, number in plan.counts().items())
+    print(f"{len(plan.cells)} cells: {counted}")
+    print(f"time left, one after the other: {total}; disk: at most {plan.disk_bytes / 2**20:,.0f} MiB")
+    for line in plan.downloads:
+        print(f"missing: {line}")
+
+
+def _said(planned: PlannedCell) -> str:
+    """Return the settings that somebody chose, by source."""
+    by_source: dict[str, list[str]] = {}
+    for name, each in planned.settings.items():
+        if each.source != "default" or name in planned.cell.sources:
+            by_source.setdefault(each.source, []).append(f"{name}={each.value}")
+    return "; ".join(f"{', '.join(names)} ({source})" for source, names in by_source.items())
+
+
+def _print_stale(asked: Bench, json: bool) -> None:
+    from lopsided.study.stale import stale_results
+
+    rows = [
+        {"cell": result.key, **{name: result.data[name] for name in ("model", "task", "method")}, "why": why}
+        for result, why in stale_results(asked.all_results())
+    ]
+    if json:
+        print_json(rows)
+        return
+    show(["cell", "model", "task", "method", "why"], [list(row.values()) for row in rows])
+    print(f"{len(rows)} stale cells; to make them again, take their lines out of the results")
+
+
+def _print_boards(plan: StudyPlan, asked: Bench) -> None:
+    from lopsided.report.terminal import print_table
+    from lopsided.study.outputs import study_boards
+
+    for board in study_boards(plan, asked.all_results()):
+        print_table(board, terminal())
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise BadInput(f"--shard must be i/n with 1 <= i <= n, got {text!r}; write --shard 1/4")
+    return int(parts[0]), int(parts[1])
