@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from lopsided_cli import advise, bench, bounds, compare, diagnose, export, lab, methods, report, tasks, train, verify
+from lopsided_cli import (
+    advise,
+    bench,
+    bounds,
+    compare,
+    costs,
+    diagnose,
+    export,
+    lab,
+    methods,
+    report,
+    tasks,
+    train,
+    verify,
+)
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -24,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "verify": verify.verify,
     "bounds": bounds.bounds,
     "advise": advise.advise,
+    "costs": costs.costs,
     "lab": lab.lab,
     "diagnose": diagnose.diagnose,
     "report": report.report,

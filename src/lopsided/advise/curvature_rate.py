@@ -5,9 +5,9 @@ a number that learns at ρ times the rate is φ = θ/ρ, so that H = ρ·H_θ·�
 
 Gradient descent is stable below 2/λ. Adam is not gradient descent: its step is about η in each of n numbers, whatever
 the gradient's size, so that it has the length η·√n and raises the loss by at most η²·n·λ/2 by curvature. A rule that
-allows every method the same such rise is η = C/√(n·λ). It also scales as it has to: where a layer's scale grows c-fold, λ
-becomes c²·λ and Adam's right step η/c, which a rule of 1/λ would miss. C is one number for all methods and tasks, fitted
-once (docs/decisions/0023-first-rates.md).
+allows every method the same such rise is η = C/√(n·λ). It also scales as it has to: where a layer's scale grows c-fold,
+λ becomes c²·λ and Adam's right step η/c, which a rule of 1/λ would miss. C is one number for all methods and tasks,
+fitted once (docs/decisions/0023-first-rates.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lopsided.advise.trial_model import training_batches, trial_model
+from lopsided.advise.trial_model import trial_model
 from lopsided.curvature.batches import loss_and_gradient
 from lopsided.curvature.hessian import hessian_product
 from lopsided.curvature.lanczos import largest_eigenvalue
@@ -27,10 +27,13 @@ from lopsided.errors import LopsidedError
 from lopsided.method.sketch import generator
 from lopsided.models.mode_contexts import gradients_of, model_mode
 from lopsided.optim.groups import param_groups
+from lopsided.runs.batches_of_rows import training_batches
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
 
 BATCHES, STEPS = 4, 12
+# Of λ. The rate needs its square root alone.
+TOLERANCE = 0.05
 # C, in the square root of the loss's unit.
 FACTOR = 1.5
 
@@ -95,7 +98,7 @@ def start_curvature(
             g = multiples * torch.cat([gradient.reshape(-1) for gradient in gradients])
             sign = g.sign()
             along = float(torch.dot(sign, product(sign))) / size
-            top = largest_eigenvalue(product, start, steps=steps)
+            top = largest_eigenvalue(product, start, steps=steps, tolerance=TOLERANCE)
     return StartCurvature(top=top.value, residual=top.residual, slope=float(g.abs().mean()), along=along, numbers=size)
 
 

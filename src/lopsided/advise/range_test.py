@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from lopsided.advise.by_name import Batch
-from lopsided.advise.trial_model import TrialModel, training_batches, trial_model
+from lopsided.advise.trial_model import TrialModel, trial_model
 from lopsided.models.mode_contexts import model_mode
 from lopsided.optim.groups import param_groups
+from lopsided.runs.batches_of_rows import training_batches
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
 
@@ -26,7 +27,7 @@ STEPS, LOWEST, HIGHEST = 40, 1e-5, 1.0
 WINDOW = 5
 # The loss is said to grow where its rise is this share of L(θ_0) above the lowest.
 GROWTH = 0.1
-# The guess, as a share of the rate at which it does: one number for all methods and tasks, fitted once
+# The guess, as a share of the rate at which it does: one number for all methods and tasks
 # (docs/decisions/0023-first-rates.md).
 FACTOR = 0.25
 

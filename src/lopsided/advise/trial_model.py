@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from lopsided.advise.by_name import Batch
-from lopsided.errors import LopsidedError
+from lopsided.models.shared_copy import own_what_trains, shared_copy
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
 from lopsided.runs.prepare import prepare
@@ -56,37 +53,9 @@ def trial_model(config: TrainConfig, inputs: Inputs) -> Iterator[TrialModel]:
     where = torch.device("cpu") if device is None else device
     with torch.random.fork_rng(devices=[] if device is None else None, device_type=where.type if device else "cuda"):
         torch.manual_seed(config.seed)
-        model: Any = prepare(_shared_copy(inputs.model), config.resolve_method(), inputs.data.task, config)
+        model: Any = prepare(shared_copy(inputs.model), config.resolve_method(), inputs.data.task, config)
+        own_what_trains(model)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.detach().clone()
         yield TrialModel(model=model.to(where), device=where)
-
-
-def _shared_copy(model: nn.Module) -> nn.Module:
-    """Copy the modules, but not the weights: every parameter is a new object on the same memory.
-
-    A parameter of another class, such as a quantized one, is copied as its class says.
-    """
-    shared = {
-        id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad)
-        for p in model.parameters()
-        if type(p) is nn.Parameter
-    }
-    copied: nn.Module = copy.deepcopy(model, shared)
-    return copied
-
-
-def training_batches(config: TrainConfig, inputs: Inputs, count: int) -> list[Batch]:
-    """Return batches of training rows, shuffled by the seed; rows come again where there are too few.
-
-    Raises:
-        LopsidedError: if there are no training rows.
-    """
-    data = inputs.data
-    rows, collate = data.encoded.splits["train"], data.collator()
-    if not len(rows):
-        raise LopsidedError("expected training rows to guess a learning rate from, got none; give the task some")
-    order: Sequence[int] = np.random.RandomState(config.seed).permutation(len(rows)).tolist()
-    endless = chain.from_iterable(repeat(order))
-    return [dict(collate([rows[next(endless)] for _ in range(config.batch_size)])) for _ in range(count)]

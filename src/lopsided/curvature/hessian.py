@@ -1,7 +1,7 @@
 """The Hessian of a model's loss in some of its parameters: products with vectors, and its top eigenvalue.
 
-Notation: L is the loss over fixed batches, H its Hessian in some of the model's parameters, which have n entries in all;
-q is a vector of n entries, those of one parameter after the other.
+Notation: L is the loss over fixed batches, H its Hessian in some of the model's parameters, which have n entries in
+all; q is a vector of n entries, those of one parameter after the other.
 """
 
 from __future__ import annotations
