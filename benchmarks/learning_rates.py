@@ -19,6 +19,7 @@ import numpy as np
 
 from lopsided import METHODS, LopsidedError
 from lopsided.files.strict_json import dumps
+from lopsided.method import method_named
 from lopsided.runs import Data, TrainConfig, load_data, train, with_data
 
 # Half decades. From the method's present rate the search walks down the validation loss until both neighbours of
@@ -59,7 +60,7 @@ def main() -> None:
             print(dumps({"method": name, "lr": rate, "runs": runs}, indent=None), flush=True)
             return float(np.mean([math.inf if run["loss"] is None else run["loss"] for run in runs]))
 
-        losses = search(loss_at, METHODS[name].lr)
+        losses = search(loss_at, method_named(name).lr)
         print(dumps({"method": name, "chosen": min(losses, key=lambda rate: losses[rate])}, indent=None), flush=True)
 
 

@@ -3,6 +3,7 @@
 Importing the package also makes its methods known to PEFT.
 """
 
+import lopsided.baselines
 import lopsided.methods  # noqa: F401  (fills METHODS)
 from lopsided import testing
 from lopsided.adapt import adapt

@@ -80,15 +80,27 @@ def _verify_run(run: Run, base: str | None, allow_base_mismatch: bool) -> Checks
             f"{folder} holds a run that is {run.status!r}; expected a finished one; go on with --resume"
         )
     if base is not None and not method.is_adapter:
-        raise LopsidedError(f"{folder} holds a run of method {method.name!r}, which has no adapter; leave --base out")
+        raise LopsidedError(
+            f"{folder} holds a run of method {method.name!r}, which has no adapter of ours; leave --base out"
+        )
     saved = folder / "adapter"
     # What each form of a run's result is checked for.
     checks: dict[FormName, Callable[[], Checks]] = {
         "adapter": lambda: _verify_adapter(saved, base, allow_base_mismatch),
         "model": lambda: _verify_model(saved),
         "head": lambda: {"head": _finite(saved / HEAD_FILE)},
+        "peft": lambda: _verify_baseline(saved),
     }
     return {"run": f"finished, method {method.name}"} | checks[method.side.saved_as]()
+
+
+def _verify_baseline(folder: Path) -> Checks:
+    config = read_json(folder / ADAPTER_CONFIG)
+    return {
+        "configuration": f"of PEFT, type {config.get('peft_type')!r:.40}",
+        "tensors": _finite(weights_in(folder)),
+        "hashes": "none: PEFT's files hold none",
+    }
 
 
 def _verify_model(folder: Path) -> Checks:

@@ -33,6 +33,13 @@ def bench(
     results: Annotated[
         list[Path] | None, typer.Option(help="Results of another machine: its finished cells are not run again.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder with the data sets of `lopsided tasks` in local form.")
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="A few steps on tiny random twins of the models, to see that all works.")
+    ] = False,
+    plugin: Annotated[Path | None, typer.Option(help="A Python file of your own, which is run first.")] = None,
     backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
     workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
@@ -44,18 +51,23 @@ def bench(
     """
     from rich.console import Console
 
+    from lopsided.plugins import load_plugin
     from lopsided.study.bench import Bench, planned, run_bench
     from lopsided.study.outputs import BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON
     from lopsided.study.results import RESULTS
     from lopsided_cli.study_progress import progress
 
+    if plugin is not None:
+        load_plugin(plugin)
     asked = Bench(
         path=study,
-        out=out or Path(f"lopsided-{study.stem}"),
+        out=out or Path(f"lopsided-{study.stem}{'-rehearsal' if rehearse else ''}"),
         shard=_shard(shard),
         results=tuple(results or ()),
         retry_failed=retry_failed,
         changed=changed,
+        data=data,
+        rehearse=rehearse,
     )
     if stale:
         _print_stale(asked, json)
@@ -65,7 +77,7 @@ def bench(
         print_json(outlook.to_json()) if json else _print_plan(outlook)
         return
     with progress(Console(stderr=True)) as display:
-        maker = _maker(backend, display, address=address, workers=workers)
+        maker = _maker(backend, display, address=address, workers=workers, plugin=plugin)
         outlook = run_bench(asked, backend=maker, begin=display.begin, tell=display.tell)
     if json:
         print_json(outlook.to_json())
@@ -76,13 +88,15 @@ def bench(
         raise typer.Exit(1)
 
 
-def _maker(name: str, display: StudyProgress, *, address: str | None, workers: int | None) -> Maker:
+def _maker(
+    name: str, display: StudyProgress, *, address: str | None, workers: int | None, plugin: Path | None
+) -> Maker:
     command = options.command_line()
     if name == "ray":
         from lopsided.study.ray_backend import RayBackend
 
         return lambda plan, cache: RayBackend(
-            address=address, workers=workers, memory=plan.memory_bytes, command=command
+            address=address, workers=workers, memory=plan.memory_bytes, command=command, plugin=plugin
         )
     if name != "local":
         raise BadInput(f"--backend must be local or ray, got {name!r}; choose one of them")

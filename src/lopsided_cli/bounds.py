@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,7 @@ def bounds(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Of the task: classification, regression or generation; by the model's own class by default."
+            help="Of the task: classification, regression, generation or choice; by the model's own class by default."
         ),
     ] = None,
     labels: Annotated[int, typer.Option(help="Labels of a classification.")] = 2,
@@ -48,7 +48,8 @@ def bounds(
     model = skeleton(settings["model"], kind, labels=labels)
     numbers = model_numbers(model, as_targets(settings["target_modules"] or "all-linear"))
     # A model that generates text has no head of a task, and then the head has no bound.
-    without = [method.name for method in chosen if not is_counted(method, numbers)]
+    lacking = [method for method in chosen if not is_counted(method, numbers)]
+    without = {method.name: method.side.uncounted.format(model=type(model).__name__) for method in lacking}
     results = [
         generalization_bound(
             numbers, method, settings["rank"], n, sigma, bits, settings["links"] if method.chain else None
@@ -57,22 +58,21 @@ def bounds(
         if method.name not in without
     ]
     results.sort(key=lambda bound: bound.value)
-    why = f"{type(model).__name__} has no task's head"
     if json:
-        _print_bounds_json(results, without, why)
+        _print_bounds_json(results, without)
         return
     shown = f"{settings['model']} ({type(model).__name__}), r={settings['rank']}, n={n}, {bits:g} bits, σ={sigma:g}"
     _print_bounds(results, without, _title(numbers, shown))
-    for name in without:
+    for name, why in without.items():
         print(f"{MISSING} {name}: {why}")
 
 
-def _print_bounds_json(results: Sequence[InformationBound], without: Sequence[str], why: str) -> None:
+def _print_bounds_json(results: Sequence[InformationBound], without: Mapping[str, str]) -> None:
     from lopsided.method import method_named
     from lopsided.theory import covers
 
     listed = [{**dataclasses.asdict(bound), "single_run": covers(method_named(bound.method))} for bound in results]
-    lacking = [{"method": name, "value": None, "trained": None, "why": {"value": why}} for name in without]
+    lacking = [{"method": name, "value": None, "trained": None, "why": {"value": why}} for name, why in without.items()]
     print_json([*listed, *lacking])
 
 
@@ -84,7 +84,7 @@ def _title(numbers: ModelNumbers, shown: str) -> str:
     )
 
 
-def _print_bounds(results: Sequence[InformationBound], without: Sequence[str], title: str) -> None:
+def _print_bounds(results: Sequence[InformationBound], without: Collection[str], title: str) -> None:
     from lopsided.method import method_named
     from lopsided.theory import covers
 

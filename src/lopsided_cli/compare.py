@@ -10,6 +10,7 @@ from lopsided_cli import options
 from lopsided_cli.printing import print_json, terminal
 from lopsided_cli.progress import bar, early, read_as
 from lopsided_settings.compare import CompareSettings
+from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from lopsided.study import CompareConfig
 
 
-@options.options_of(TrainSettings, CompareSettings)
+@options.options_of(TrainSettings, CompareSettings, PluginSettings)
 def compare(
-    run: options.Values, comparison: options.Values, resume: options.Resume = False, json: options.Json = False
+    run: options.Values,
+    comparison: options.Values,
+    own: options.Values,
+    resume: options.Resume = False,
+    json: options.Json = False,
 ) -> None:
     """Fine-tune a model with every method, and show which one to take.
 
@@ -27,6 +32,7 @@ def compare(
     """
     from rich.console import Console
 
+    from lopsided.plugins import load_plugin
     from lopsided.report import check_renderable, write_report
     from lopsided.report.terminal import print_table
     from lopsided.study import CompareConfig
@@ -34,9 +40,12 @@ def compare(
     from lopsided.study.comparison import RESULTS
     from lopsided.study.comparison_settings import SETTINGS, resumed_settings
 
+    if own["plugin"] is not None:
+        load_plugin(own["plugin"])
     check_renderable()
     if resume and options.resumes(run["out"], [SETTINGS, RESULTS], {**run.given, **comparison.given}):
-        config = CompareConfig(**{**resumed_settings(run["out"], run.given), **comparison.given})
+        fixed = {**run.given, **{name: value for name, value in comparison.given.items() if name == "tune"}}
+        config = CompareConfig(**{**resumed_settings(run["out"], fixed), **comparison.given})
     else:
         config = _asked(run, comparison)
     folder = config.run.out

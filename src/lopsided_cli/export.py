@@ -17,11 +17,10 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a run's adapter, chains included, as a LoRA adapter that stock PEFT loads."""
-    from lopsided import to_lora
-    from lopsided.runs.reload import reload
+    from lopsided.runs.exported import export_lora
 
     folder = out or run / "lora"
-    config = to_lora(reload(run), folder)
+    config = export_lora(run, folder)
     if json:
         print_json({"path": str(folder), "rank": config.r})
     else:

@@ -18,6 +18,7 @@ from lopsided_cli import (
     export,
     lab,
     methods,
+    models,
     report,
     tasks,
     train,
@@ -30,6 +31,7 @@ from lopsided_cli.quiet import quiet_libraries
 # In the order of the help.
 VERBS: dict[str, Verb] = {
     "methods": methods.methods,
+    "models": models.models,
     "tasks": tasks.tasks,
     "compare": compare.compare,
     "bench": bench.bench,

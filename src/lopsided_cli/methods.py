@@ -1,4 +1,4 @@
-"""`lopsided methods`: the table of methods."""
+"""`lopsided methods`: the table of methods, and that of stock PEFT's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 def methods(json: options.Json = False) -> None:
     """Print every method: what it trains, its sketch, its chain, its size and its source."""
     from lopsided import METHODS
+    from lopsided.baselines import BASELINES
+    from lopsided.method import method_named
 
     if json:
-        print_json([_listed(method) for method in METHODS.values()])
+        baselines = [
+            {**method_named(f"peft:{name}").parts(), "trained_numbers": entry.trained, "why_lr": entry.why_lr}
+            for name, entry in BASELINES.items()
+        ]
+        print_json([*(_listed(method) for method in METHODS.values()), *baselines])
         return
     print_table(
         ("method", "trains", "sketch", "chain", "trained numbers", "source"),
@@ -26,6 +32,15 @@ def methods(json: options.Json = False) -> None:
             for name, method in METHODS.items()
         ],
         title="Trained numbers are those of one layer, d_out x d_in, at rank r",
+        unbroken=("method",),
+    )
+    print_table(
+        ("method", "learning rate", "why", "trained numbers", "source"),
+        [
+            (f"peft:{name}", f"{entry.lr:g}", entry.why_lr, entry.trained, entry.source)
+            for name, entry in BASELINES.items()
+        ],
+        title="Methods of stock PEFT, to compare with; a learning rate is the default one",
         unbroken=("method",),
     )
 

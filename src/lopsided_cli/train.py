@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING
 from lopsided_cli import options
 from lopsided_cli.printing import MISSING, figure, print_json
 from lopsided_cli.progress import bar, early, read_as
+from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from lopsided.runs import Run
 
 
-@options.options_of(TrainSettings)
-def train(settings: options.Values, resume: options.Resume = False, json: options.Json = False) -> None:
+@options.options_of(TrainSettings, PluginSettings)
+def train(
+    settings: options.Values, own: options.Values, resume: options.Resume = False, json: options.Json = False
+) -> None:
     """Fine-tune one model on one task with one method, into a run directory."""
     from rich.console import Console
 
+    from lopsided.plugins import load_plugin
     from lopsided.runs import RECORD, TrainConfig, resumed_config
     from lopsided.runs import train as run
 
+    if own["plugin"] is not None:
+        load_plugin(own["plugin"])
     if resume and options.resumes(settings["out"], [RECORD], settings.given):
         config = resumed_config(settings["out"], settings.given)
     else:

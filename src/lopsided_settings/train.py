@@ -16,7 +16,7 @@ _COMPARE = ("compare",)
 class TrainSettings:
     """The fields of `lopsided.runs.TrainConfig`, in the order of `run.json`."""
 
-    model: str = setting("embedded", help="embedded, smollm2, a folder, or a Hugging Face name.")
+    model: str = setting("embedded", help="A model of `lopsided models`, a folder, or a Hugging Face name.")
     task: str = setting(
         "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
     )
@@ -72,6 +72,7 @@ class TrainSettings:
     weight_decay: float = setting(
         0.0, help="Weight decay of the trained matrices.", check=NOT_NEGATIVE, not_in=_COMPARE
     )
+    flip: bool = setting(False, help="Mirror half of the images in training, left to right.")
     max_length: int = setting(128, help="Most tokens of a row.", check=at_least(1))
     evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=_COMPARE)
     eval_rows: int | None = setting(

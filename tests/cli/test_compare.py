@@ -34,6 +34,7 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
     assert (results["settings"]["steps"], results["settings"]["rank"]) == (4, 4)
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     assert all(name in outcome.out for name in ("head", "cla", "lora", "report.html", "results.json"))
+    assert "not tuned; with tuned rates the order may be another one (--tune 5)" in " ".join(outcome.out.split())
     again = cli("compare", *small, *options, "--resume", "--json")
     assert (again.status, again.err) == (0, "")
     assert [row["cells"] for row in json.loads(again.out)["rows"]] == [row["cells"] for row in results["rows"]]

@@ -13,8 +13,10 @@ import pytest
 import typer
 
 from lopsided import METHODS
+from lopsided.baselines import BASELINES
 from lopsided.diagnose.sections import SECTIONS
 from lopsided.models.registry import MODELS
+from lopsided.runs import train
 from lopsided.settings import check_settings
 from lopsided.study.columns import COLUMNS
 from lopsided.tasks import TASKS, load_task
@@ -28,7 +30,7 @@ BLOCKS = dict(re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", PAGE, flags=re.S 
 @pytest.fixture
 def added(monkeypatch):
     """Runs the code under a heading of the page, and takes its entry back after the test."""
-    tables = [(table, dict(table)) for table in (METHODS, SECTIONS, MODELS, COLUMNS, TASKS)]
+    tables = [(table, dict(table)) for table in (METHODS, BASELINES, SECTIONS, MODELS, COLUMNS, TASKS)]
 
     def run(heading: str) -> dict[str, object]:
         module = ModuleType("entry")
@@ -44,7 +46,7 @@ def added(monkeypatch):
 
 def test_an_entry_has_fewer_than_15_lines():
     counted = {heading: sum(bool(line.strip()) for line in code.splitlines()) for heading, code in BLOCKS.items()}
-    assert len(counted) == 6
+    assert len(counted) == 7
     assert {heading: lines for heading, lines in counted.items() if lines >= 15} == {}
 
 
@@ -55,6 +57,14 @@ def test_a_method_is_listed_checked_and_trained(added, cli, bert, words, tmp_pat
     assert "rac_b_coin" in cli("methods").out
     check_method(METHODS["rac_b_coin"])
     assert METHODS["rac_b_coin"].side.p == 0.75
+
+
+def test_a_baseline_is_listed_and_trained(added, cli, bert, words, tmp_path):
+    added("A baseline")
+    assert "peft:orthogonal" in cli("methods").out
+    run = train(tiny_config(tmp_path / "run", model=bert, task=words, method="peft:orthogonal", steps=2))
+    assert run.method.name == "peft:orthogonal"
+    assert (run.folder / "adapter" / "adapter_config.json").is_file()
 
 
 def test_a_diagnostic_is_in_the_choice_the_table_and_the_file(added, cli, run_once, bert, words):
@@ -94,7 +104,7 @@ def test_a_column_is_in_the_results_and_on_the_terminal(added, cli, bert, words,
     assert outcome.status == 0
 
 
-def test_a_model_of_a_package_is_loaded_by_its_name(added, bert, words, tmp_path, monkeypatch):
+def test_a_model_of_a_package_is_listed_and_loaded_by_its_name(added, cli, bert, words, tmp_path, monkeypatch):
     from lopsided.runs.inputs import load_inputs
 
     package = tmp_path / "tiny_bert"
@@ -102,7 +112,8 @@ def test_a_model_of_a_package_is_loaded_by_its_name(added, bert, words, tmp_path
     (package / "__init__.py").write_text("")
     (package / "model").symlink_to(bert)
     monkeypatch.syspath_prepend(tmp_path)
-    added("A model that a package carries")
+    added("A model")
+    assert "tiny" in cli("models").out
     inputs = load_inputs(tiny_config(tmp_path / "run", model="tiny", task=words))
     assert inputs.model.config.hidden_size == 32
 

@@ -19,21 +19,24 @@ from lopsided_settings import setting, settings_of
 from lopsided_settings.checks import at_least
 from lopsided_settings.compare import CompareSettings
 from lopsided_settings.diagnose import DiagnoseSettings, LandscapeSettings
+from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
 from tests.cli.commands import assert_one_line
 
 # Every option and argument of every verb: a user's scripts depend on them.
 ALL = {
     "methods": "json",
+    "models": "json",
     "tasks": "json",
     "compare": "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
-    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams",
+    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams flip no-flip plugin",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
     "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
-    "sketch-seed resume no-resume out json data also max-new-tokens beams",
-    "bench": "study out plan json stale retry-failed changed shard results backend address workers",
+    "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin",
+    "bench": "study out plan json stale retry-failed changed shard results data rehearse plugin backend "
+    "address workers",
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",
@@ -67,8 +70,8 @@ def test_every_option_of_every_verb(verb):
 @pytest.mark.parametrize(
     ("verb", "kinds", "own"),
     [
-        ("train", [TrainSettings], "resume json"),
-        ("compare", [TrainSettings, CompareSettings], "resume json"),
+        ("train", [TrainSettings, PluginSettings], "resume json"),
+        ("compare", [TrainSettings, CompareSettings, PluginSettings], "resume json"),
         ("diagnose", [LandscapeSettings, DiagnoseSettings], "runs adapter base only resume out json"),
     ],
 )

@@ -53,8 +53,8 @@ def test_a_comparison_is_resumed_by_its_folder_alone(cli, tiny, tmp_path, cut):
     assert cli("compare", *tiny, *options).status != 0
     assert not (out / "results.json").exists()
     cut()
-    asked = cli("compare", "--out", out, "--resume", "--steps", 5, "--links", 2)
-    assert_one_line(asked, "holds a run with", "links=3, asked 2", "steps=4, asked 5")
+    asked = cli("compare", "--out", out, "--resume", "--steps", 5, "--links", 2, "--tune", 3)
+    assert_one_line(asked, "holds a run with", "links=3, asked 2", "steps=4, asked 5", "tune=None, asked 3")
     done = cli("compare", "--out", out, "--resume", "--json")
     assert done.status == 0
     results = json.loads(done.out)

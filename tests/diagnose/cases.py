@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lopsided import METHODS, Method
 from lopsided.diagnose import DiagnoseConfig
 from lopsided.diagnose.section_inputs import AdapterInputs, RunInputs
 from lopsided.diagnose.tuned_model import Layer, TunedModel, Update
@@ -51,10 +52,13 @@ HISTORY = [
 ]
 
 
-def logged_run(boundaries: list[int] | None, history: list = HISTORY, steps: int = 6) -> Run:
-    """A run that finished, as the timeline reads it."""
+def logged_run(
+    boundaries: list[int] | None, history: list = HISTORY, steps: int = 6, method: Method | None = None
+) -> Run:
+    """A run that finished, as the timeline reads it; of c3la or cla unless a method is given."""
     chain = None if boundaries is None else {"links": len(boundaries) + 1, "boundaries": boundaries}
-    record = {"steps": steps, "history": history, "chain": chain}
+    method = method or METHODS["cla" if boundaries is None else "c3la"]
+    record = {"steps": steps, "history": history, "chain": chain, "method": method.parts()}
     return Run(folder=Path("run"), status="finished", error=None, settings={}, versions={}, machine={}, record=record)
 
 

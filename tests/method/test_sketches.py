@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopsided import Columns, Gaussian, KaimingUniform, LopsidedError, Orthonormal, Selector, Singular, Sketch, Window
+from lopsided.method import RandomWindow, UnitRows
 from lopsided.method.sketch import Stored, checksum, layer_seed, sketch_from_parts, sketch_named
 from lopsided.testing import SKETCH_CONTRACTS, check_sketch
 
@@ -24,6 +25,10 @@ SKETCHES = [
     Window("cyclic"),
     Window("shuffled"),
     Columns(),
+    RandomWindow(),
+    RandomWindow(shared_seed=0),
+    UnitRows(),
+    UnitRows(shared_seed=0),
 ]
 
 
@@ -84,6 +89,8 @@ def test_a_layers_seed_is_a_stable_hash_of_its_plain_name():
         (KaimingUniform(), 0.404010),
         (Columns(), 0.065412),
         (Window("shuffled"), -0.083918),
+        (RandomWindow(), -1.901136),
+        (UnitRows(), 0.565486),
     ],
     ids=str,
 )

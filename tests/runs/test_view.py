@@ -59,7 +59,7 @@ def test_every_section_comes_back_as_it_was_written(run_once, bert, words):
         ),
         (SplitFigures, {"score": 0.5, "se": 0.1, "loss": 0.25, "rows": 4, "rows_with_loss": 3}),
         (StepTime, {"median_ms": None, "se_ms": None, "steps": 0, "why": {"median_ms": "none", "se_ms": "none"}}),
-        (ChainFacts, {"links": 2, "boundaries": [3], "events": [{"step": 3, "link": 1}]}),
+        (ChainFacts, {"links": 2, "boundaries": [3], "events": [{"step": 3, "link": 1}], "jumps": True}),
         (TaskFacts, whole_record()["task"] | {"shape": "a", "columns": {"text": ["x"]}, "left_out": {"y": "as asked"}}),
         (TaskFacts, whole_record()["task"] | {"shape": ""}),
     ],

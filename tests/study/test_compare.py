@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
 
 import pytest
 from transformers import TrainerCallback
@@ -14,11 +13,9 @@ from lopsided.runs import finished_run, read_run, session
 from lopsided.study import CompareConfig, compare
 from tests.tiny_runs import tiny_config
 
-# The package has a function of the module's name.
-MODULE = sys.modules["lopsided.study.compare"]
 KEYS = [
     *("schema", "title", "command", "model", "task", "task_note", "task_shape", "seeds", "settings", "machine"),
-    *("versions", "columns", "rows", "sentences", "created", "wall_seconds"),
+    *("versions", "columns", "rows", "sentences", "tuning", "created", "wall_seconds"),
 ]
 STUDY = "full head lora lora_plus cola asym_b rac_b cla rcla c3la rc3la paca"
 
@@ -201,7 +198,7 @@ def test_what_a_run_may_end_with_is_a_row(tmp_path, monkeypatch, bert, words, er
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(MODULE, "train", fail)
+    monkeypatch.setattr("lopsided.study.run_cell.train", fail)
     outcome = compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(each["status"], each["error"]) for each in results["rows"]] == [("failed", row)] * 3
@@ -213,7 +210,7 @@ def test_what_ends_the_process_is_no_failure_of_a_method(tmp_path, monkeypatch, 
     def end(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(MODULE, "train", end)
+    monkeypatch.setattr("lopsided.study.run_cell.train", end)
     with pytest.raises(type(error)):
         compare(comparison(tmp_path / "out", bert, words, seeds=(0,)))
     assert not (tmp_path / "out" / "results.json").exists()

@@ -15,6 +15,7 @@ from lopsided.tasks.splits import Cut
 from lopsided.tasks.task_entry import LOCAL_NOTE, PackagedEntry
 from lopsided.tasks.text_entry import TextEntry, class_index
 from tests.tasks.hub_rows import ALPACA, ROWS
+from tests.tasks.test_local import rows_of_readme
 
 TEXTS = [name for name, entry in TASKS.items() if isinstance(entry, TextEntry)]
 ROWS_PER_SPLIT = 40
@@ -87,11 +88,7 @@ def test_real_rows_in_local_form(data, name):
     if not (data / entry.folder).is_dir():
         pytest.skip(f"no {entry.folder} in {data}")
     task = load_task(name, data=str(data))
-    table = re.findall(
-        rf"^\| `{entry.folder}` \| ([\d,]+) / ([\d,]+) / ([\d,]+) \|", (data / "README.md").read_text(), re.M
-    )
-    [sizes] = table
-    assert [len(task.splits[split]) for split in SPLITS] == [int(size.replace(",", "")) for size in sizes]
+    assert tuple(len(task.splits[split]) for split in SPLITS) == rows_of_readme(data)[entry.folder]
     assert len(task.labels) == CLASSES.get(name, 2 if task.kind == "classification" else 0)
     assert "class without a training row" not in task.note
 
@@ -242,10 +239,20 @@ def test_entries_say_where_they_come_from():
         assert listed["local_form"] or isinstance(entry, PackagedEntry), name
 
 
+def test_plans_know_how_many_rows_there_are(data):
+    assert not [name for name in TEXTS if TASKS[name].rows is None]
+    # Two data sets whose local form has a split as the hub has it.
+    sizes = rows_of_readme(data)
+    assert TASKS["django"].rows == sizes["django"]
+    assert [TASKS[name].rows[2] for name in ("openbookqa", "logiqa", "e2e", "rte")] == [
+        sizes[folder][2] for folder in ("openbookqa", "logiqa2", "e2e", "rte")
+    ]
+
+
 def test_entries_are_short():
     folder = Path(load_task.__code__.co_filename).parent / "entries"
     for path in folder.glob("*.py"):
-        entries = re.findall(r'^    "\S+": \w+Entry\(\n(.*?)^    \),', path.read_text(), re.M | re.S)
+        entries = re.findall(r'^    "\S+": \w+Entry\(\n.*?^    \),\n', path.read_text(), re.M | re.S)
         assert [entry for entry in entries if entry.count("\n") >= 15] == []
 
 

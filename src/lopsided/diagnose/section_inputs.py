@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModel
 
+from lopsided.baselines.put_on import taken_off
 from lopsided.diagnose.saved_adapter import load_adapter
 from lopsided.diagnose.tuned_model import NO_FACTORS, TunedModel, adapted_layers, moved_layers
 from lopsided.errors import LopsidedError
@@ -134,7 +135,7 @@ class RunInputs(SectionInputs):
     def model(self) -> nn.Module:
         """The model as the run left it, its adapter not merged; what was trained has gradients."""
         # An adapter goes on the one copy of the base in memory, and comes off again where the base is asked for.
-        base = None if self._run.method.is_adapter else self._base
+        base = None if self._run.method.side.on_base else self._base
         return reload(self._run.folder, trainable=True, base=base)
 
     @cached_property
@@ -172,8 +173,8 @@ class RunInputs(SectionInputs):
 
     def _without_adapter(self) -> nn.Module:
         """A copy of the model, with the base's bits where an adapter was: taking one off is exact, chains included."""
-        twin: Any = copy.deepcopy(self.model)
-        return twin.unload() if isinstance(twin, PeftModel) else twin
+        twin = copy.deepcopy(self.model)
+        return taken_off(twin, merged=False) if isinstance(twin, PeftModel) else twin
 
 
 class AdapterInputs(SectionInputs):
@@ -242,6 +243,5 @@ class AdapterInputs(SectionInputs):
 
 def plain(model: nn.Module) -> nn.Module:
     """Return a model in evaluation mode, its adapter, if it has one, merged into its weights and taken off."""
-    module: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    module.eval()
-    return module
+    module = taken_off(model, merged=True) if isinstance(model, PeftModel) else model
+    return module.eval()

@@ -7,11 +7,14 @@ of (r, d_in).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -138,7 +141,9 @@ def moved_layers(base: nn.Module, tuned: nn.Module) -> tuple[Layer, ...]:
 
 @torch.no_grad()
 def adapted_layers(model: PeftModel, adapter: str = "default") -> tuple[tuple[Layer, ...], Factors]:
-    """Return the layers with an adapter, of PEFT's LoRA or of ours, and the factors of the last link that learned.
+    """Return the layers with an adapter, of PEFT or of ours, and the factors of the last link that learned.
+
+    Other methods of PEFT than LoRA have no factors, and a dense ΔW.
 
     Where a weight is float32 on the CPU, the layer holds the model's own tensor and no copy.
     """
@@ -148,7 +153,10 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> tuple[tuple[La
         if isinstance(module, LopsidedLinear):
             weight, scaling = module.base_weight.original().float(), module.scaling[adapter]
             terms = [term.dense() for term in module.terms(adapter, torch.device("cpu"))]
-        elif "lora_A" in dict(module.named_children()) and adapter in module.lora_A:
+        elif isinstance(module, BaseTunerLayer) and not _is_plain_lora(module):
+            layers.append(_dense_layer(name, module))
+            continue
+        elif isinstance(module, LoraLinear) and adapter in module.lora_A:
             assert isinstance(module.base_layer, nn.Module)
             weight, scaling = _matrix(module.base_layer), module.scaling[adapter]
             terms = [(module.lora_A[adapter].weight, module.lora_B[adapter].weight)]
@@ -159,7 +167,20 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> tuple[tuple[La
         # A link that has only begun has learned nothing that could be compared.
         learned = [pair for pair in pairs if all(bool(factor.any()) for factor in pair)]
         factors["A"][name], factors["B"][name] = (learned or pairs)[-1]
-    return tuple(layers), factors
+    return tuple(layers), factors if factors["A"] else NO_FACTORS
+
+
+def _is_plain_lora(module: BaseTunerLayer) -> bool:
+    # DoRA is a variant.
+    return isinstance(module, LoraLinear) and not module.lora_variant
+
+
+def _dense_layer(name: str, module: BaseTunerLayer) -> Layer:
+    """Return the layer of a method of PEFT that is no plain LoRA: what merging it would add."""
+    twin = copy.deepcopy(module)
+    twin.merge()
+    before, after = _matrix(module.get_base_layer()), _matrix(twin.get_base_layer())
+    return Layer(name, before, (Update(after - before),))
 
 
 def _matrix(module: nn.Module) -> Tensor:

@@ -2,17 +2,20 @@
 
 method          `Method`, the table `METHODS`, the spaces of `NAMESPACES`, and `register`
 side_contract   what a side is: `Side`, `AdapterSide` and `LinkSide`
-trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`
+trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, `Peft`
 sketch          what a sketch is: `Sketch` and `Selector`
-dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `KaimingUniform`, `Singular`
-selectors       sketches that select columns: `Window`, `Columns`
+dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `UnitRows`, `KaimingUniform`, `Singular`
+selectors       sketches that select columns: `Window`, `RandomWindow`, `Columns`
 chain           `Chain`
+variants        `varied`: a method that is another one but for some parts, as plain data
+profiles        what released code does under a method's name: `in_profile`
 """
 
 from lopsided.method.chain import Chain
-from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular
+from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular, UnitRows
 from lopsided.method.method import METHODS, NAMESPACES, Method, method_from_parts, method_named, register
-from lopsided.method.selectors import Columns, Window
+from lopsided.method.profiles import PROFILES, in_profile
+from lopsided.method.selectors import Columns, RandomWindow, Window
 from lopsided.method.side_contract import (
     LETTERS,
     SIDES,
@@ -24,12 +27,14 @@ from lopsided.method.side_contract import (
     side_named,
 )
 from lopsided.method.sketch import Selector, Sketch
-from lopsided.method.trained import A, B, Both, Coin, Head, Whole, from_shared
+from lopsided.method.trained import A, B, Both, Coin, Head, Peft, Whole, from_shared
+from lopsided.method.variants import varied
 
 __all__ = [
     "LETTERS",
     "METHODS",
     "NAMESPACES",
+    "PROFILES",
     "SIDES",
     "A",
     "AdapterSide",
@@ -45,16 +50,21 @@ __all__ = [
     "LinkSide",
     "Method",
     "Orthonormal",
+    "Peft",
+    "RandomWindow",
     "Selector",
     "Side",
     "Singular",
     "Sketch",
+    "UnitRows",
     "Whole",
     "Window",
     "factor_shapes",
     "from_shared",
+    "in_profile",
     "method_from_parts",
     "method_named",
     "register",
     "side_named",
+    "varied",
 ]

@@ -70,6 +70,38 @@ class Gaussian(Sketch):
 
 
 @dataclass(frozen=True)
+class UnitRows(Sketch):
+    """Independent rows, uniform on the unit sphere: Gaussian rows divided by their norms. E[S·Sᵀ] = I.
+
+    Args:
+        shared_seed: draw from this seed in place of each layer's, so that all layers of one shape have one S per link,
+            in every run.
+
+    Source:
+        Released code of Beyond LoRA (Cadenhead et al. 2026, arXiv:2606.13767), for random-cLA. λ_min = r/d because
+        the rows span the same space as Gaussian ones.
+
+    Example:
+        >>> S = UnitRows().sample(2, 5, seed=0, link=0)
+        >>> bool(np.allclose(np.linalg.norm(S, axis=1), 1.0))
+        True
+    """
+
+    stored: ClassVar[bool] = False
+    shared_seed: int | None = None
+
+    def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
+        """Draw r normal rows of length 1."""
+        S: Matrix = generator(seed if self.shared_seed is None else self.shared_seed, link).standard_normal((r, d))
+        norms: Matrix = np.linalg.norm(S, axis=1, keepdims=True)
+        return S / norms
+
+    def lambda_min(self, r: int, d: int) -> float:
+        """Return r/d, or 0 for known rows, unless they span everything."""
+        return r / d if self.shared_seed is None or r == d else 0.0
+
+
+@dataclass(frozen=True)
 class KaimingUniform(Sketch):
     """Independent entries, uniform on ±√(6 / ((1 + a²)·d)).
 

@@ -1,4 +1,7 @@
-"""Sketches that select columns: neighbouring ones, or random ones. `sketch.py` holds the notation."""
+"""Sketches that select columns: neighbouring ones, at a known or a random place, or random ones.
+
+`sketch.py` holds the notation.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,39 @@ class Columns(Selector):
     def lambda_min(self, r: int, d: int) -> float:
         """Return r/d."""
         return r / d
+
+
+@dataclass(frozen=True)
+class RandomWindow(Selector):
+    """`r` neighbouring columns at a random offset, which does not wrap around; a new offset for each link.
+
+    Offsets are uniform on 0, …, d − r and independent, so that a later link may read an earlier one's columns again.
+
+    Args:
+        shared_seed: draw from this seed in place of each layer's, so that all layers of one width have one offset per
+            link, in every run.
+
+    Shapes:
+        sample(r, d) -> (r, d), one-hot rows: S @ S.T == I exactly.
+
+    Source:
+        Released code of Beyond LoRA (Cadenhead et al. 2026, arXiv:2606.13767), for random-cLA and random-c3LA.
+
+    Example:
+        >>> RandomWindow(shared_seed=0).indices(3, 8, seed=1, link=0)
+        array([5, 6, 7])
+    """
+
+    shared_seed: int | None = None
+
+    def choose(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+        """Draw an offset, and return the r columns from there on."""
+        draw = generator(seed if self.shared_seed is None else self.shared_seed, link)
+        return np.arange(r) + draw.randint(d - r + 1)
+
+    def lambda_min(self, r: int, d: int) -> float:
+        """Return 1/(d − r + 1), the share of the outermost columns, or 0 for a known offset, unless r = d."""
+        return 1.0 / (d - r + 1) if self.shared_seed is None or r == d else 0.0
 
 
 def _permutation(count: int, seed: int, *, sweep: int) -> Matrix:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from lopsided.errors import LopsidedError
 from lopsided.method.sketch import Matrix
 
-FormName = Literal["adapter", "model", "head"]
+FormName = Literal["adapter", "model", "head", "peft"]
 
 # What a saved method keeps of its side, with the values that mean nothing special.
 FLAT_FIELDS: dict[str, float] = {"lr_ratio": 1.0, "p": 0.5}
@@ -75,7 +75,10 @@ class Side(abc.ABC):
         title: the words for it in a leaderboard and on a page.
         group: the words for it in a benchmark's groups.
         formula: `count` as a formula in r, d_out and d_in.
-        saved_as: what a training run saves: an adapter's folder, the whole model, or the head's tensors.
+        saved_as: what a training run saves: an adapter's folder, the whole model, the head's tensors, or the folder of
+            an adapter of PEFT's own.
+        on_base: whether that goes on the base model, whose weights no run changes, so that it is small.
+        uncounted: why `count_in_model` may have nothing to count, of a model of class "{model}"; empty where it has.
         head_alone: whether it trains the task's head and nothing else, so that a task without a head has nothing to
             train, no linear layer changes, and its score is the floor of a comparison.
         freezes_A: whether A is a sketch in every link, as theorems on a frozen A need it.
@@ -87,6 +90,8 @@ class Side(abc.ABC):
     group: ClassVar[str]
     formula: ClassVar[str]
     saved_as: ClassVar[FormName]
+    on_base: ClassVar[bool] = False
+    uncounted: ClassVar[str] = ""
     head_alone: ClassVar[bool] = False
     freezes_A: ClassVar[bool] = False
     gain_is_bound: ClassVar[bool] = False
@@ -137,6 +142,7 @@ class AdapterSide(Side):
     """
 
     saved_as: ClassVar[FormName] = "adapter"
+    on_base: ClassVar[bool] = True
     letters: ClassVar[str]
     width_name: ClassVar[str]
     keeps_sketch: ClassVar[bool] = True

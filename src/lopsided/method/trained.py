@@ -1,4 +1,5 @@
-"""The sides that a method can train: B, A, both factors, one of them by a coin, the whole model, or the head alone.
+"""The sides that a method can train: B, A, both factors, one of them by a coin, the whole model, the head alone,
+or what a method of stock PEFT trains.
 
 `side_contract.py` holds the notation and the contracts.
 """
@@ -220,6 +221,7 @@ class Head(Side):
     formula: ClassVar[str] = "0"
     saved_as: ClassVar[FormName] = "head"
     head_alone: ClassVar[bool] = True
+    uncounted: ClassVar[str] = "{model} has no task's head"
 
     def count(self, d_out: int, d_in: int, r: int) -> int:
         """Return 0: no layer trains."""
@@ -230,3 +232,30 @@ class Head(Side):
     ) -> int | None:
         """Return the head's numbers."""
         return head
+
+
+@dataclass(frozen=True)
+class Peft(Side):
+    """What a method of stock PEFT trains: a configuration of PEFT's says it, and no part of ours."""
+
+    word: ClassVar[str] = "peft"
+    title: ClassVar[str] = "as PEFT has it"
+    group: ClassVar[str] = "PEFT"
+    formula: ClassVar[str] = "as PEFT has it"
+    saved_as: ClassVar[FormName] = "peft"
+    on_base: ClassVar[bool] = True
+    uncounted: ClassVar[str] = "a method of PEFT, and the theory is about the numbers of this library's own"
+
+    def count(self, d_out: int, d_in: int, r: int) -> int:
+        """Raise: the method's entry has the formula in words.
+
+        Raises:
+            LopsidedError: always.
+        """
+        raise LopsidedError(f"{self.uncounted}; a run counts its trained parameters when it is made")
+
+    def count_in_model(
+        self, layers: Iterable[tuple[int, int]], r: int, *, whole: int | None, head: int | None
+    ) -> int | None:
+        """Return None: nothing that is known here."""
+        return None

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import ADAPTER_CONFIG
 from lopsided.models.image_processor import load_image_processor
-from lopsided.models.registry import ModelSource, model_source
+from lopsided.models.registry import ModelSource, model_source, no_such_model
 from lopsided.models.task_classes import HasGoal, class_and_head
 from lopsided.models.tokenizer import load_tokenizer
 
@@ -162,10 +162,7 @@ def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto
         return load_weights(model_class, source, dtype=dtype, **arguments)
     # No such name, no network, a folder that holds no model of that class, or a package that is missing.
     except (OSError, ValueError, ImportError) as error:
-        raise LopsidedError(
-            f"--base {name}: expected embedded, smollm2, a local folder or a Hugging Face name; received: "
-            f"{first_line(error)}; check the name and the network"
-        ) from error
+        raise no_such_model(name, error) from error
 
 
 @contextmanager
@@ -198,10 +195,7 @@ def _one_kind_of_error(name: str) -> Iterator[None]:
         ) from error
     # No such name or no network; a folder that holds no known model.
     except (OSError, ValueError) as error:
-        raise LopsidedError(
-            f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name; "
-            f"received: {first_line(error)}; check the name and the network"
-        ) from error
+        raise no_such_model(name, error) from error
     # Weights of other shapes, damaged files, a configuration whose fields contradict each other.
     except (RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LopsidedError(

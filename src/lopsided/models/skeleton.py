@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from lopsided.errors import LopsidedError, first_line, unknown
-from lopsided.models.registry import model_source
+from lopsided.errors import LopsidedError, unknown
+from lopsided.models.registry import KnownModel, model_source, no_such_model
 from lopsided.models.task_classes import CLASSES
 
 # What the names of classes end with that generate text.
@@ -49,10 +49,7 @@ def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrain
     except LopsidedError:
         raise
     except (OSError, ValueError) as error:
-        raise LopsidedError(
-            f"model '{name}': expected embedded, smollm2, a local folder or a Hugging Face name, of an architecture "
-            f"with a class for {kind or 'a task'}; received: {first_line(error)}; check the name and the network"
-        ) from error
+        raise no_such_model(name, error, f", of an architecture with a class for {kind or 'a task'}") from error
 
 
 def without_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -65,3 +62,16 @@ def build(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedMo
     # A copy, since a model may write to its configuration. Building draws numbers, which are given back.
     with torch.device("meta"), torch.random.fork_rng(devices=[]), no_init_weights():
         return kind(copy.deepcopy(config))
+
+
+def parameters_of(entry: KnownModel) -> int:
+    """Count a known model's parameters from its published sizes, with the class of its first kind of task.
+
+    A new head of two classes counts, as a task's head will; weights that are shared count once.
+    """
+    family = entry.architecture
+    config = family.config(entry.sizes)
+    task_class = CLASSES[family.kinds[-1]]
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = task_class.class_for(config, family.modality).from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -39,6 +39,10 @@ class Tabled(Protocol):
     def entries(self) -> Sequence[Row | Absence]:
         """Its rows in their order, and what has none."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What else a reader must know of its rows, in lines below the table."""
+
 
 def print_table(comparison: Tabled, console: Console) -> None:
     """Print the comparison, its legend and its sentences.
@@ -60,7 +64,7 @@ def print_table(comparison: Tabled, console: Console) -> None:
         lines = absence.why.strip().splitlines() or ["failed"]
         console.print(Text(f"{_printable(absence.label)}: {_printable(lines[0])}", style="red"))
     lacking = lacking_notes(board.columns, board.rows)
-    for note in [_legend(comparison), *lacking, *same_as_notes(board.rows), *cut]:
+    for note in [_legend(comparison), *lacking, *same_as_notes(board.rows), *comparison.notes, *cut]:
         console.print(Text(_printable(note), style="dim"))
     if board.sentences:
         console.print()

@@ -15,6 +15,7 @@ from transformers import EvalPrediction, Trainer, TrainerState, TrainingArgument
 from transformers.trainer_utils import rotate_checkpoints
 
 from lopsided.runs.config import TrainConfig
+from lopsided.runs.flips import Flips
 from lopsided.runs.inputs import Data
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
 from lopsided.runs.saved_forms import SavedForm
@@ -31,15 +32,17 @@ class CarefulTrainer(Trainer):
 
     Args:
         data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
+        flips: mirrors images of training batches; None where none are.
         form: how what trains is written into checkpoints, and put back into the model.
         arguments: for `Trainer`.
     """
 
     compute_metrics: Any
 
-    def __init__(self, *, data: Data, form: SavedForm, **arguments: Any) -> None:
+    def __init__(self, *, data: Data, form: SavedForm, flips: Flips | None = None, **arguments: Any) -> None:
         super().__init__(data_collator=data.collator(), **arguments)
         self._data, self._kind, self._form = data, KINDS[data.task.kind], form
+        self._flips = flips
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
@@ -49,7 +52,7 @@ class CarefulTrainer(Trainer):
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self._form.save(self.accelerator.unwrap_model(self.model), folder)
+            self._form.checkpoint(self.accelerator.unwrap_model(self.model), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._form.restore(self.model, Path(resume_from_checkpoint)):
@@ -104,6 +107,8 @@ class CarefulTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Compute a step's loss and gradients, and raise if one of them is not finite."""
+        if self._flips is not None:
+            inputs = self._flips(inputs, self.state.global_step)
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         step = self.state.global_step + 1
         check_loss(loss, step, self.model, lambda: self._loss_again(model, inputs))

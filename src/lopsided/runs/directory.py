@@ -33,6 +33,8 @@ SCHEMA = 1
 LOCK = ".lock"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
+# Of a study: the runs that learning rates are chosen by.
+TRIALS = "trials"
 ATTEMPTS = 5
 # Deeper than this, nothing of ours lies: compare/runs/NAME is the deepest.
 DEPTH = 4
@@ -99,12 +101,16 @@ def is_held(folder: Path) -> bool:
 
 
 def folders_with(names: Collection[str], path: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield the folders at or below a path that hold a file of one of these names; none inside of another."""
+    """Yield the folders at or below a path that hold a file of one of these names; none inside of another.
+
+    The trials of a study are left out, unless the path lies among them: they are no runs of its leaderboard.
+    """
     if any((path / name).is_file() for name in names):
         yield path
     elif depth and path.is_dir():
         for inner in sorted(path.iterdir()):
-            if inner.is_dir() and not inner.name.startswith("."):
+            is_trials = inner.name == TRIALS and any(path.glob("results*.jsonl"))
+            if inner.is_dir() and not inner.name.startswith(".") and not is_trials:
                 yield from folders_with(names, inner, depth - 1)
 
 

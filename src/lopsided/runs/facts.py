@@ -217,11 +217,16 @@ class TaskFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainFacts:
-    """The links of a run: how many, the steps after which a new one began, and the advances as they happened."""
+    """The links of a run: how many, the steps after which a new one began, and the advances as they happened.
+
+    Args:
+        jumps: whether an advance changed the function: see `Chain.jumps`.
+    """
 
     links: int
     boundaries: tuple[int, ...]
     events: tuple[ChainEvent, ...]
+    jumps: bool = False
 
     @classmethod
     def from_json(cls, section: Mapping[str, Any]) -> ChainFacts:
@@ -230,9 +235,11 @@ class ChainFacts:
             links=section["links"],
             boundaries=tuple(section["boundaries"]),
             events=tuple(ChainEvent(**event) for event in section.get("events", ())),
+            # Every chain of an earlier version merges, and does not.
+            jumps=section.get("jumps", False),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a record's `chain`."""
         events = [dataclasses.asdict(event) for event in self.events]
-        return {"links": self.links, "boundaries": list(self.boundaries), "events": events}
+        return {"links": self.links, "boundaries": list(self.boundaries), "events": events, "jumps": self.jumps}

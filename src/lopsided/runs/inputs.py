@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lopsided.errors import LopsidedError
 from lopsided.models.load import is_encoder_decoder, load_model, processor_of
 from lopsided.runs.config import TrainConfig
 from lopsided.tasks import EncodedTask, Task, collator, encode, load_task
@@ -96,7 +97,7 @@ def load_data(config: TrainConfig) -> Data:
     """Load the rows that a run reads, as tokens of its model, whose weights are not loaded."""
     task = task_of(config)
     processor, seq2seq = processor_of(config.model, task.modality), is_encoder_decoder(config.model)
-    return _encoded(config, task, processor, seq2seq=seq2seq)
+    return encoded(config, task, processor, seq2seq=seq2seq)
 
 
 def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
@@ -107,7 +108,7 @@ def load_inputs(config: TrainConfig, data: Data | None = None) -> Inputs:
     task = task_of(config) if data is None else data.task
     model, processor = load_model(config.model, task, seed=config.seed)
     if data is None:
-        data = _encoded(config, task, processor, seq2seq=bool(model.config.is_encoder_decoder))
+        data = encoded(config, task, processor, seq2seq=bool(model.config.is_encoder_decoder))
     return Inputs(data=data, model=model)
 
 
@@ -124,6 +125,19 @@ def task_of(config: TrainConfig) -> Task:
     return task if config.also is None else dataclasses.replace(task, also=tuple(config.also))
 
 
-def _encoded(config: TrainConfig, task: Task, processor: Any, *, seq2seq: bool) -> Data:
-    encoded = encode(task, processor, max_length=config.max_length, seq2seq=seq2seq)
-    return Data(task=task, encoded=encoded, processor=processor, seq2seq=seq2seq)
+def encoded(config: TrainConfig, task: Task, processor: Any, *, seq2seq: bool) -> Data:
+    """Return a task's rows as the run's model reads them.
+
+    Args:
+        config: of the run; says how long rows may be.
+        task: what is learned.
+        processor: the model's tokenizer or image processor.
+        seq2seq: whether the model is an encoder-decoder.
+
+    Raises:
+        LopsidedError: if images are to be mirrored and the rows have none.
+    """
+    if config.flip and task.modality != "image":
+        raise LopsidedError(f"flip mirrors images; task {task.name} has rows of {task.modality}; leave it out")
+    rows = encode(task, processor, max_length=config.max_length, seq2seq=seq2seq)
+    return Data(task=task, encoded=rows, processor=processor, seq2seq=seq2seq)

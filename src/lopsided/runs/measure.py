@@ -39,8 +39,10 @@ def kept_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        saved.setdefault(storage.data_ptr(), storage)
+        # A sparse tensor has no storage of its own.
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            saved.setdefault(storage.data_ptr(), storage)
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing)
     with model_mode(model, training=True), torch.random.fork_rng(), hooks:

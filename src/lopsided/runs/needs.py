@@ -153,8 +153,8 @@ def _trainer(config: TrainConfig, inputs: Inputs) -> Iterator[CarefulTrainer]:
         elsewhere = dataclasses.replace(config, out=Path(folder), report_to="none")
         # The first link of a chain, of which there is no second one here.
         method = dataclasses.replace(config.resolve_method(), chain=None)
-        model = prepare(inputs.model, method, inputs.data.task, config)
         steps = total_steps(config, len(inputs.data.encoded.splits["train"]))
+        model = prepare(inputs.model, method, inputs.data.task, config, steps)
         yield trainer_for(elsewhere, inputs.data, model, steps, ())
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedModel
 
 from lopsided.errors import LopsidedError, first_line
-from lopsided.method import Method
-from lopsided.models.skeleton import without_weights
 from lopsided.runs.careful_trainer import training_arguments
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.further_rows import check_further
 from lopsided.runs.inputs import Data, Inputs
-from lopsided.runs.prepare import prepare
+from lopsided.runs.prepare import problems_of
 from lopsided.runs.probe import problems_of_rows
-from lopsided.tasks import Task
-from lopsided.tuner import layers_of
 
 
 class Unfit(LopsidedError):
@@ -103,23 +98,6 @@ def _problems_of_method(config: TrainConfig, data: Data, model: PreTrainedModel)
     except (ValueError, ImportError) as error:
         yield f"the settings do not fit this machine: {first_line(error)}; leave the option out"
     try:
-        yield from _problem_of_widths(config, method, data.task, model)
+        yield from problems_of(model, method, data.task, config, steps)
     except LopsidedError as error:
         yield str(error)
-
-
-def _problem_of_widths(config: TrainConfig, method: Method, task: Task, model: PreTrainedModel) -> Iterator[str]:
-    # Rank 1 fits every layer and is drawn in no time: what is refused now is refused for another reason.
-    narrow = prepare(without_weights(model), method, task, dataclasses.replace(config, rank=1, alpha=None))
-    limits = {
-        name: method.sketched_width(layer.out_features, layer.in_features) for name, layer in layers_of(narrow).items()
-    }
-    if not limits or config.rank <= min(limits.values()):
-        return
-    width = min(limits.values())
-    module = next(name for name, limit in limits.items() if limit == width).removeprefix("base_model.model.")
-    width_name = method.adapter_side.width_name
-    yield (
-        f"rank must not exceed the layer's width: r={config.rank}, {width_name}={width} in {module}; lower r or "
-        "exclude the module"
-    )

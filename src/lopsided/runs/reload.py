@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from lopsided.baselines.put_on import taken_off
 from lopsided.errors import LopsidedError
 from lopsided.models.load import load_model
 from lopsided.models.task_classes import Goal
@@ -86,10 +87,7 @@ def reload_merged(folder: Path, *, snapshot: int | None = None) -> nn.Module:
         LopsidedError: as `reload` does.
     """
     model = reload(folder, snapshot=snapshot)
-    if isinstance(model, PeftModel):
-        merged: nn.Module = model.merge_and_unload()
-        return merged
-    return model
+    return taken_off(model, merged=True) if isinstance(model, PeftModel) else model
 
 
 def _goal(run: Run) -> Goal:

@@ -26,6 +26,7 @@ from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
 from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.flips import Flips
 from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
 from lopsided.runs.measure import StepTimer, kept_bytes
@@ -85,11 +86,12 @@ def assemble(
         checkpoint: what the session goes on from.
     """
     data, base = inputs.data, _base_model(config, inputs)
-    model = prepare(inputs.model, config.resolve_method(), data.task, config)
-    steps = total_steps(config, len(data.encoded.splits["train"]))
+    method, steps = config.resolve_method(), total_steps(config, len(data.encoded.splits["train"]))
+    model = prepare(inputs.model, method, data.task, config, steps)
     timer, chain = StepTimer(checkpoint), ChainCallback()
     # The timer first: an advance of the chain is not part of a step.
-    own = [timer, chain, TrajectoryCallback(config, config.resolve_method())]
+    of_form = FORMS[method.side.saved_as].callbacks(method, checkpoint)
+    own = [timer, chain, *of_form, TrajectoryCallback(config, method)]
     trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
     for callback in callbacks:
         if isinstance(callback, RunProgress):
@@ -167,6 +169,7 @@ def trainer_for(
     trainer = CarefulTrainer(
         form=FORMS[config.resolve_method().side.saved_as],
         data=data,
+        flips=Flips(config.seed, arguments.process_index) if config.flip else None,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
@@ -236,4 +239,5 @@ def _chain_facts(session: Session) -> ChainFacts | None:
     boundaries = tuple(chain.boundaries(session.steps))
     # The callback has checked that the checkpoint stands at the link that its step asks for.
     before = [ChainEvent(step, link) for link, step in enumerate(boundaries, 1) if step <= session.resumed_at]
-    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=(*before, *session.chain.events))
+    events = (*before, *session.chain.events)
+    return ChainFacts(links=len(boundaries) + 1, boundaries=boundaries, events=events, jumps=chain.jumps)

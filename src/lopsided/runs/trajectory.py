@@ -32,7 +32,7 @@ class TrajectoryCallback(TrainerCallback):
 
     def __init__(self, config: TrainConfig, method: Method) -> None:
         self.out, self.method = config.out, method
-        self.keeps = method.is_adapter if config.trajectory is None else config.trajectory
+        self.keeps = method.side.on_base if config.trajectory is None else config.trajectory
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep a snapshot of this step."""

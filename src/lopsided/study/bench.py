@@ -11,7 +11,7 @@ from pathlib import Path
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.files.strict_json import loads
-from lopsided.runs.directory import check_place, in_use
+from lopsided.runs.directory import TRIALS, check_place, in_use
 from lopsided.runs.ending import terminable
 from lopsided.runs.model_cache import ModelCache
 from lopsided.study.backend import Backend, Local
@@ -21,8 +21,9 @@ from lopsided.study.estimates import Looker
 from lopsided.study.fit import check_fit
 from lopsided.study.outputs import write_outputs
 from lopsided.study.plan import StudyPlan, only_shard, plan
+from lopsided.study.rehearsal import rehearsal, with_settings
 from lopsided.study.results import RESULTS, Result, mend_tail, read_results
-from lopsided.study.study_file import read_study
+from lopsided.study.study_file import Study, read_study
 from lopsided.study.tuning import check_tuner
 
 STUDY = "study.json"
@@ -41,6 +42,8 @@ class Bench:
         results: result files of other machines, whose finished cells are not run again.
         retry_failed: make cells again that failed or were skipped.
         changed: whether the folder may have begun with another text of the study file.
+        data: a folder with data sets in local form, for all runs.
+        rehearse: make a few steps on the models' tiny twins instead; see `lopsided.study.rehearsal`.
     """
 
     path: Path
@@ -49,6 +52,20 @@ class Bench:
     results: tuple[Path, ...] = ()
     retry_failed: bool = False
     changed: bool = False
+    data: str | None = None
+    rehearse: bool = False
+
+    @property
+    def study(self) -> Study:
+        """The study, with what this process changes of it.
+
+        Raises:
+            LopsidedError: for a study file that says something that makes no sense.
+        """
+        study = read_study(self.path)
+        if self.data is not None:
+            study = with_settings(study, {"data": self.data}, "--data")
+        return rehearsal(study) if self.rehearse else study
 
     @property
     def results_path(self) -> Path:
@@ -71,7 +88,7 @@ def planned(bench: Bench, *, probe: bool) -> StudyPlan:
     Args:
         probe: time a few steps of each pair of a model and a task that is on this machine.
     """
-    study = read_study(bench.path)
+    study = bench.study
     if study.tuning is not None:
         check_tuner()
     return plan(study, bench.out, results=bench.all_results(), look=Looker(probe=probe))
@@ -125,13 +142,14 @@ def run_bench(
 
 def placed(cell: Cell, out: Path) -> Cell:
     """Return the cell with its folder: a rate that was chosen gives it another name."""
-    return replace(cell, config=replace(cell.config, out=out / "runs" / folder_name(cell)))
+    part = TRIALS if cell.role == "trial" else "runs"
+    return replace(cell, config=replace(cell.config, out=out / part / folder_name(cell)))
 
 
 def _note_study(bench: Bench) -> None:
     """Write down which study file the folder was begun with, and refuse another text unless that is asked for."""
     text = bench.path.read_bytes()
-    now = {"schema": 1, "path": str(bench.path), "sha256": hashlib.sha256(text).hexdigest()}
+    now = {"schema": 1, "path": str(bench.path), "sha256": hashlib.sha256(text).hexdigest(), "rehearse": bench.rehearse}
     there = bench.out / STUDY
     if there.is_file() and not bench.changed:
         before = loads(there.read_text())

@@ -1,29 +1,38 @@
-"""Every method on one model and task: the main job."""
+"""Every method on one model and task: the main job, as a study of one model and one task."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from transformers import TrainerCallback
 
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import write_json
 from lopsided.method import METHODS, method_named
-from lopsided.runs import Data, ModelCache, Prepared, TrainConfig, read_run, train
-from lopsided.runs.directory import check_place, in_use, is_begun
-from lopsided.runs.ending import reason, terminable
+from lopsided.models.weight_hash import model_hash
+from lopsided.runs import Data, ModelCache, TrainConfig, read_run
+from lopsided.runs.directory import TRIALS, check_place, in_use, is_begun
+from lopsided.runs.ending import terminable
 from lopsided.runs.evaluated_rows import rows_note
 from lopsided.runs.measure import machine, versions
 from lopsided.runs.preflight import preflight
+from lopsided.settings import check_settings
+from lopsided.study import results as lines
+from lopsided.study.backend import Local
+from lopsided.study.cell import Cell, slug
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
 from lopsided.study.comparison_settings import write_settings
+from lopsided.study.drive import Drive
+from lopsided.study.estimates import DIGITS
+from lopsided.study.study_file import Tuning
+from lopsided.study.tried_rates import searches_of
+from lopsided.study.tuning import check_tuner
+from lopsided.tasks.task_fingerprint import fingerprint
 from lopsided_settings.compare import CompareSettings
 
 Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
@@ -37,6 +46,7 @@ class CompareConfig(CompareSettings):
         run: what all runs share.
         methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
         seeds: one run of every method per seed.
+        tune: trials of each method's learning rate, with the first seed and by validation alone; None tunes none.
         links: for the methods that have a chain; None keeps each method's own.
         command: how it was asked for, for the record.
     """
@@ -46,6 +56,12 @@ class CompareConfig(CompareSettings):
     command: str = "lopsided compare"
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        if self.tune is not None and self.run.lr is not None:
+            raise LopsidedError(
+                f"tune chooses a learning rate for each method, and lr={self.run.lr:g} is one for all; leave one of "
+                "them out"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise LopsidedError(f"seeds must be distinct whole numbers, one or more, got {list(self.seeds)}")
         for name in self.names:
@@ -69,7 +85,19 @@ class CompareConfig(CompareSettings):
 
     def folder(self, method: str, seed: int) -> Path:
         """Return the directory of one run."""
-        return self.run.out / RUNS / f"{method}-seed{seed}"
+        return self.run.out / RUNS / slug(method, f"seed{seed}")
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """How learning rates are chosen; None for runs with the methods' own, or with one for all."""
+        return None if self.tune is None else Tuning(trials=self.tune)
+
+    def placed(self, cell: Cell) -> Cell:
+        """Return a cell with its folder: trials lie apart from the runs, which they are none of."""
+        if cell.role == "run":
+            return cell
+        run = cell.config
+        return replace(cell, config=replace(run, out=self.run.out / TRIALS / slug(run.method, f"lr{run.lr:g}")))
 
 
 def compare(
@@ -87,7 +115,7 @@ def compare(
     Args:
         config: what to compare.
         resume: keep finished runs, and go on with unfinished ones.
-        callbacks: for one run's trainer, from the method's name and the seed.
+        callbacks: for one run's trainer, from the method's name and the seed; a trial's name has its rate, too.
         note: tells a person how the rows are read, before the first run.
 
     Raises:
@@ -98,6 +126,8 @@ def compare(
     check_place(out)
     if not resume and any((out / name).exists() for name in (RESULTS, RUNS)):
         raise LopsidedError(f"{out} holds a comparison already; expected a new folder; pass --resume, or another --out")
+    if config.tune is not None:
+        check_tuner()
     with ExitStack() as locks:
         cache = ModelCache()
         data = _checked(config, cache, locks)
@@ -105,7 +135,9 @@ def compare(
             note(data.described)
         locks.enter_context(terminable())
         _write_settings(config)
-        errors = _train_all(config, cache, resume=resume, callbacks=callbacks)
+        ended = _made(config, data, cache, callbacks)
+        errors = {cell.config.method: each.reason for cell, each in ended if cell.role == "run" and each.reason}
+        searches = {} if config.tuning is None else searches_of(config.tuning, ended)
         comparison = Comparison(
             folder=out,
             names=config.names,
@@ -117,6 +149,7 @@ def compare(
             task_note=rows_note(config.run, data),
             task_shape=data.described,
             settings=_shared_settings(config),
+            search=next(iter(searches.values()), None),
             machine=machine(),
             versions=versions(),
             created=created,
@@ -127,8 +160,8 @@ def compare(
 
 
 def _write_settings(config: CompareConfig) -> None:
-    others = {"methods": config.names, "seeds": config.seeds, "links": config.links, "command": config.command}
-    write_settings(config.run.out, run=config.run, **others)
+    others = {"methods": config.names, "seeds": config.seeds, "links": config.links, "tune": config.tune}
+    write_settings(config.run.out, run=config.run, **others, command=config.command)
 
 
 def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data:
@@ -146,38 +179,41 @@ def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data
     return cache.data(config.run)
 
 
-def _train_all(config: CompareConfig, cache: ModelCache, *, resume: bool, callbacks: Callbacks) -> dict[str, str]:
-    """Train every method with every seed; returns why methods failed."""
-    prepared = Prepared(load=cache.inputs, checked=True)
-    errors: dict[str, str] = {}
-    for name in config.names:
-        for seed in config.seeds:
-            with ExitStack() as method:
-                # Hours of the other methods' training are not lost to an error of one of them, whatever its type.
-                method.push(partial(_keep_reason, errors, name))
-                run = config.config_of(name, seed)
-                train(
-                    run,
-                    resume=resume,
-                    prepared=prepared,
-                    callbacks=callbacks(name, seed),
-                    command=config.command,
-                )
-    return errors
+def _made(
+    config: CompareConfig, data: Data, cache: ModelCache, callbacks: Callbacks
+) -> list[tuple[Cell, lines.Result]]:
+    """Make every cell that is not finished; returns what became of each."""
+    path, ended = config.run.out / lines.RESULTS, list[tuple[Cell, lines.Result]]()
+    drive = Drive(
+        Local(cache, lambda cell: callbacks(_title(cell), cell.config.seed), config.command),
+        _ended(path),
+        path,
+        placed=config.placed,
+        retry=True,
+        tell=lambda cell, result: ended.append((cell, result)),
+    )
+    drive.run(_cells(config, data), config.tuning)
+    return ended
 
 
-def _keep_reason(
-    errors: dict[str, str],
-    name: str,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-) -> bool:
-    """End a `with` block quietly that failed, and keep the reason; what ends the process, such as Ctrl-C, passes."""
-    if not isinstance(error, Exception):
-        return False
-    errors[name] = reason(error)
-    return True
+def _cells(config: CompareConfig, data: Data) -> list[Cell]:
+    model, task = model_hash(config.run.model) or "", fingerprint(data.task)[:DIGITS]
+    runs = [config.config_of(name, seed) for name in config.names for seed in config.seeds]
+    return [
+        Cell(config=run, method=run.resolve_method(), model_fingerprint=model, task_fingerprint=task) for run in runs
+    ]
+
+
+def _ended(path: Path) -> dict[str, lines.Result]:
+    """Return what has ended by an earlier process's account; a run whose folder is gone is made again."""
+    lines.mend_tail(path)
+    known = lines.read_results([path] if path.is_file() else [])
+    return {key: each for key, each in known.items() if each.data["role"] == "trial" or _is_finished(each.made_in)}
+
+
+def _title(cell: Cell) -> str:
+    config = cell.config
+    return config.method if cell.role == "run" else f"{config.method}, rate {config.lr:g}"
 
 
 def _unfinished(config: CompareConfig) -> list[TrainConfig]:

@@ -13,6 +13,7 @@ from lopsided.runs import Run, read_run
 from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.leaderboard import Leaderboard, leaderboard
+from lopsided.study.tried_rates import RateSearch, rates_note
 
 SCHEMA = 1
 RESULTS = "results.json"
@@ -31,6 +32,7 @@ class Comparison:
         task_note: what a person should know about the task's rows.
         task_shape: how the rows were read; "" for those of embedded tasks.
         settings: what all runs share, without what is None.
+        search: the trials of learning rates; None where these were not tuned.
         machine, versions: where it was made.
         created: when it began, in ISO format.
         wall_seconds: how long it took.
@@ -46,6 +48,7 @@ class Comparison:
     task_note: str
     task_shape: str
     settings: Mapping[str, Any]
+    search: RateSearch | None = None
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     created: str
@@ -62,6 +65,12 @@ class Comparison:
         by_label: dict[str, Row | Absence] = {row.label: row for row in self.leaderboard.rows}
         by_label |= {absence.label: absence for absence in self.leaderboard.absent}
         return [by_label[name] for name in self.names]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What stands below its table: how its learning rates came about."""
+        trials = None if self.search is None else self.search.tuning.trials
+        return (rates_note(trials, shared=self.settings.get("lr")),)
 
     @property
     def failed(self) -> bool:
@@ -86,6 +95,7 @@ class Comparison:
             "columns": [column.to_json() for column in board.columns],
             "rows": [self._entry_json(entry) for entry in self.entries],
             "sentences": list(board.sentences),
+            "tuning": None if self.search is None else self.search.to_json(),
             "created": self.created,
             "wall_seconds": self.wall_seconds,
         }

@@ -37,7 +37,7 @@ def resumed_settings(folder: Path, given: Mapping[str, Any] | None = None) -> di
 
     Args:
         folder: of the comparison.
-        given: settings of the runs that are asked for, which must be those that are there.
+        given: settings that are asked for, which must be those that are there.
 
     Raises:
         LopsidedError: if there is no comparison, it does not say what it was asked for, or has other settings.
@@ -61,7 +61,9 @@ def resumed_settings(folder: Path, given: Mapping[str, Any] | None = None) -> di
         assert run is not None, record
         adopt_method(run)
     settings["run"] = TrainConfig(**settings["run"], out=folder)
-    refuse_others(folder, given or {}, {**settings["run"].to_json(), "links": settings["links"]})
+    refuse_others(
+        folder, given or {}, {**settings["run"].to_json(), **{name: settings.get(name) for name in ("links", "tune")}}
+    )
     return settings
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lopsided.study.backend import Backend
 from lopsided.study.cell import Cell
@@ -100,13 +99,3 @@ class Drive:
             line = line_of(cell, "failed", f"none of the {tuner.tuning.trials} trials of its learning rate has a score")
             append(self.path, line)
             self._end(cell, Result(data=line, folder=self.path.parent))
-
-
-def tuned_rates(results: Mapping[str, Result]) -> dict[tuple[str, str, str], list[Result]]:
-    """Return the finished trials of each model, task and method, from the lowest rate."""
-    trials: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results.values():
-        data: Mapping[str, Any] = result.data
-        if data["role"] == "trial" and result.is_finished:
-            trials.setdefault((data["model"], data["task"], data["method"]), []).append(result)
-    return {key: sorted(each, key=lambda result: result.run.learning_rate) for key, each in trials.items()}

@@ -79,7 +79,7 @@ def span_of(cell: Cell, steps: int | None, pair: Pair, machine: Machine | None =
     if machine is None:
         return None
     config = cell.config
-    trained = WEIGHTS if not cell.method.is_adapter and not cell.method.side.head_alone else 0.0
+    trained = WEIGHTS if not cell.method.side.on_base and not cell.method.side.head_alone else 0.0
     step_rows = config.batch_size * config.accumulate
     tokens = steps * step_rows * (FORWARD + BACKWARD + trained) + _evaluated(config, pair) * FORWARD
     operations = tokens * config.max_length * pair.parameters
@@ -99,7 +99,7 @@ def _learned_bytes(cell: Cell, parameters: int) -> int:
     whole = parameters * 4
     if cell.method.side.head_alone:
         return whole // 100
-    return whole if not cell.method.is_adapter else min(whole, whole * cell.config.rank // 256)
+    return whole if not cell.method.side.on_base else min(whole, whole * cell.config.rank // 256)
 
 
 class Looker:

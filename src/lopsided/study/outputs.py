@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lopsided.files.atomic import write_json, write_text
+from lopsided.finite import is_finite
 from lopsided.formatting import estimate_text
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import Column
-from lopsided.study.drive import tuned_rates
 from lopsided.study.leaderboard import Leaderboard, leaderboard
 from lopsided.study.plan import PlannedCell, StudyPlan
 from lopsided.study.results import Result
+from lopsided.study.tried_rates import rates_note, searches_of
 
 BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
 
@@ -28,6 +29,7 @@ class StudyBoard:
     title: str
     leaderboard: Leaderboard
     seeds: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def entries(self) -> list[Row | Absence]:
@@ -42,6 +44,7 @@ def study_boards(plan: StudyPlan, results: Mapping[str, Result]) -> list[StudyBo
             title=f"{len(board.rows)} methods on {task} with {model}",
             leaderboard=board,
             seeds=tuple(sorted({run.seed for row in board.rows for run in row.runs})),
+            notes=(_rates_note(plan),),
         )
         for (model, task), board in boards_of(plan, results).items()
     ]
@@ -116,10 +119,13 @@ def markdown_of(plan: StudyPlan, boards: Mapping[tuple[str, str], Leaderboard], 
             for row in board.rows
         ]
         rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]
-        parts.append(markdown_table(heads, rows))
-    if plan.study.tuning is not None:
-        parts += _rates_of(results)
-    return "\n".join(parts)
+        parts += [markdown_table(heads, rows), f"{_rates_note(plan)}\n"]
+    return "\n".join([*parts, *_rates_of(plan, results)])
+
+
+def _rates_note(plan: StudyPlan) -> str:
+    tuning = plan.study.tuning
+    return rates_note(None if tuning is None else tuning.trials, tune="[tuning] in the study file")
 
 
 def _figure(row: Row, column: Column) -> str:
@@ -143,16 +149,20 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]]) + "\n"
 
 
-def _rates_of(results: Mapping[str, Result]) -> list[str]:
-    trials = tuned_rates(results)
+def _rates_of(plan: StudyPlan, results: Mapping[str, Result]) -> list[str]:
+    """Return a table of what each rate came to, the rates of the runs marked."""
+    if plan.study.tuning is None:
+        return []
+    ended = [(each.cell, results[each.cell.key]) for each in plan.cells if each.cell.key in results]
     rows = []
-    for (model, task, method), each in trials.items():
-        for result in each:
-            figures = result.run.metrics["validation"]
-            score = "–" if figures.score.value is None else f"{figures.score.value:.4g}"
-            rows.append([model, task, method, f"{result.run.learning_rate:.3g}", score])
+    for (model, task), search in searches_of(plan.study.tuning, ended).items():
+        for method, trials in search.tried.items():
+            for trial in trials:
+                mark = " (chosen)" if trial.rate == search.chosen.get(method) else ""
+                score = f"{trial.score:.4g}" if is_finite(trial.score) else trial.why or "–"
+                rows.append([model, task, method, f"{trial.rate:.3g}{mark}", score])
     heads = ["model", "task", "method", "rate tried", "validation score"]
-    return ["## Rates that were tried\n", markdown_table(heads, rows)] if rows else []
+    return ["## Rates that were tried\n", markdown_table(heads, rows)]
 
 
 def peft_form(result: Result) -> dict[str, Any]:

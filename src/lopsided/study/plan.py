@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.method import METHODS, Method, method_named
+from lopsided.method.profiles import in_profile
 from lopsided.runs import TrainConfig
 from lopsided.runs.preflight import total_steps
 from lopsided.study.cell import Cell, folder_name
@@ -186,7 +187,8 @@ def _cells(study: Study, block: Block, number: int, folder: Path, look: Look) ->
             for seed in block.seeds:
                 for name in block.methods:
                     for settings, swept in block.settings_of(name):
-                        place = _Place(model=model, task=task, seed=seed, method=name, block=number, swept=swept)
+                        words = ", ".join(filter(None, [swept, block.name]))
+                        place = _Place(model=model, task=task, seed=seed, method=name, block=number, swept=words)
                         yield _cell(study, place, settings, folder, look)
 
 
@@ -205,7 +207,7 @@ class _Place:
 def _cell(
     study: Study, place: _Place, settings: Mapping[str, Sourced], folder: Path, look: Look
 ) -> tuple[PlannedCell, Pair]:
-    method = method_named(place.method)
+    method = method_named(in_profile(place.method, study.profile))
     where = f"{method.name} on {place.task} with {place.model}"
     plain = {key: each.value for key, each in settings.items() if key != LINK_EPOCHS}
     if method.chain is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lopsided.errors import LopsidedError, first_line
+from lopsided.plugins import load_plugin
 from lopsided.runs.model_cache import ModelCache
 from lopsided.study.backend import Backend
 from lopsided.study.cell import Cell
@@ -31,7 +32,7 @@ class RayBackend(Backend):
         address: of a cluster, as for `ray.init`; None starts a local one that ends with the study.
         workers: cells at a time; None takes one per processor, or per GPU where the cluster has some.
         memory: bytes that a cell is expected to need, by its key; a worker is chosen that has them.
-        command: for the runs' records.
+        command: for the runs' records. plugin: a file that every worker runs first, as this process has.
 
     Raises:
         LopsidedError: if Ray is not installed, or the cluster cannot be reached.
@@ -44,6 +45,7 @@ class RayBackend(Backend):
         workers: int | None = None,
         memory: Mapping[str, int] | None = None,
         command: str | None = None,
+        plugin: Path | None = None,
     ) -> None:
         if importlib.util.find_spec("ray") is None:
             raise LopsidedError("--backend ray needs Ray, which is not installed; pip install 'lopsided[cluster]'")
@@ -58,6 +60,7 @@ class RayBackend(Backend):
                 "--head`, or leave --address out"
             ) from error
         self._ray, self._memory, self._command = ray, memory or {}, command
+        self._plugin = None if plugin is None else plugin.absolute()
         resources = ray.cluster_resources()
         self._gpus = 1 if resources.get("GPU", 0) else 0
         self._slots = workers or int(resources.get("GPU", 0) or resources["CPU"])
@@ -74,7 +77,7 @@ class RayBackend(Backend):
         """Hand a cell to the cluster."""
         absolute = dataclasses.replace(cell, config=dataclasses.replace(cell.config, out=cell.config.out.absolute()))
         needs = {"num_cpus": 1, "num_gpus": self._gpus, "memory": self._memory.get(cell.key, 0)}
-        reference = self._task.options(**needs).remote(absolute, os.getcwd(), self._command)
+        reference = self._task.options(**needs).remote(absolute, os.getcwd(), self._command, self._plugin)
         self._cells[reference] = cell
         self._begun[cell.key] += 1
 
@@ -103,9 +106,11 @@ class RayBackend(Backend):
         self._ray.shutdown()
 
 
-def _make(cell: Cell, folder: str, command: str | None) -> dict[str, Any]:
+def _make(cell: Cell, folder: str, command: str | None, plugin: Path | None) -> dict[str, Any]:
     """Make a cell in a worker process."""
     # Paths of models and tasks are relative to where the study was started, where that is a folder here.
     if Path(folder).is_dir():
         os.chdir(folder)
+    if plugin is not None:
+        load_plugin(plugin)
     return run_cell(cell, _cache, command=command)

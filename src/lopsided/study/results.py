@@ -36,6 +36,7 @@ import numpy as np
 from lopsided.errors import LopsidedError
 from lopsided.files import strict_json
 from lopsided.runs import Run
+from lopsided.runs.directory import TRIALS
 from lopsided.runs.facts import Predictions
 from lopsided.runs.record_view import run_of_record
 
@@ -88,11 +89,16 @@ class Result:
         """The number of the numerics that it was made with."""
         return int(self.data["numerics"])
 
+    @property
+    def made_in(self) -> Path:
+        """The run directory, if the study that the line was read from is the one that made it."""
+        part = TRIALS if self.data["role"] == "trial" else "runs"
+        return self.folder / part / str(self.data.get("folder", self.key))
+
     @cached_property
     def run(self) -> Run:
         """The finished run, wherever it was made."""
-        folder = self.folder / "runs" / str(self.data.get("folder", self.key))
-        return run_of_record(self.data["record"], unpacked(self.data["rows"]), folder)
+        return run_of_record(self.data["record"], unpacked(self.data["rows"]), self.made_in)
 
 
 def packed(rows: Mapping[str, Predictions]) -> dict[str, dict[str, str]]:

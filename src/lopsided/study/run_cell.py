@@ -97,13 +97,35 @@ def line_of(cell: Cell, status: Status, reason: str | None = None, run: Run | No
 def _diagnosed(run: Run, diagnose: Diagnose) -> dict[str, Any]:
     """Look at a finished run, and return what its sections found, without what they found of every layer."""
     diagnosis = diagnose_runs([run.folder], diagnose.config, resume=True)[run.folder]
-    return {name: _without_layers(diagnosis[name]) for name in diagnose.only if name in diagnosis}
+    return {name: without_layers(diagnosis[name]) for name in diagnose.only if name in diagnosis}
 
 
-def _without_layers(value: Any) -> Any:
+def without_layers(value: Any) -> Any:
+    """Return what a section found, without what it found of every layer: means in place of a list of layers.
+
+    Example:
+        >>> without_layers({"mean": 2.0, "by_layer": {"a": 1}})
+        {'mean': 2.0}
+        >>> without_layers([{"module": "a", "delta": {"norm": 1.0}}, {"module": "b", "delta": {"norm": 3.0}}])
+        {'delta': {'norm': 2.0}}
+    """
     if isinstance(value, Mapping):
-        return {key: _without_layers(inner) for key, inner in value.items() if not str(key).startswith("by_")}
+        return {key: without_layers(inner) for key, inner in value.items() if not str(key).startswith("by_")}
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) and "module" in each for each in value):
+        return _mean(value)
     return value
+
+
+def _mean(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means over layers of all numbers that every layer has."""
+    means: dict[str, Any] = {}
+    for key, first in layers[0].items():
+        values = [layer.get(key) for layer in layers]
+        if all(isinstance(value, Mapping) for value in values) and first:
+            means[key] = _mean([value for value in values if isinstance(value, Mapping)])
+        elif all(type(value) in (int, float) for value in values):
+            means[key] = sum(float(value) for value in values if value is not None) / len(values)
+    return means
 
 
 def _keep(

@@ -47,6 +47,8 @@ from typing import Any, TypeVar
 from lopsided.diagnose import DiagnoseConfig, LandscapeConfig
 from lopsided.errors import LopsidedError, unknown
 from lopsided.method import Method
+from lopsided.method.profiles import AS_WRITTEN, PROFILES
+from lopsided.method.variants import varied
 from lopsided.study.setting_sources import Source, Sourced, as_source, read_settings
 
 if sys.version_info >= (3, 11):
@@ -169,7 +171,7 @@ class Study:
     """A study, as its file says it.
 
     Args:
-        profile: "as_written" takes methods as the papers' mathematics has them; see `lopsided.study.profiles`.
+        profile: "as_written" takes methods as the papers' mathematics has them; see `lopsided.method.profiles`.
         margin: in points of the score: a choice that is at most that much worse than the best is decided.
         variants: methods of the study's own, by name.
         costs: how costs are measured; None measures none. diagnose: what runs are looked at for; None for nothing.
@@ -178,7 +180,7 @@ class Study:
 
     title: str
     blocks: tuple[Block, ...]
-    profile: str = "as_written"
+    profile: str = AS_WRITTEN
     margin: float = 1.0
     variants: Mapping[str, Method] = field(default_factory=dict)
     tuning: Tuning | None = None
@@ -212,10 +214,18 @@ def study_from(data: Mapping[str, Any], where: str) -> Study:
         LopsidedError: naming file and key.
     """
     _check_keys(data, _OF_FILE, where)
+    profile = str(data.get("profile", AS_WRITTEN))
+    if profile not in PROFILES:
+        raise LopsidedError(f"{where}: {unknown('profile', profile, PROFILES)}")
     blocks = [(table, f"{where}: block {number}") for number, table in enumerate(data.get("block", ()), 1)]
     study = Study(
         title=str(data.get("title") or Path(where).stem),
         blocks=tuple(_block(data, table, place) for table, place in blocks or [({}, where)]),
+        profile=profile,
+        variants={
+            name: _variant(name, table, f"{where}: variants.{name}")
+            for name, table in _table(data, "variants", where).items()
+        },
         margin=float(data.get("margin", 1.0)),
         tuning=_typed(Tuning, data["tuning"], f"{where}: tuning") if "tuning" in data else None,
         costs=_typed(Costs, data["costs"], f"{where}: costs") if "costs" in data else None,
@@ -288,6 +298,16 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
         raise LopsidedError(f"{where}: expected a table as {key}, received {str(table)[:40]!r}; write [{key}]")
     return table
+
+
+def _variant(name: str, table: Mapping[str, Any], where: str) -> Method:
+    if not isinstance(table, Mapping) or "of" not in table:
+        raise LopsidedError(f"{where}: expected a table with of = METHOD and the parts that change; add `of`")
+    parts = {key: value for key, value in table.items() if key != "of"}
+    try:
+        return varied(str(table["of"]), name=name, **parts)
+    except LopsidedError as error:
+        raise LopsidedError(f"{where}: {error}") from error
 
 
 Part = TypeVar("Part", Tuning, Costs, Diagnose, Machine)

@@ -79,7 +79,7 @@ class Tuner:
             if self.tuning.steps is not None:
                 config = dataclasses.replace(config, steps=self.tuning.steps, epochs=None)
             sources = {**first.sources, "lr": "default"}
-            cell = dataclasses.replace(first, config=config, role="trial", sources=sources)
+            cell = dataclasses.replace(first, config=config, role="trial", sources=sources, diagnose=None)
             self._trials[cell.key] = trial
             yield cell
 

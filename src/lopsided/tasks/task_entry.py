@@ -78,6 +78,8 @@ class KnownTask(abc.ABC):
         also: the scores that are recorded next to it.
         sources: where the parts come from.
         folder: the data set's folder in local form; "" if it has none.
+        rows: about how many rows train, validation and test have on the hub, for plans made without it; cuts keep
+            rows of the same text together, so the exact numbers come with the rows. None where they are not known.
         note: how figures differ from published ones, or "".
         hub_note: how the splits of the hub's rows differ, or ""; rows in local form have their own.
     """
@@ -87,6 +89,7 @@ class KnownTask(abc.ABC):
     sources: PartSources
     also: tuple[str, ...] = ()
     folder: str = ""
+    rows: tuple[int, int, int] | None = None
     note: str = ""
     hub_note: str = ""
 
@@ -137,6 +140,7 @@ class KnownTask(abc.ABC):
             "local_form": f"{self.folder}/ with {self.layout}" if self.folder else "",
             "form": self.shape,
             "sources": dataclasses.asdict(self.sources),
+            "rows": dict(zip(SPLITS, self.rows)) if self.rows else None,
             "note": "; ".join(filter(None, [self.note, self.hub_note])),
         }
 

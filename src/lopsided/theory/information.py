@@ -203,10 +203,13 @@ def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
     """P, the numbers that the method trains over all its links."""
     of_one_link = _of_one_link(method, numbers, r)
     if of_one_link is None:
-        raise LopsidedError(
-            f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
-            "or leave the method out"
-        )
+        if method.side.head_alone:
+            raise LopsidedError(
+                f"method {method.name!r} trains a task's head, and there is none to count; pass a model with a head, "
+                "or leave the method out"
+            )
+        why = method.side.uncounted.format(model="the model")
+        raise LopsidedError(f"method {method.name!r} has no bound: {why}; leave the method out")
     return links * of_one_link
 
 

@@ -34,7 +34,7 @@ from lopsided.tuner.weight_readers import reader_of
 DEFAULTS: ChainMap[str, Any] = ChainMap(
     {},
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    {"vit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]},
+    {"vit": ["q_proj", "v_proj"], "deit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]},
 )
 SHOWN = 4
 

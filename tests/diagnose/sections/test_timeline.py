@@ -7,6 +7,7 @@ import torch
 
 from lopsided.diagnose.sections.timeline import timeline
 from lopsided.diagnose.tuned_model import Update
+from lopsided.method import varied
 from tests.diagnose.cases import logged_run
 
 
@@ -39,6 +40,14 @@ def test_a_chain_has_a_row_for_each_link():
 def test_a_run_without_a_chain_is_one_link_and_dense_factors_cover_all():
     [only] = timeline(logged_run(None), [[Update(torch.ones(3, 2), torch.ones(2, 5))]])["links"]
     assert (only["first_step"], only["last_step"], only["rank"], only["columns_covered"]) == (0, 6, 2, 1.0)
+
+
+def test_links_that_are_not_merged_have_no_update_of_their_own():
+    method = varied("c3la", name="kept", chain={"merge": False})
+    links = timeline(logged_run([3], method=method), [[Update(torch.ones(3, 2), window(0))]])["links"]
+    for link in links:
+        assert (link["norm"], link["rank"], link["columns_covered"]) == (None, None, None)
+        assert "does not merge" in link["why"]["norm"]
 
 
 def test_a_window_that_is_read_twice_counts_once():

@@ -21,6 +21,12 @@ from lopsided.finite import is_finite
 from lopsided.plotting.figure import Axis, DrawnRun, Figure, FigureEntry, RunGroup, by_label, rounded
 from lopsided.runs.run import Run
 
+# What a link of a chain that does not merge added: its factors are the next link's, too.
+NOT_MERGED = {
+    **dict.fromkeys(("norm", "rank", "columns_covered")),
+    WHY: {"norm": "the chain does not merge, so that no link has an update of its own"},
+}
+
 
 def timeline(run: Run, links: Sequence[Sequence[Update]]) -> dict[str, Any]:
     """Collect steps, losses, learning rates, norm, rank and covered columns of every link.
@@ -40,13 +46,14 @@ def timeline(run: Run, links: Sequence[Sequence[Update]]) -> dict[str, Any]:
         earlier one can write to, the mean over layers.
     """
     boundaries = () if run.chain is None else run.chain.boundaries
+    merges = run.method.chain is None or run.method.chain.merge
     rows, covered = [], [torch.zeros(_columns(layer[0]).shape, dtype=torch.bool) for layer in links if layer]
     for link, (first, last) in enumerate(pairwise([0, *boundaries, run.steps])):
         updates = [layer[link] for layer in links if link < len(layer)]
         rows.append(
             {"link": link, "first_step": first, "last_step": last}
             | _course(run.history, first, last)
-            | _added(updates, covered)
+            | (_added(updates, covered) if merges else NOT_MERGED)
         )
     return {"steps": run.steps, "links": rows}
 

@@ -19,6 +19,13 @@ def _mmlu(row: Row) -> Row:
     return {"question": row["question"], "options": row["choices"], "label": "ABCD".index(row["answer"])}
 
 
+_MMLU = Hub(
+    name="cais/mmlu",
+    configuration="all",
+    splits={"validation": "validation", "test": "test"},
+    read=_mmlu,
+)
+
 # Only trained on: what is scored is another data set.
 _ALPACA = TextEntry(
     about="an answer to an instruction",
@@ -37,6 +44,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         metric="perplexity",
         also=("token_accuracy", "bleu"),
         folder="e2e",
+        rows=(42_061, 4672, 4693),
         sources=PartSources(),
         note="a row per reference; the text begins on a line of its own",
     ),
@@ -47,6 +55,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         metric="token_accuracy",
         also=("perplexity", "greedy_match"),
         folder="django",
+        rows=(16_000, 1000, 1805),
         sources=PartSources(),
         note="the code ends with the end token, which the papers' code leaves out",
     ),
@@ -57,6 +66,7 @@ COMPLETIONS: dict[str, KnownTask] = {
         metric="perplexity",
         also=ROUGE,
         folder="xsum",
+        rows=(204_045, 11_332, 11_334),
         sources=UNKNOWN,
     ),
     "cnn-dailymail": TextEntry(
@@ -66,21 +76,18 @@ COMPLETIONS: dict[str, KnownTask] = {
         metric="perplexity",
         also=ROUGE,
         folder="cnn_dailymail",
+        rows=(287_113, 13_368, 11_490),
         sources=UNKNOWN,
     ),
     "alpaca-mmlu": TextEntry(
         about="answers to instructions (Alpaca), scored by questions with four options (MMLU)",
-        hub=Hub(
-            name="cais/mmlu",
-            configuration="all",
-            splits={"validation": "validation", "test": "test"},
-            read=_mmlu,
-        ),
+        hub=_MMLU,
         trained_on=_ALPACA,
         form=completed("{question}\n{options:choices}\nAnswer:", "{label:letter}"),
         metric="top1_token",
         also=("option_accuracy",),
         folder="mmlu",
+        rows=(52_002, 1531, 14_042),
         sources=PartSources(hub="paper", splits="unknown", form="unknown", metric="code"),
         note="train and test are different data sets, so the gap between them is not one of generalization",
     ),

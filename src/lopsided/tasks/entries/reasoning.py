@@ -14,7 +14,6 @@ KIN = (
     *("daughter-in-law", "grandson", "granddaughter", "father-in-law", "mother-in-law", "nephew", "son", "daughter"),
     *("niece", "husband", "wife", "sister-in-law"),
 )
-CLUTRR = "gen_train234_test2to10"
 
 
 def _openbookqa(row: Row) -> Row:
@@ -37,6 +36,18 @@ _LOGIQA = Hub(
     files={"train": "MRC/train.txt", "validation": "MRC/dev.txt", "test": "MRC/test.txt"},
     read=_logiqa,
 )
+_CLUTRR = Hub(
+    name="CLUTRR/v1",
+    revision=CONVERTED,
+    files={split: f"gen_train234_test2to10/{split}/0000.parquet" for split in ("train", "validation", "test")},
+    builder="parquet",
+)
+_FOLIO = Hub(
+    name="tasksource/folio",
+    files={"train": "folio_v2_train.jsonl", "validation": "folio_v2_validation.jsonl"},
+    splits={"train": "train", "validation": "validation"},
+    read=_folio,
+)
 # The released code asks for a class; the likelihood of options is ours.
 LIKELIHOOD = PartSources(splits="code", form="default", metric="code")
 
@@ -48,6 +59,7 @@ REASONING: dict[str, KnownTask] = {
         classes=LETTERS,
         metric="accuracy",
         folder="openbookqa",
+        rows=(4957, 500, 500),
         sources=PartSources(),
     ),
     "logiqa": TextEntry(
@@ -57,36 +69,29 @@ REASONING: dict[str, KnownTask] = {
         classes=LETTERS,
         metric="accuracy",
         folder="logiqa2",
+        rows=(12_567, 1569, 1572),
         sources=PartSources(),
     ),
     "clutrr": TextEntry(
         about="how two people of a story are related, in 21 classes",
-        hub=Hub(
-            name="CLUTRR/v1",
-            revision=CONVERTED,
-            files={split: f"{CLUTRR}/{split}/0000.parquet" for split in ("train", "validation", "test")},
-            builder="parquet",
-        ),
+        hub=_CLUTRR,
         form=prompted("Story: {story}\nQuery: {query}\nAnswer:", label="target"),
         classes=KIN,
         metric="accuracy",
         folder="clutrr",
+        rows=(9074, 2020, 1146),
         sources=PartSources(),
         note="the stories of test are longer than those of train",
     ),
     "folio": TextEntry(
         about="whether a statement follows from premises",
-        hub=Hub(
-            name="tasksource/folio",
-            files={"train": "folio_v2_train.jsonl", "validation": "folio_v2_validation.jsonl"},
-            splits={"train": "train", "validation": "validation"},
-            read=_folio,
-        ),
+        hub=_FOLIO,
         cuts=(Cut(source="validation", target="test", share=0.5),),
         form=prompted("Premises:\n{premises:lines}\n\nStatement:\n{conclusion}\n\nLabel (True/False/Uncertain):"),
         classes=("False", "True", "Uncertain"),
         metric="accuracy",
         folder="folio",
+        rows=(1001, 102, 101),
         sources=PartSources(),
         hub_note="test is half of the official validation split, cut once by a fixed seed",
     ),
@@ -96,6 +101,7 @@ REASONING: dict[str, KnownTask] = {
         form=chosen("Question: {question}\nAnswer:"),
         metric="accuracy",
         folder="openbookqa",
+        rows=(4957, 500, 500),
         sources=LIKELIHOOD,
         note="by the likelihood of each option, where the papers have a class over a prompt",
     ),
@@ -105,6 +111,7 @@ REASONING: dict[str, KnownTask] = {
         form=chosen("Context: {context}\nQuestion: {question}\nAnswer:"),
         metric="accuracy",
         folder="logiqa2",
+        rows=(12_567, 1569, 1572),
         sources=LIKELIHOOD,
         note="by the likelihood of each option, where the papers have a class over a prompt",
     ),

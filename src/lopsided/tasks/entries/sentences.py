@@ -26,6 +26,7 @@ ON_VALIDATION = (
     "test is the official validation split, validation is a tenth of train: fewer rows than the papers train on"
 )
 BY_SEED = "cut once by a fixed seed, where the papers' code cuts by the seed of each run"
+SCORED = Form(kind="regression", columns={"text": "{sentence1}", "text_pair": "{sentence2}", "label": "label"})
 VALIDATION_CUT = (Cut(share=0.1),)
 
 
@@ -42,6 +43,7 @@ SENTENCES: dict[str, KnownTask] = {
         metric="accuracy",
         also=("f1",),
         folder="mrpc",
+        rows=(3668, 408, 1725),
         sources=PartSources(),
         note="checkpoints by the loss, where the papers' code takes F1",
     ),
@@ -54,6 +56,7 @@ SENTENCES: dict[str, KnownTask] = {
         metric="accuracy",
         also=("f1",),
         folder="mrpc",
+        rows=(3301, 367, 408),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -65,6 +68,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=("unacceptable", "acceptable"),
         metric="matthews_correlation",
         folder="cola",
+        rows=(8551, 522, 521),
         sources=PartSources(),
         hub_note=f"test is half of the official validation split, {BY_SEED}",
     ),
@@ -76,6 +80,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=("unacceptable", "acceptable"),
         metric="matthews_correlation",
         folder="cola",
+        rows=(7696, 855, 1043),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -83,13 +88,11 @@ SENTENCES: dict[str, KnownTask] = {
         about="how alike two sentences are, from 0 to 5",
         hub=_glue("stsb"),
         cuts=VALIDATION_CUT,
-        form=Form(
-            kind="regression",
-            columns={"text": "{sentence1}", "text_pair": "{sentence2}", "label": "label"},
-        ),
+        form=SCORED,
         metric="pearson",
         also=("spearman",),
         folder="stsb",
+        rows=(5174, 575, 1500),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -101,6 +104,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=ENTAILMENT,
         metric="accuracy",
         folder="rte",
+        rows=(2241, 249, 277),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -113,6 +117,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=("entailment", "neutral", "contradiction"),
         metric="accuracy",
         folder="mnli",
+        rows=(353_432, 39_270, 9815),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -124,6 +129,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=("negative", "positive"),
         metric="accuracy",
         folder="sst2",
+        rows=(60_614, 6735, 872),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -135,6 +141,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=ENTAILMENT,
         metric="accuracy",
         folder="qnli",
+        rows=(94_269, 10_474, 5463),
         sources=PartSources(splits="default"),
         hub_note=ON_VALIDATION,
     ),
@@ -145,6 +152,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=("0", "1"),
         metric="accuracy",
         folder="paws",
+        rows=(49_401, 8000, 8000),
         sources=PartSources(),
     ),
     "trec-fine": TextEntry(
@@ -155,6 +163,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=FINE,
         metric="accuracy",
         folder="trec",
+        rows=(4907, 545, 500),
         sources=PartSources(),
         hub_note=f"validation is a tenth of train, {BY_SEED}",
     ),
@@ -166,6 +175,7 @@ SENTENCES: dict[str, KnownTask] = {
         classes=COARSE,
         metric="accuracy",
         folder="trec",
+        rows=(4907, 545, 500),
         sources=PartSources(hub="default", splits="default", form="default", metric="default"),
         note="the papers have the fine labels",
     ),
