@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lopsided import LopsidedError
+from lopsided.baselines import BASELINES
 from lopsided.files.strict_json import dumps
 from lopsided.runs import TrainConfig, load_inputs
 from lopsided.study.costs import CostTable, measure_costs
@@ -39,6 +40,18 @@ def test_every_method_has_a_line_and_the_base_its_bits(config):
     # The head's way back is one layer long; cLA keeps the columns that it reads, LoRA the whole input.
     assert kept["head"] < kept["cla"] < kept["lora"]
     assert CostTable.from_json(json.loads(dumps(costs.to_json()))) == costs
+
+
+@pytest.mark.more
+def test_baselines_stand_next_to_ours_even_those_that_rewrite_the_base(config):
+    inputs = load_inputs(config)
+    before = {name: tensor.clone() for name, tensor in inputs.model.state_dict().items()}
+    names = [f"peft:{name}" for name in BASELINES]
+    costs = measure_costs(config, ["cla", *names], rounds=2, inputs=inputs)
+    assert [line.method for line in costs.methods] == ["cla", *names]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in inputs.model.state_dict().items())
+    [cla] = measure_costs(config, ["cla"], rounds=2, inputs=inputs).methods
+    assert cla.kept_bytes == costs.methods[0].kept_bytes
 
 
 def test_the_same_bytes_are_kept_whatever_else_takes_turns(config):

@@ -14,6 +14,7 @@ from lopsided.advise.by_name import Batch
 from lopsided.models.shared_copy import own_what_trains, shared_copy
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
+from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare
 
 # What PEFT calls the copy of a task's head that trains next to an adapter.
@@ -53,7 +54,9 @@ def trial_model(config: TrainConfig, inputs: Inputs) -> Iterator[TrialModel]:
     where = torch.device("cpu") if device is None else device
     with torch.random.fork_rng(devices=[] if device is None else None, device_type=where.type if device else "cuda"):
         torch.manual_seed(config.seed)
-        model: Any = prepare(shared_copy(inputs.model), config.resolve_method(), inputs.data.task, config)
+        data = inputs.data
+        steps = total_steps(config, len(data.encoded.splits["train"]))
+        model: Any = prepare(shared_copy(inputs.model), config.resolve_method(), data.task, config, steps)
         own_what_trains(model)
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -25,14 +25,13 @@ from lopsided.errors import LopsidedError
 from lopsided.models.heads import head_modules
 from lopsided.models.shared_copy import own_what_trains, shared_copy
 from lopsided.optim.groups import param_groups
-from lopsided.runs import Inputs, TrainConfig, load_inputs
+from lopsided.runs import Data, Inputs, TrainConfig, load_inputs
 from lopsided.runs.batches_of_rows import training_batches
 from lopsided.runs.measure import kept_bytes, machine, versions
-from lopsided.runs.preflight import preflight
+from lopsided.runs.preflight import preflight, total_steps
 from lopsided.runs.prepare import prepare
 from lopsided.stats import Median, median_interval, median_ratio
 from lopsided.study.turns import take_turns, wall_ms
-from lopsided.tasks import Task
 
 FROZEN, TWIN = "frozen", "frozen, again"
 WARMUP = 3
@@ -146,7 +145,7 @@ def measure_costs(
         stands = {name: _Stand.frozen(base, batch, config) for name in (FROZEN, TWIN)}
         for number, own in enumerate(configs, start=1):
             note(f"method {number} of {len(configs)}: {own.method}")
-            stands[own.method] = _Stand.of(base, batch, own, inputs.data.task)
+            stands[own.method] = _Stand.of(base, batch, own, inputs.data)
         kept = {name: stand.kept() for name, stand in stands.items()}
         note(f"{rounds} rounds")
         work = {name: partial(wall_ms, stand.step) for name, stand in stands.items()}
@@ -193,9 +192,10 @@ class _Stand:
     bf16: bool
 
     @classmethod
-    def of(cls, base: nn.Module, batch: Mapping[str, Tensor], config: TrainConfig, task: Task) -> _Stand:
+    def of(cls, base: nn.Module, batch: Mapping[str, Tensor], config: TrainConfig, data: Data) -> _Stand:
         """Put a method on the base, as a run does."""
-        model = prepare(shared_copy(base), config.resolve_method(), task, config)
+        steps = total_steps(config, len(data.encoded.splits["train"]))
+        model = prepare(shared_copy(base), config.resolve_method(), data.task, config, steps)
         own_what_trains(model)
         device = next(model.parameters()).device
         optimizer = torch.optim.AdamW(param_groups(model, RATE, config.weight_decay))
