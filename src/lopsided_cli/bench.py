@@ -78,7 +78,7 @@ def bench(
         return
     with progress(Console(stderr=True)) as display:
         maker = _maker(backend, display, address=address, workers=workers, plugin=plugin)
-        outlook = run_bench(asked, backend=maker, begin=display.begin, tell=display.tell)
+        outlook = run_bench(asked, backend=maker, begin=display.begin, start=display.start, tell=display.tell)
     if json:
         print_json(outlook.to_json())
     else:

@@ -21,7 +21,10 @@ def lab(
     list_: Annotated[bool, typer.Option("--list", help="List the experiments and their claims.")] = False,
     quick: Annotated[bool, typer.Option("--quick/--full", help="A look in minutes, or the whole experiment.")] = True,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; the experiment's own number by default.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of IDX files, for digits-chain.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="IDX files for digits-chain, a study's results for chain-factorial."),
+    ] = None,
     resume: options.Resume = False,
     out: options.Out = None,
     page: Annotated[Path | None, typer.Option(help="Write a markdown page about the results here.")] = None,

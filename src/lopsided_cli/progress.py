@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 
 @contextmanager
@@ -22,6 +23,12 @@ def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
     if not console.is_terminal:
         yield lambda method, seed: [ProgressLine(console.file, _label(method, seed))]
         return
+    with progress_of_runs(console) as progress:
+        yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
+
+
+def progress_of_runs(console: Console) -> Progress:
+    """Return the bars of runs, one per run, each with the time left and a note."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -32,8 +39,7 @@ def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
         TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
-        yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
+    return Progress(*columns, console=console)
 
 
 def early(console: Console) -> Callable[[str], None]:

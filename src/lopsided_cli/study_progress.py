@@ -3,73 +3,240 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lopsided_cli.progress import bar
+from lopsided_cli.progress import progress_of_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 
+    from lopsided.runs import Run
     from lopsided.study.cell import Cell
     from lopsided.study.plan import StudyPlan
     from lopsided.study.results import Result
 
+# Lines of a terminal that the leaderboard leaves to the bars, to its own heading and to what it leaves out.
+OTHER_LINES = 10
 
-class StudyProgress:
-    """Counts cells, and writes a line for each that has ended.
+
+class StudyProgress(ABC):
+    """Counts the cells of a study, and tells its subclass.
 
     Args:
         console: where to.
-        of_run: from a label, the callbacks that show a run's own progress.
     """
 
-    def __init__(self, console: Console, of_run: Any) -> None:
-        self.console, self.of_run = console, of_run
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.title = ""
         self.total = self.done = self.made = 0
-        self.seconds = 0.0
-        self._last = time.monotonic()
+        self.since = time.monotonic()
+
+    @abstractmethod
+    def show_start(self, text: str) -> None:
+        """Show how many cells there are."""
+
+    @abstractmethod
+    def show_end(self, cell: Cell, result: Result, text: str) -> None:
+        """Show that a cell has ended now."""
+
+    @abstractmethod
+    def callbacks(self, cell: Cell) -> Sequence[Any]:
+        """Return the callbacks of a cell's Trainer; cells in other processes have none."""
 
     def begin(self, plan: StudyPlan) -> None:
-        """Say how many cells there are, and how many are still to be made."""
-        self.total = len(plan.cells)
-        left = len(plan.pending)
-        self.console.print(f"{plan.study.title}: {self.total} cells, {left} to be made", highlight=False, markup=False)
-        self._last = time.monotonic()
+        """Take the plan."""
+        self.title = plan.study.title
 
-    def callbacks(self, cell: Cell) -> Sequence[Any]:
-        """Return the callbacks of a cell's Trainer."""
-        callbacks: Sequence[Any] = self.of_run(cell.label, 0)
-        return callbacks
+    def start(self, total: int) -> None:
+        """Say how many cells there are, those that had ended before among them, and start the clock."""
+        self.total, self.since = total, time.monotonic()
+        before = f", {self.done} of them before now" if self.done else ""
+        self.show_start(f"{self.title}: {total} cells{before}, {total - self.done} to be made")
 
-    def tell(self, cell: Cell, result: Result) -> None:
-        """Write a line for a cell that has ended now; cells that had ended before are counted."""
+    def tell(self, cell: Cell, result: Result, made: bool) -> None:
+        """Count a cell that has ended, and show one that has ended now."""
+        self.done += 1
+        if made:
+            self.made += 1
+            outcome = _score(result.run) if result.is_finished else f"{result.status}: {result.reason}"
+            self.show_end(cell, result, f"{self.done} of {self.total}{self.left} | {cell.label}: {outcome}")
+
+    @property
+    def left(self) -> str:
+        """How long the study still takes at the pace of the cells made so far, in words; "" before the first."""
         from lopsided.formatting import duration
 
-        self.done += 1
-        now = time.monotonic()
-        spent, self._last = now - self._last, now
-        if spent < 0.05 and result.is_finished:
+        if not self.made or self.done == self.total:
+            return ""
+        seconds = (time.monotonic() - self.since) / self.made * (self.total - self.done)
+        return f", {duration(seconds)} left"
+
+
+class StudyLines(StudyProgress):
+    """Writes lines where a display can't move: one per cell, and for long cells one per evaluation."""
+
+    def show_start(self, text: str) -> None:
+        """Write the first line."""
+        self._write(text)
+
+    def show_end(self, cell: Cell, result: Result, text: str) -> None:
+        """Write the cell's line."""
+        self._write(text)
+
+    def callbacks(self, cell: Cell) -> Sequence[Any]:
+        """Return what writes lines in the course of a long run; its last one is the cell's."""
+        from lopsided.runs.progress import ProgressLine
+
+        return [ProgressLine(self.console.file, cell.label, at_end=False)]
+
+    def _write(self, text: str) -> None:
+        print(text, file=self.console.file, flush=True)
+
+
+class StudyDisplay(StudyProgress):
+    """Keeps a live display up to date: the study's bar, the bar of the running cell, and the leaderboard so far.
+
+    Args:
+        live: shows it.
+        cells, runs: the bars.
+    """
+
+    def __init__(self, console: Console, live: Live, cells: Progress, runs: Progress) -> None:
+        super().__init__(console)
+        self.live, self.cells, self.runs = live, cells, runs
+        self.bar = cells.add_task("cells", total=None, left="", note="")
+        self.board = SoFar()
+
+    def start(self, total: int) -> None:
+        """Say how many cells there are, and set the bar."""
+        super().start(total)
+        self.cells.reset(self.bar, total=total, completed=self.done, left="", note="")
+
+    def tell(self, cell: Cell, result: Result, made: bool) -> None:
+        """Count a cell that has ended, in the leaderboard as well."""
+        self.board.add(cell, result)
+        super().tell(cell, result, made)
+
+    def show_start(self, text: str) -> None:
+        """Write it above the display."""
+        self.console.print(text, highlight=False, markup=False)
+        self._refresh()
+
+    def show_end(self, cell: Cell, result: Result, text: str) -> None:
+        """Move the bar, take the cell's away, and show the leaderboard that it is in; above them, what went wrong."""
+        if not result.is_finished:
+            self.console.print(text, highlight=False, markup=False, style="red", soft_wrap=True)
+        for bar in list(self.runs.task_ids):
+            self.runs.remove_task(bar)
+        self.cells.update(self.bar, completed=self.done, left=self.left.removeprefix(", "))
+        self._refresh()
+
+    def callbacks(self, cell: Cell) -> Sequence[Any]:
+        """Return what moves the cell's bar."""
+        from lopsided.runs.progress import ProgressBar
+
+        return [ProgressBar(self.runs, cell.label)]
+
+    def _refresh(self) -> None:
+        from rich.console import Group
+
+        board = self.board.shown(most=max(1, self.console.height - OTHER_LINES))
+        self.live.update(Group(self.cells, self.runs, *board), refresh=True)
+
+
+class SoFar:
+    """The leaderboard of the cell that ended last: each method's mean score so far."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, str], dict[str, list[Run]]] = {}
+        self._trials: dict[tuple[str, str], dict[str, int]] = {}
+        self._last: tuple[str, str] | None = None
+
+    def add(self, cell: Cell, result: Result) -> None:
+        """Take a cell that has ended."""
+        if not result.is_finished:
             return
-        self.made += 1
-        self.seconds += spent
-        left = duration(self.seconds / self.made * max(0, self.total - self.done))
-        outcome = _score(result) if result.is_finished else f"{result.status}: {result.reason}"
-        text = f"{self.done} of {self.total}, {left} left | {cell.label}: {outcome}"
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._last = cell.board
+        runs, trials = self._runs.setdefault(cell.board, {}), self._trials.setdefault(cell.board, {})
+        if cell.role == "trial":
+            trials[cell.entry] = trials.get(cell.entry, 0) + 1
+        else:
+            runs.setdefault(cell.entry, []).append(result.run)
+
+    def shown(self, *, most: int) -> list[Text | Table]:
+        """Return a title and a table of the best methods, at most so many; nothing before the first cell finished."""
+        from rich.table import Table
+        from rich.text import Text
+
+        if self._last is None:
+            return []
+        runs, trials = self._runs[self._last], self._trials[self._last]
+        rows = sorted(runs, key=lambda name: _place(runs[name]))
+        first = next(iter(runs.values()))[0] if runs else None
+        heading = "score" if first is None else f"{_split(first)} {first.task.metric.replace('_', ' ')}"
+        table = Table(box=None, pad_edge=False)
+        for name in ("method", heading, "runs", *(["trials"] if trials else [])):
+            table.add_column(name, justify="left" if name == "method" else "right")
+        names = [*rows, *(name for name in trials if name not in runs)]
+        for name in names[:most]:
+            score = _mean_text(runs[name]) if name in runs else ""
+            cells = [name, score, str(len(runs.get(name, ()))), *([str(trials.get(name, 0))] if trials else [])]
+            table.add_row(*map(Text, cells))
+        if len(names) > most:
+            table.add_row(f"and {len(names) - most} more")
+        model, task = self._last
+        return [Text(f"{task} with {model}", style="bold"), table]
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[StudyProgress]:
     """Show the progress of a study inside the context: a live display at a terminal, plain lines elsewhere."""
-    with bar(console) as of_run:
-        yield StudyProgress(console, of_run)
+    if not console.is_terminal:
+        yield StudyLines(console)
+        return
+    from rich.console import Group
+    from rich.live import Live
+
+    cells, runs = progress_of_runs(console), progress_of_runs(console)
+    # The tables come after it, so it leaves nothing.
+    with Live(Group(cells, runs), console=console, transient=True) as live:
+        yield StudyDisplay(console, live, cells, runs)
 
 
-def _score(result: Result) -> str:
+def _split(run: Run) -> str:
+    return "test" if "test" in run.metrics else "validation"
+
+
+def _value(run: Run) -> float | None:
+    return run.metrics[_split(run)].score.value
+
+
+def _score(run: Run) -> str:
     from lopsided.formatting import number_text
 
-    run = result.run
-    split = "test" if "test" in run.metrics else "validation"
-    return f"{split} {run.task.metric} {number_text(run.metrics[split].score.value, '.4f')}"
+    return f"{_split(run)} {run.task.metric} {number_text(_value(run), '.4f')}"
+
+
+def _mean(runs: Sequence[Run]) -> float | None:
+    values = [value for run in runs if (value := _value(run)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _mean_text(runs: Sequence[Run]) -> str:
+    from lopsided.formatting import number_text
+
+    return number_text(_mean(runs), ".4f")
+
+
+def _place(runs: Sequence[Run]) -> tuple[bool, float]:
+    """Return what methods are sorted by: the best score first, those without one last."""
+    mean, sign = _mean(runs), -1.0 if runs[0].task.greater_is_better else 1.0
+    return mean is None, sign * (mean or 0.0)

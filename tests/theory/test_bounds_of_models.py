@@ -23,9 +23,11 @@ from transformers import (
 
 import lopsided
 from lopsided import METHODS, LopsidedError
-from lopsided.models.load import CLASSES, _class_and_head
+from lopsided.models.load import _class_and_head
 from lopsided.models.registry import ModelSource
 from lopsided.models.skeleton import skeleton
+from lopsided.models.task_classes import CLASSES
+from lopsided.tasks.kinds import KINDS
 from lopsided.tasks.task import Task
 from lopsided.theory import all_bounds, generalization_bound, layer_dims, model_numbers
 from lopsided.tuner import layers_of
@@ -108,7 +110,7 @@ def test_a_classifier_of_robertas_shape_has_no_pooler(tmp_path):
 
 
 def test_every_kind_of_task_has_a_class():
-    assert set(CLASSES) == {"classification", "regression", "generation"}
+    assert set(CLASSES) == set(KINDS)
     with pytest.raises(LopsidedError, match=r"unknown kind of task 'classificaton'.*did you mean 'classification'"):
         skeleton("embedded", "classificaton")
     with pytest.raises(LopsidedError, match="labels must be at least 1"):

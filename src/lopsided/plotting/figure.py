@@ -81,6 +81,14 @@ class DrawnRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawnRate:
+    """A learning rate that was tried, as figures read it; without a score where its trial has none."""
+
+    rate: float
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunGroup(Generic[BoardT_co]):
     """Runs on one model and task, which a page compares.
 
@@ -88,11 +96,13 @@ class RunGroup(Generic[BoardT_co]):
         key: unique in the page.
         leaderboard: their columns and rows.
         runs: the best method's first.
+        rates: what the runs' learning rates were chosen from, by label, from the lowest.
     """
 
     key: str
     leaderboard: BoardT_co
     runs: Sequence[DrawnRun]
+    rates: Mapping[str, Sequence[DrawnRate]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

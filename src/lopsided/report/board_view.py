@@ -13,6 +13,7 @@ from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
 from lopsided.study.by_task import TaskBoard
 from lopsided.study.columns import SCORE, Column
+from lopsided.study.tried_rates import rates_note
 
 PLACES = {1: "first place", 2: "second place", 3: "third place"}
 
@@ -185,7 +186,22 @@ def _notes(board: TaskBoard, rows: Sequence[Row]) -> list[str]:
     notes = [column.note for column in columns if column.note]
     if floor := [row.label for row in rows if row.floor]:
         notes.append(f"{joined(floor)} is the floor: only the task head was trained, and it does not compete.")
-    notes += [*lacking_notes(columns, rows), *same_as_notes(rows)]
+    notes += [*lacking_notes(columns, rows), *same_as_notes(rows), *_note_on_rates(board, rows)]
     if board.shared:
         notes.append(f"All runs: {', '.join(f'{name} {value}'.strip() for name, value in board.shared)}.")
     return notes
+
+
+def _note_on_rates(board: TaskBoard, rows: Sequence[Row]) -> list[str]:
+    competing = [row.label for row in rows if not row.floor]
+    tuned = [label for label in competing if label in board.rates]
+    if len(competing) < 2:
+        return []
+    if tuned == competing:
+        return [rates_note(max(len(board.rates[label]) for label in tuned))]
+    if tuned:
+        others = joined([label for label in competing if label not in tuned])
+        return [f"Learning rates: tuned for {joined(tuned)}, and not for {others}, so that their order means little."]
+    given = {run.settings["lr"] for row in rows for run in row.runs}
+    shared = given.pop() if len(given) == 1 else None
+    return [rates_note(None, shared=shared, tune="`lopsided compare --tune 5`")]

@@ -12,14 +12,19 @@ from lopsided.diagnose import SECTIONS
 from lopsided.files.strict_json import reasons
 from lopsided.method import METHODS
 from lopsided.plotting.colours import COLOURS, FLOOR_COLOUR, FLOOR_SYMBOL, SYMBOLS
-from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup
+from lopsided.plotting.figure import DrawnRate, DrawnRun, Figure, FigureEntry, RunGroup
 from lopsided.plotting.words import joined
-from lopsided.report import bounds_next_to_gaps, loss_curves, pareto
+from lopsided.report import bounds_next_to_gaps, loss_curves, pareto, rate_curves
 from lopsided.report.reported_run import ReportedRun
 from lopsided.study.by_task import TaskBoard
 from lopsided.study.leaderboard import Leaderboard
 
-OF_RUNS: tuple[FigureEntry[Leaderboard], ...] = (pareto.FIGURE, bounds_next_to_gaps.FIGURE, loss_curves.FIGURE)
+OF_RUNS: tuple[FigureEntry[Leaderboard], ...] = (
+    pareto.FIGURE,
+    rate_curves.FIGURE,
+    bounds_next_to_gaps.FIGURE,
+    loss_curves.FIGURE,
+)
 # Named of the figures that a run lacks for one reason: a loss that diverged has many.
 MOST_PLACES = 4
 
@@ -36,7 +41,11 @@ def figures(board: TaskBoard, runs: Sequence[ReportedRun]) -> list[Figure]:
     Args:
         runs: in the order in which figures list them.
     """
-    group = RunGroup(key=board.key, leaderboard=board.leaderboard, runs=[_drawn(run) for run in runs])
+    rates = {
+        label: [DrawnRate(rate=trial.rate, score=trial.score) for trial in trials]
+        for label, trials in board.rates.items()
+    }
+    group = RunGroup(key=board.key, leaderboard=board.leaderboard, runs=[_drawn(run) for run in runs], rates=rates)
     drawn = [entry.draw(group) for entry in entries()]
     return [figure for figure in drawn if figure is not None]
 

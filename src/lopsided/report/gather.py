@@ -19,6 +19,7 @@ from lopsided.report.sources import find_sources
 from lopsided.runs import Run
 from lopsided.study.by_task import TaskBoard, leaderboards_by_task
 from lopsided.study.comparison import origin_of
+from lopsided.study.trials_of_runs import trials_of, with_rates
 
 SCHEMA = 1
 
@@ -86,7 +87,8 @@ def gather(paths: Sequence[Path], *, bounds: bool = True) -> Gathered:
     sources = find_sources(paths)
     runs, notes = _once([whole_run(folder) for folder in sources.runs])
     origins = {run.folder: origin for run in runs if (origin := origin_of(run.folder)) is not None}
-    boards = leaderboards_by_task(runs, origins)
+    trials = trials_of(run.folder for run in runs)
+    boards = [with_rates(board, trials) for board in leaderboards_by_task(runs, origins)]
     home = {run.folder: board for board in boards for run in board.runs}
     return Gathered(
         boards=tuple(boards),

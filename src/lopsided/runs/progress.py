@@ -202,11 +202,12 @@ class ProgressLine(RunProgress):
         file: where to.
         label: of the run.
         every: the fewest seconds between two lines of a run.
+        at_end: whether it writes one when the run's steps are done.
     """
 
-    def __init__(self, file: IO[str], label: str, *, every: float = SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self, file: IO[str], label: str, *, every: float = SECONDS_BETWEEN_LINES, at_end: bool = True) -> None:
         super().__init__()
-        self.file, self.label, self.every = file, label, every
+        self.file, self.label, self.every, self.at_end = file, label, every, at_end
         self._loss: float | None = None
         self._last = time.monotonic()
 
@@ -231,6 +232,8 @@ class ProgressLine(RunProgress):
 
     def show_trained(self, state: Any) -> None:
         """Write what the steps came to."""
+        if not self.at_end:
+            return
         best = "not evaluated"
         if state.best_metric is not None:
             best = f"lowest validation loss {state.best_metric:.3f} at step {state.best_global_step}"

@@ -99,14 +99,15 @@ def run_bench(
     *,
     backend: Maker = lambda plan, cache: Local(cache),
     begin: Callable[[StudyPlan], None] = lambda plan: None,
-    tell: Told = lambda cell, result: None,
+    start: Callable[[int], None] = lambda total: None,
+    tell: Told = lambda cell, result, made: None,
 ) -> StudyPlan:
     """Run what a study has left, and write its tables; returns the plan, as it stands at the end.
 
     Args:
         backend: makes the cells.
         begin: hears the plan before the first cell.
-        tell: hears of every cell that has ended.
+        start, tell: hear how many cells there are and what becomes of each; see `Drive`.
 
     Raises:
         LopsidedError: for bad input before anything runs; if another process runs the study in this folder.
@@ -132,6 +133,7 @@ def run_bench(
             bench.results_path,
             placed=lambda cell: placed(cell, bench.out),
             retry=bench.retry_failed,
+            start=start,
             tell=tell,
         )
         drive.run([placed(cell, bench.out) for cell in cells], tuning)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import SCORE
 from lopsided.study.comparison import Origin
 from lopsided.study.leaderboard import INDIFFERENT, Leaderboard, leaderboard, listed
+from lopsided.study.tried_rates import TriedRate
 
 # Runs may still be on their way, unlike those of a comparison that is over.
 NOTHING_YET = "No method finished with a score, so there is nothing to choose from yet."
@@ -36,6 +37,7 @@ class TaskBoard:
         runs: all of them, in the order given.
         labels: of each run, by its folder: the method, and the settings in which runs of that method differ.
         shared: name and text of the settings that all runs have in common, without switches that are off.
+        rates: what the runs' learning rates were chosen from, by label, from the lowest; empty where none were tuned.
     """
 
     key: str
@@ -46,6 +48,7 @@ class TaskBoard:
     runs: tuple[Run, ...]
     labels: Mapping[Path, str]
     shared: tuple[tuple[str, str], ...]
+    rates: Mapping[str, tuple[TriedRate, ...]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -66,6 +69,7 @@ class TaskBoard:
             "sentences": list(board.sentences),
             "seeds": self.seeds,
             "shared": [list(setting) for setting in self.shared],
+            "rates": {label: [asdict(trial) for trial in trials] for label, trials in self.rates.items()},
         }
 
 

@@ -190,7 +190,7 @@ def _made(
         path,
         placed=config.placed,
         retry=True,
-        tell=lambda cell, result: ended.append((cell, result)),
+        tell=lambda cell, result, made: ended.append((cell, result)),
     )
     drive.run(_cells(config, data), config.tuning)
     return ended

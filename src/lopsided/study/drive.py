@@ -13,7 +13,7 @@ from lopsided.study.run_cell import line_of
 from lopsided.study.study_file import Tuning
 from lopsided.study.tuning import Tuner, by_family
 
-Told = Callable[[Cell, Result], None]
+Told = Callable[[Cell, Result, bool], None]
 Placed = Callable[[Cell], Cell]
 
 
@@ -26,7 +26,8 @@ class Drive:
         path: the results file that lines are added to.
         placed: gives a cell the folder that it is made in.
         retry: whether cells that failed are made again.
-        tell: hears of every cell that has ended, those that had ended before included.
+        start: hears, before the first cell is made, how many there are with those that had ended before.
+        tell: hears of every cell that has ended, and whether it did so now; those that had ended before come first.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Drive:
         *,
         placed: Placed,
         retry: bool = False,
-        tell: Told = lambda cell, result: None,
+        start: Callable[[int], None] = lambda total: None,
+        tell: Told = lambda cell, result, made: None,
     ) -> None:
         self.backend, self.results, self.path = backend, results, path
-        self.placed, self.retry, self.tell = placed, retry, tell
+        self.placed, self.retry, self.start, self.tell = placed, retry, start, tell
         self._ready: deque[Cell] = deque()
         self._tuners: dict[str, Tuner] = {}
         self._running = 0
@@ -56,6 +58,8 @@ class Drive:
         else:
             for family in by_family(cells).values():
                 self._tune(Tuner(cells=family, tuning=tuning))
+        trials = 0 if tuning is None else tuning.trials * len(by_family(cells))
+        self.start(len(cells) + trials)
         while self._ready or self._running:
             while self._ready and self._running < self.backend.slots:
                 self.backend.submit(self._ready.popleft())
@@ -63,7 +67,7 @@ class Drive:
             cell, line = self.backend.next()
             self._running -= 1
             append(self.path, line)
-            self._end(cell, Result(data=line, folder=self.path.parent))
+            self._end(cell, Result(data=line, folder=self.path.parent), made=True)
         return self.results
 
     def _tune(self, tuner: Tuner) -> None:
@@ -77,13 +81,13 @@ class Drive:
         """Put a cell in the queue, unless it has ended, here or elsewhere."""
         result = self.results.get(cell.key)
         if result is not None and (result.is_finished or not self.retry):
-            self._end(cell, result)
+            self._end(cell, result, made=False)
         else:
             self._ready.append(cell)
 
-    def _end(self, cell: Cell, result: Result) -> None:
+    def _end(self, cell: Cell, result: Result, *, made: bool) -> None:
         self.results[cell.key] = result
-        self.tell(cell, result)
+        self.tell(cell, result, made)
         tuner = self._tuners.pop(cell.key, None)
         if tuner is None or not tuner.tell(result):
             return
@@ -98,4 +102,4 @@ class Drive:
         for cell in map(self.placed, tuner.cells):
             line = line_of(cell, "failed", f"none of the {tuner.tuning.trials} trials of its learning rate has a score")
             append(self.path, line)
-            self._end(cell, Result(data=line, folder=self.path.parent))
+            self._end(cell, Result(data=line, folder=self.path.parent), made=True)

@@ -21,11 +21,7 @@ from lopsided.finite import is_finite
 from lopsided.plotting.figure import Axis, DrawnRun, Figure, FigureEntry, RunGroup, by_label, rounded
 from lopsided.runs.run import Run
 
-# What a link of a chain that does not merge added: its factors are the next link's, too.
-NOT_MERGED = {
-    **dict.fromkeys(("norm", "rank", "columns_covered")),
-    WHY: {"norm": "the chain does not merge, so that no link has an update of its own"},
-}
+NOT_MERGED = "the chain does not merge, so that no link has an update of its own"
 
 
 def timeline(run: Run, links: Sequence[Sequence[Update]]) -> dict[str, Any]:
@@ -53,9 +49,10 @@ def timeline(run: Run, links: Sequence[Sequence[Update]]) -> dict[str, Any]:
         rows.append(
             {"link": link, "first_step": first, "last_step": last}
             | _course(run.history, first, last)
-            | (_added(updates, covered) if merges else NOT_MERGED)
+            | _added(updates if merges else [], covered)
         )
-    return {"steps": run.steps, "links": rows}
+    why = {} if merges else {WHY: {"links.norm": NOT_MERGED}}
+    return {**why, "steps": run.steps, "links": rows}
 
 
 def _course(history: Sequence[Mapping[str, float]], first: int, last: int) -> dict[str, Any]:

@@ -76,7 +76,10 @@ function lines(view, width) {
       hovertemplate: `<b>${escaped(one.label)}</b><br>a new link at step %{x}<extra></extra>`,
     });
   }
-  return {data: traces, layout: layoutOf(width, width < 520 ? 320 : 380, view.x, view.y)};
+  const layout = layoutOf(width, width < 520 ? 320 : 380, view.x, view.y);
+  const places = view.series.flatMap(one => one.x);
+  if (view.x.log && places.length) logarithmic(layout.xaxis, places, width < 520);
+  return {data: traces, layout};
 }
 
 function intervals(view, width) {
