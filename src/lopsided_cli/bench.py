@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,7 @@ from lopsided_cli.printing import print_table as show
 
 if TYPE_CHECKING:
     from lopsided.study.bench import Bench, Maker
-    from lopsided.study.plan import PlannedCell, StudyPlan
+    from lopsided.study.plan import StudyPlan
     from lopsided_cli.study_progress import StudyProgress
 
 
@@ -55,6 +54,7 @@ def bench(
     from lopsided.study.bench import Bench, planned, run_bench
     from lopsided.study.outputs import BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON
     from lopsided.study.results import RESULTS
+    from lopsided_cli.plan_table import print_plan
     from lopsided_cli.study_progress import progress
 
     if plugin is not None:
@@ -74,7 +74,7 @@ def bench(
         return
     if plan:
         outlook = planned(asked, probe=True)
-        print_json(outlook.to_json()) if json else _print_plan(outlook)
+        print_json(outlook.to_json()) if json else print_plan(outlook)
         return
     with progress(Console(stderr=True)) as display:
         maker = _maker(backend, display, address=address, workers=workers, plugin=plugin)
@@ -107,41 +107,6 @@ def _maker(
     from lopsided.study.backend import Local
 
     return lambda plan, cache: Local(cache, callbacks=display.callbacks, command=command)
-
-
-def _print_plan(plan: StudyPlan) -> None:
-    """Print the cells of each model, task and method in a line, with its settings and who says so."""
-    from lopsided.formatting import duration
-
-    groups: dict[tuple[str, ...], list[PlannedCell]] = {}
-    for each in plan.cells:
-        config = each.cell.config
-        groups.setdefault((config.model, config.task, config.method, each.cell.role), []).append(each)
-    rows = []
-    for (model, task, method, role), cells in groups.items():
-        first = cells[0]
-        spans = [each.span for each in cells if each.span is not None]
-        time = duration(sum(span.seconds for span in spans)) if len(spans) == len(cells) else "unknown"
-        counts = Counter(each.state for each in cells)
-        states = ", ".join(f"{number} {state}" for state, number in counts.items())
-        what = method if role == "run" else f"{method} (trials)"
-        rows.append([model, task, what, states, "–" if first.steps is None else str(first.steps), time, _said(first)])
-    show(["model", "task", "method", "cells", "steps", "time", "settings (source)"], rows, title=plan.study.title)
-    total = "unknown" if plan.seconds is None else duration(plan.seconds)
-    counted = ", ".join(f"{number} {state}" for state, number in plan.counts().items())
-    print(f"{len(plan.cells)} cells: {counted}")
-    print(f"time left, one after the other: {total}; disk: at most {plan.disk_bytes / 2**20:,.0f} MiB")
-    for line in plan.downloads:
-        print(f"missing: {line}")
-
-
-def _said(planned: PlannedCell) -> str:
-    """Return the settings that somebody chose, by source."""
-    by_source: dict[str, list[str]] = {}
-    for name, each in planned.settings.items():
-        if each.source != "default" or name in planned.cell.sources:
-            by_source.setdefault(each.source, []).append(f"{name}={each.value}")
-    return "; ".join(f"{', '.join(names)} ({source})" for source, names in by_source.items())
 
 
 def _print_stale(asked: Bench, json: bool) -> None:

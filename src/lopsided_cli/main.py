@@ -69,7 +69,8 @@ def _lopsided(
 def _quietly(verb: Verb) -> Verb:
     @functools.wraps(verb)
     def command(*args: object, **kwargs: object) -> None:
-        quiet_libraries()
+        # A plan fetches nothing: what is not here is planned from what the tables of models and tasks say of it.
+        quiet_libraries(offline=kwargs.get("plan") is True)
         verb(*args, **kwargs)
 
     return command

@@ -6,11 +6,17 @@ import os
 import warnings
 
 
-def quiet_libraries() -> None:
+def quiet_libraries(*, offline: bool = False) -> None:
     """Silence the bars and warnings of the libraries below us, for the rest of the process.
 
     They are about how we call these libraries, which is not the user's business.
+
+    Args:
+        offline: whether nothing is fetched from the hub, its cache apart.
     """
+    if offline:
+        # Before the imports, too.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     # Before the imports: both are read when a library is loaded.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle threads of one pool must not spin while another works.

@@ -72,6 +72,12 @@ class TrainSettings:
     weight_decay: float = setting(
         0.0, help="Weight decay of the trained matrices.", check=NOT_NEGATIVE, not_in=_COMPARE
     )
+    max_grad_norm: float | None = setting(
+        None, help="Largest norm of a step's gradient, 0 for any; 1 by default.", check=NOT_NEGATIVE, not_in=_COMPARE
+    )
+    adam_beta2: float | None = setting(
+        None, help="Decay of the optimizer's second moment; 0.999 by default.", check=SHARE, not_in=_COMPARE
+    )
     flip: bool = setting(False, help="Mirror half of the images in training, left to right.")
     max_length: int = setting(128, help="Most tokens of a row.", check=at_least(1))
     evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=_COMPARE)

@@ -21,6 +21,7 @@ from lopsided.method import (
     Both,
     Coin,
     Head,
+    Peft,
     Side,
     Whole,
     factor_shapes,
@@ -42,6 +43,7 @@ FLAT = [
     (Coin(p=0.3), {"train": "coin", "p": 0.3}),
     (Whole(), {"train": "all"}),
     (Head(), {"train": "head"}),
+    (Peft(), {"train": "peft"}),
 ]
 ADAPTER_SIDES = [side for side, _ in FLAT if isinstance(side, AdapterSide)]
 WORDS = [word for word in SIDES if SIDES[word].__module__ == "lopsided.method.trained"]
@@ -67,7 +69,7 @@ def test_a_part_and_its_flat_form_are_one_method(side, flat):
 
 def test_every_side_is_tried_here():
     assert {side.word for side, _ in FLAT} == set(WORDS)
-    assert WORDS == ["B", "A", "AB", "coin", "all", "head"]
+    assert WORDS == ["B", "A", "AB", "coin", "all", "head", "peft"]
 
 
 def test_registering_with_a_part_is_registering_with_its_words():
@@ -102,7 +104,15 @@ def test_flat_fields_that_a_side_does_not_have_stay_as_they_were_saved():
     assert method_from_parts(parts).parts() == parts
 
 
-@pytest.mark.parametrize("side", [side for side, _ in FLAT], ids=str)
+def test_what_a_method_of_peft_trains_is_not_counted_here():
+    one = [(D_OUT, D_IN)]
+    assert Peft().saved_as in FORMS
+    assert Peft().count_in_model(one, R, whole=100, head=3) is None
+    with pytest.raises(LopsidedError, match="a run counts its trained parameters"):
+        Peft().count(D_OUT, D_IN, R)
+
+
+@pytest.mark.parametrize("side", [side for side, _ in FLAT if not side.uncounted], ids=str)
 def test_every_side_says_what_it_is(side):
     assert side.saved_as in FORMS
     assert side.title

@@ -48,8 +48,7 @@ def test_killed_at_three_random_moments_a_study_gives_the_results_of_an_undistur
     assert outcomes(out) == outcomes(tmp_path / "undisturbed")
     after = (out / "results.jsonl").read_text().splitlines()
     # No finished cell was made again: the lines that were whole stand, and every cell has one.
-    assert after[: len([line for line in lines if line.endswith("}")])] == [
-        line for line in lines if line.endswith("}")
-    ]
+    whole = [line for line in lines if line.endswith("}")]
+    assert after[: len(whole)] == whole
     assert len(after) == 4
     assert run_bench(Bench(path=path, out=out)).counts() == {"finished": 4}

@@ -24,6 +24,8 @@ from lopsided.tasks.kinds import KINDS
 
 # The best and the last.
 CHECKPOINTS = 2
+# Of transformers' Trainer, and so of every run that says nothing.
+MAX_GRAD_NORM = 1.0
 
 
 class CarefulTrainer(Trainer):
@@ -142,6 +144,7 @@ def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         lr_scheduler_type=config.schedule,
         warmup_steps=round(config.warmup * steps),
         weight_decay=config.weight_decay,
+        max_grad_norm=MAX_GRAD_NORM if config.max_grad_norm is None else config.max_grad_norm,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",

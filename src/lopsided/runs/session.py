@@ -40,6 +40,9 @@ from lopsided.runs.trajectory import TrajectoryCallback, discard_after
 from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
 
+# Of torch's AdamW, and so of every run that says nothing.
+BETAS = (0.9, 0.999)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
@@ -162,7 +165,8 @@ def trainer_for(
         callbacks: all that it has besides those of transformers.
     """
     task, splits = data.task, data.encoded.splits
-    optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay))
+    betas = (BETAS[0], BETAS[1] if config.adam_beta2 is None else config.adam_beta2)
+    optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay), betas=betas)
     arguments = training_arguments(config, steps)
     # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
     arguments.remove_unused_columns = not data.collator_picks

@@ -15,7 +15,7 @@ from lopsided.method.profiles import in_profile
 from lopsided.runs import TrainConfig
 from lopsided.runs.preflight import total_steps
 from lopsided.study.cell import Cell, folder_name
-from lopsided.study.estimates import Pair, Span, span_of
+from lopsided.study.estimates import CHECKPOINTS, Pair, Span, span_of
 from lopsided.study.results import Result
 from lopsided.study.setting_sources import LINK_EPOCHS, Sourced
 from lopsided.study.study_file import Block, Study
@@ -60,6 +60,7 @@ class PlannedCell:
             "seconds": None if self.span is None else self.span.seconds,
             "seconds_by": None if self.span is None else self.span.how,
             "disk_bytes": None if self.span is None else self.span.disk_bytes,
+            "memory_bytes": None if self.span is None else self.span.memory_bytes,
         }
 
 
@@ -97,8 +98,9 @@ class StudyPlan:
 
     @property
     def disk_bytes(self) -> int:
-        """What the cells that are not finished write, as far as it can be said."""
-        return sum(each.span.disk_bytes for each in self.cells if each.span is not None and each.state != "finished")
+        """What the cells that are not finished write at most, the checkpoints of the largest one included."""
+        written = [each.span.disk_bytes for each in self.cells if each.span is not None and each.state != "finished"]
+        return sum(written) + CHECKPOINTS * max(written, default=0)
 
     def counts(self) -> dict[str, int]:
         """Return how many cells there are in each state."""

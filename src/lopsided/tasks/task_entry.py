@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+from huggingface_hub.errors import HTTPError
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.tasks.options import TaskOptions
@@ -214,7 +215,8 @@ def download(entry: KnownTask, hub: Hub | None, name: str) -> Any:
             return datasets.load_dataset(hub.builder, data_files=files)
         return datasets.load_dataset(hub.name, hub.configuration, revision=hub.revision)
     # `datasets` raises these for: no network; no such data set or configuration; a data set that is a script.
-    except (OSError, ValueError, RuntimeError) as error:
+    # Single files without a network raise an error of the hub's HTTP client.
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise LopsidedError(
             f"task {name}: expected the data set {hub} from the hub; received: {first_line(error)}; check the "
             f"network, or {local}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.picture_entry import THREE_SPLITS, PictureEntry, picture_task, with_cuts
 from lopsided.tasks.picture_files import IDX, read_digits
@@ -12,8 +14,11 @@ from lopsided.tasks.task_entry import Hub, KnownTask, PackagedEntry, PartSources
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
 OURS = PartSources(hub="default", splits="default", form="default", metric="default")
-PACS = ("art_painting", "cartoon", "photo", "sketch")
-OFFICE = ("Art", "Clipart", "Product", "Real World")
+# Images per domain, as DomainBed has them.
+PACS = {"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929}
+OFFICE = {"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357}
+VLCS = {"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376}
+TERRA = {"location_38": 9736, "location_43": 3970, "location_46": 5883, "location_100": 4741}
 TRAIN_AND_TEST = {"train": "train", "test": "test"}
 CAPPED = "the papers' code scores 20 batches of 64"
 
@@ -27,23 +32,35 @@ def _digits(name: str, options: TaskOptions) -> Task:
 _CUT = "split by a fixed seed: not comparable with published test figures"
 
 
-def _domains(folder: str, hub: str, domains: tuple[str, ...], about: str) -> dict[str, KnownTask]:
-    """Return an entry per domain, which that one holds out."""
+def _domains(folder: str, hub: str, domains: Mapping[str, int], about: str) -> dict[str, KnownTask]:
+    """Return an entry per domain, which that one holds out.
+
+    Args:
+        domains: how many images each has.
+    """
+    images = sum(domains.values())
     return {
         f"{folder}/{domain}": PictureEntry(
             about=f"{about}, tested out of domain on {domain}",
             hub=Hub(name=hub, splits={"train": "train"}) if hub else None,
-            domains=domains,
+            domains=tuple(domains),
             held_out=domain,
             cuts=THREE_SPLITS,
             metric="accuracy",
             folder=folder,
+            rows=_three_splits(images - domains[domain]),
             sources=PartSources(hub="default", splits="unknown", form="unknown", metric="paper"),
             note="trained on the other domains",
             hub_note="validation and test of the other domains are cut by a fixed seed",
         )
         for domain in domains
     }
+
+
+def _three_splits(images: int) -> tuple[int, int, int]:
+    """Return about how many of some images `THREE_SPLITS` leaves in train, validation and test."""
+    held = round(0.15 * images)
+    return images - 2 * held, held, held
 
 
 PICTURES: dict[str, KnownTask] = {
@@ -62,7 +79,7 @@ PICTURES: dict[str, KnownTask] = {
     "officehome": PictureEntry(
         about="which of 65 things an image shows, four domains pooled",
         hub=Hub(name="flwrlabs/office-home", splits={"train": "train"}),
-        domains=OFFICE,
+        domains=tuple(OFFICE),
         cuts=THREE_SPLITS,
         metric="accuracy",
         folder="officehome",
@@ -91,14 +108,7 @@ PICTURES: dict[str, KnownTask] = {
         note=_CUT,
     ),
     **_domains("officehome", "flwrlabs/office-home", OFFICE, "which of 65 things an image shows"),
-    **_domains(
-        "pacs", "flwrlabs/pacs", ("art_painting", "cartoon", "photo", "sketch"), "which of 7 things an image shows"
-    ),
-    **_domains("vlcs", "", ("Caltech101", "LabelMe", "SUN09", "VOC2007"), "which of 5 things a photograph shows"),
-    **_domains(
-        "terra_incognita",
-        "",
-        ("location_38", "location_43", "location_46", "location_100"),
-        "which of 10 animals a camera trap shows",
-    ),
+    **_domains("pacs", "flwrlabs/pacs", PACS, "which of 7 things an image shows"),
+    **_domains("vlcs", "", VLCS, "which of 5 things a photograph shows"),
+    **_domains("terra_incognita", "", TERRA, "which of 10 animals a camera trap shows"),
 }
