@@ -28,7 +28,8 @@ ALL = {
     "methods": "json",
     "models": "json",
     "tasks": "json",
-    "compare": "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
+    "compare": "margin tune "
+    "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
     "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams flip no-flip plugin",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
@@ -127,7 +128,7 @@ def test_values_reach_the_verb_as_its_configuration_takes_them():
     # What a comparison sets without an option, and what it leaves to each run.
     assert taken["run"]["train_rows"] == 400
     assert taken["run"].keys().isdisjoint({"method", "schedule", "seed", "test"})
-    assert taken["comparison"] == {"methods": (), "seeds": (1, 2)}
+    assert taken["comparison"] == {"methods": (), "seeds": (1, 2), "margin": 1.0, "tune": None}
     assert isinstance(CliRunner().invoke(small, ["--seeds", ""]).exception, BadInput)
     assert CliRunner().invoke(small, ["--ignore-columns", ""]).exit_code == 0
     assert taken["run"]["ignore_columns"] is None
