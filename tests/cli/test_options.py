@@ -41,8 +41,10 @@ ALL = {
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",
-    "advise": "model task methods rank batches batch-size head-steps damping seeds target-modules max-length label "
-    "make-split no-make-split rename-labels ignore-columns train-size seed out json data",
+    "advise": "model task methods rates rank batches batch-size head-steps damping seeds target-modules max-length "
+    "label make-split no-make-split rename-labels ignore-columns train-size seed out json data",
+    "costs": "model task methods rank batch-size target-modules max-length bf16 no-bf16 data label make-split "
+    "no-make-split rename-labels ignore-columns train-size rounds seed out json",
     "lab": "name list quick full seeds data resume no-resume out page json",
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
     "reference seed resume no-resume out json",
