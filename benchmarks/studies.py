@@ -16,7 +16,7 @@ import numpy as np
 
 from lopsided import LopsidedError
 from lopsided.stats import standard_error, student_quantile
-from lopsided.study.outputs import markdown_table
+from lopsided.study.markdown import markdown_table
 from lopsided.study.results import Result, read_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "studies" / "results"

@@ -68,6 +68,17 @@ def test_a_study_is_planned_run_and_written(study):
     assert len(list((study.out / "method_comparison").iterdir())) == 4
 
 
+def test_costs_are_measured_apart_and_once(study):
+    text = study.path.read_text().replace("seeds = [0, 1]", "seeds = [0]")
+    study.path.write_text(text + "[costs]\nrounds = 2\n")
+    run_bench(study)
+    lines = (study.out / "costs.jsonl").read_text()
+    assert [line["method"] for line in json.loads(lines)["table"]["methods"]] == ["head", "c3la"]
+    assert "| c3la | " in (study.out / "leaderboards.md").read_text().split("## What a step costs")[1]
+    run_bench(study)
+    assert (study.out / "costs.jsonl").read_text() == lines
+
+
 def test_a_finished_cell_is_never_run_again(study, tmp_path):
     run_bench(study)
     first = outcomes(study.out)

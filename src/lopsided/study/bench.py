@@ -23,6 +23,7 @@ from lopsided.study.outputs import write_outputs
 from lopsided.study.plan import StudyPlan, only_shard, plan
 from lopsided.study.rehearsal import rehearsal, with_settings
 from lopsided.study.results import RESULTS, Result, mend_tail, read_results
+from lopsided.study.study_costs import COSTS, measure_study
 from lopsided.study.study_file import Study, read_study
 from lopsided.study.tuning import check_tuner
 
@@ -137,6 +138,10 @@ def run_bench(
             tell=tell,
         )
         drive.run([placed(cell, bench.out) for cell in cells], tuning)
+        costs = outlook.study.costs
+        if costs is not None and bench.shard is None:
+            mend_tail(bench.out / COSTS)
+            measure_study(cells, costs, bench.out / COSTS, cache)
         outlook = planned(bench, probe=False)
         write_outputs(bench.out, outlook, bench.all_results())
     return outlook

@@ -14,9 +14,13 @@ from lopsided.finite import is_finite
 from lopsided.formatting import estimate_text
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import Column
+from lopsided.study.costs import CostTable
 from lopsided.study.leaderboard import Leaderboard, leaderboard
+from lopsided.study.markdown import markdown_table
 from lopsided.study.plan import PlannedCell, StudyPlan
 from lopsided.study.results import Result
+from lopsided.study.study_costs import COSTS, costs_text, read_costs
+from lopsided.study.task_ranks import ranks_over_tasks
 from lopsided.study.tried_rates import rates_note, searches_of
 
 BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
@@ -77,7 +81,7 @@ def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) 
     """Write leaderboards as CSV and Markdown, and one file per run in the form of PEFT's method comparison."""
     boards = boards_of(plan, results)
     write_text(folder / BOARDS_CSV, csv_of(boards))
-    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results))
+    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results, read_costs(folder / COSTS)))
     for result in results.values():
         if result.is_finished and result.data["role"] == "run":
             write_json(folder / COMPARISON / f"{result.key}.json", peft_form(result))
@@ -102,7 +106,12 @@ def csv_of(boards: Mapping[tuple[str, str], Leaderboard]) -> str:
     return text.getvalue()
 
 
-def markdown_of(plan: StudyPlan, boards: Mapping[tuple[str, str], Leaderboard], results: Mapping[str, Result]) -> str:
+def markdown_of(
+    plan: StudyPlan,
+    boards: Mapping[tuple[str, str], Leaderboard],
+    results: Mapping[str, Result],
+    costs: Sequence[CostTable] = (),
+) -> str:
     """Return the leaderboards with their decisions, and each method's scores over the rates that were tried."""
     parts = [f"# {plan.study.title}\n"]
     for (model, task), board in boards.items():
@@ -120,7 +129,9 @@ def markdown_of(plan: StudyPlan, boards: Mapping[tuple[str, str], Leaderboard], 
         ]
         rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]
         parts += [markdown_table(heads, rows), f"{_rates_note(plan)}\n"]
-    return "\n".join([*parts, *_rates_of(plan, results)])
+    if len(boards) > 1:
+        parts.append(f"## Over {len(boards)} tasks\n\n{ranks_over_tasks(list(boards.values())).sentence}\n")
+    return "\n".join([*parts, *_rates_of(plan, results), costs_text(costs)])
 
 
 def _rates_note(plan: StudyPlan) -> str:
@@ -132,21 +143,6 @@ def _figure(row: Row, column: Column) -> str:
     """Return a figure with half its 95 % interval."""
     cell = row.cells[column.key]
     return str(estimate_text(cell.mean, cell.half, column.unit))
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown.
-
-    Example:
-        >>> print(markdown_table(["method", "score"], [["lora", "90.1"]]))
-        | method | score |
-        |---|---|
-        | lora | 90.1 |
-        <BLANKLINE>
-    """
-    lines = [list(heads), *[[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]]
-    text = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]]) + "\n"
 
 
 def _rates_of(plan: StudyPlan, results: Mapping[str, Result]) -> list[str]:
