@@ -2,13 +2,10 @@
 
     python -m benchmarks.advise [--out docs/advise.json] [--model embedded] [--task vader/movie]
 
-The head is trained first, and frozen. Then come two kinds of runs from there, each with AdamW on the adapter alone:
-
-    methods   all layers, each method at equal trained numbers, for 10 steps at one learning rate
-    layers    every second layer, one at a time, training B and training A at equal trained numbers, for 5 steps
-
-The measured figure is how far the mean loss fell on training rows that neither the run nor the estimate has read. It is
-compared with the estimate by Spearman's ρ; intervals are from a bootstrap over the methods, or over the layers.
+The head is trained first, and frozen. Then every second layer is adapted alone, training B and training A at equal
+trained numbers, for a few steps of AdamW. The measured figure is how far the mean loss fell on training rows that
+neither the run nor the estimate has read. It is compared with the estimate by Spearman's ρ; intervals are from a
+bootstrap over the layers.
 """
 
 from __future__ import annotations
@@ -27,24 +24,17 @@ import torch
 
 from benchmarks.measuring import Progress
 from benchmarks.writing import markdown
-from lopsided import METHODS, Columns, LopsidedError, Method, Window, adapt, param_groups
+from lopsided import METHODS, LopsidedError, Method, adapt, param_groups
 from lopsided.advise import Advice, advise, fit_head
 from lopsided.advise.by_name import Batch, advice_inputs, task_batches
 from lopsided.files.atomic import write_json
-from lopsided.method import side_named
 from lopsided.runs import TrainConfig
 from lopsided.runs.measure import machine, versions
 from lopsided.stats import rank_correlation, rank_correlation_interval
 
 RESULT = Path(__file__).parents[1] / "docs" / "advise.json"
-# One of each first link, and training A next to selectors, which no registered method does.
-NAMES = ("lora", "lora_fa", "asym_b", "asym_a", "bernoulli", "cla", "rcla", "rc3la")
-MORE = tuple(
-    Method(name=f"{sketch.parts()['kind'].lower()}_a", train="A", sketch=sketch, source="this script")
-    for sketch in (Window("fixed"), Columns())
-)
 SIDES = ("asym_b", "asym_a")
-RATES = (3e-3,)
+RATE = 3e-3
 # The first one is the command's own.
 DAMPINGS = (0.1, 0.01, 1.0)
 
@@ -59,7 +49,6 @@ class Setting:
     batches: int = 4
     batch_size: int = 32
     head_steps: int = 60
-    steps: int = 10
     layer_steps: int = 5
     eval_batches: int = 4
     stride: int = 2
@@ -135,43 +124,25 @@ def measure(setting: Setting) -> dict[str, Any]:
     model = inputs.model
     for_estimate, others = task_batches(inputs.rows, setting.batch_size, setting.batches, seed=setting.seed)
     held_out, training = others[: setting.eval_batches], others[setting.eval_batches :]
-    if len(training) < max(setting.steps, setting.layer_steps):
-        raise LopsidedError(f"expected {setting.steps} batches to train on, got {len(training)}; lower --steps")
+    if len(training) < setting.layer_steps:
+        raise LopsidedError(
+            f"expected {setting.layer_steps} batches to train on, got {len(training)}; lower --layer-steps"
+        )
     # From the end, so that the head has not learned the rows that the runs begin with.
     fit_head(model, training[::-1], setting.head_steps)
-    methods = [*(METHODS[name] for name in NAMES), *MORE]
+    methods = [METHODS[name] for name in SIDES]
     advices = {d: advise(model, for_estimate, methods=methods, r=setting.r, damping=d) for d in DAMPINGS}
     bench = Bench(model, training, held_out, mean_loss(model, held_out))
-    by_method = _methods(bench, advices[DAMPINGS[0]], methods, setting)
     by_layer = _layers(bench, advices[DAMPINGS[0]], setting)
     return {
         "machine": machine(),
         "versions": versions(),
         "setting": setting.__dict__,
         "loss_before": bench.before,
-        "methods": by_method,
         "layers": by_layer,
-        "correlations": [_correlations(advices[d], by_method, by_layer) for d in DAMPINGS],
+        "correlations": [_correlations(advices[d], by_layer) for d in DAMPINGS],
         "seconds": time.perf_counter() - started,
     }
-
-
-def _ranks(advice: Advice, method: str) -> dict[str, int]:
-    return {row.module: row.rank for row in advice.rows if row.method == method}
-
-
-def _methods(bench: Bench, advice: Advice, methods: Sequence[Method], setting: Setting) -> list[dict[str, Any]]:
-    """The measured reduction of each method, on all layers."""
-    progress, reductions = Progress("methods", len(methods) * len(RATES)), []
-    for method in methods:
-        by_rate = {}
-        for lr in RATES:
-            by_rate[str(lr)] = bench.reduction(method, _ranks(advice, method.name), lr=lr, steps=setting.steps)
-            progress.advance(method.name)
-        reductions.append(
-            {"method": method.name, "trains": method.train, "rates": by_rate, "measured": max(by_rate.values())}
-        )
-    return reductions
 
 
 def _layers(bench: Bench, advice: Advice, setting: Setting) -> list[dict[str, Any]]:
@@ -180,7 +151,7 @@ def _layers(bench: Bench, advice: Advice, setting: Setting) -> list[dict[str, An
     rows = [row for row in advice.rows if row.method in SIDES and row.module in modules]
     progress, reductions = Progress("layers", len(rows)), []
     for row in rows:
-        measured = bench.reduction(METHODS[row.method], {row.module: row.rank}, lr=RATES[0], steps=setting.layer_steps)
+        measured = bench.reduction(METHODS[row.method], {row.module: row.rank}, lr=RATE, steps=setting.layer_steps)
         reductions.append({"module": row.module, "method": row.method, "measured": measured})
         progress.advance(row.module)
     return reductions
@@ -191,33 +162,19 @@ Pairing = tuple[list[float], list[float]]
 B_LESS_A = "B less A, over layers"
 
 
-def _correlations(
-    advice: Advice, by_method: Sequence[dict[str, Any]], by_layer: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def _correlations(advice: Advice, by_layer: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of the expected and the fitted reduction at one damping."""
     kinds: dict[str, Callable[[Any], float]] = {"expected": lambda e: e.reduction, "fitted": lambda e: e.fitted}
     correlations: dict[str, Any] = {"damping": advice.damping}
     for kind, read in kinds.items():
-        pairings = {**_of_methods(advice, by_method, read), **_of_layers(advice, by_layer, read)}
+        pairings = _of_layers(advice, by_layer, read)
         estimated, measured = pairings[B_LESS_A]
         agreed = np.sign(estimated) == np.sign(measured)
         correlations[kind] = {
             **{name: agreement(x, y) for name, (x, y) in pairings.items()},
             "right side": {"layers": int(agreed.sum()), "of": len(estimated)},
         }
-    correlations["totals"] = {t.method: {"expected": t.reduction, "fitted": t.fitted} for t in advice.totals()}
     return correlations
-
-
-def _of_methods(
-    advice: Advice, by_method: Sequence[dict[str, Any]], read: Callable[[Any], float]
-) -> dict[str, Pairing]:
-    totals = {total.method: total for total in advice.totals()}
-    one_sided = [m for m in by_method if not side_named(m["trains"]).gain_is_bound]
-    return {
-        "methods": ([read(totals[m["method"]]) for m in by_method], [m["measured"] for m in by_method]),
-        "one-sided methods": ([read(totals[m["method"]]) for m in one_sided], [m["measured"] for m in one_sided]),
-    }
 
 
 def _of_layers(advice: Advice, by_layer: Sequence[dict[str, Any]], read: Callable[[Any], float]) -> dict[str, Pairing]:
@@ -239,16 +196,6 @@ def _of_layers(advice: Advice, by_layer: Sequence[dict[str, Any]], read: Callabl
 def tables(result: dict[str, Any]) -> str:
     """Return the section about the estimate, as markdown."""
     first = result["correlations"][0]
-    methods = [
-        [
-            f"`{m['method']}`",
-            m["trains"],
-            f"{first['totals'][m['method']]['expected']:.3g}",
-            f"{first['totals'][m['method']]['fitted']:.3g}",
-            f"{m['measured']:.4f}",
-        ]
-        for m in sorted(result["methods"], key=lambda m: -m["measured"])
-    ]
     rows = []
     for c in result["correlations"]:
         for kind in ("expected", "fitted"):
@@ -263,7 +210,6 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"Loss before the runs: {result['loss_before']:.4f} nats; {result['seconds']:.0f} s in all.",
-            markdown(["method", "trains", "expected", "fitted", "measured reduction (nats)"], methods),
             "Spearman's ρ with 95 % bootstrap intervals:",
             markdown(header, rows),
         ]

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import QUICK, RESULTS, Setting, median_interval, wall_ms
+from benchmarks.measuring import QUICK, RESULTS, Setting, median_interval
 from benchmarks.variants import LIMIT, TWIN, trainee
 from benchmarks.writing import figure, markdown
 from lopsided.files.atomic import write_json
 from lopsided.runs.measure import machine, versions
+from lopsided.study.turns import wall_ms
 
 HERE = Path(__file__).resolve().parents[1]
 VARIANTS = ("cla", "c3la@2", "rcla", "asym_b", "rac_b@2", "asym_a", "lora")

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import Benchmark, Setting, median_interval, ratio, turns, wall_ms
+from benchmarks.measuring import Benchmark, Setting, median_interval, ratio, turns
 from benchmarks.writing import figure, markdown, provenance
 from lopsided import LopsidedError
 from lopsided.diagnose.base_svd import base_svd
 from lopsided.diagnose.leading_vectors import leading
 from lopsided.diagnose.sections.intruders import EPSILONS, closest, count
 from lopsided.diagnose.tuned_model import Layer, Update
+from lopsided.study.turns import wall_ms
 
 SHARES = (0.01, 0.1, 1.0)
 TOP = 10

@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import RESULTS, Progress, exact, ratio, stamped, turns, wall_ms
+from benchmarks.measuring import RESULTS, Progress, exact, ratio, stamped, turns
 from benchmarks.writing import figure, markdown, provenance, verdict
 from lopsided import LopsidedError, adapt
-from lopsided.diagnose.batches import Batch, mean_loss
+from lopsided.curvature.batches import Batch, mean_loss
 from lopsided.diagnose.directions import plane_parameters, random_directions
 from lopsided.diagnose.loss_grid import Plane, axis, landscape
 from lopsided.files.atomic import write_json
 from lopsided.runs import TrainConfig, load_inputs
 from lopsided.runs.evaluated_rows import sample_rows
+from lopsided.study.turns import wall_ms
 from lopsided.tuner import layers_of
 
 AT_MOST = 1.15

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import gc
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from scipy.stats import binom
 
-from lopsided import LopsidedError
+from lopsided import LopsidedError, stats
 from lopsided.files.atomic import write_json
 from lopsided.runs.measure import machine, versions
+from lopsided.study.turns import take_turns
 
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
 
@@ -137,13 +134,6 @@ def stamped(name: str, setting: Any, measure: Callable[[], dict[str, Any]]) -> d
 # -- measuring -----------------------------------------------------------------------------------------------
 
 
-def wall_ms(work: Callable[[], object]) -> float:
-    """Milliseconds of wall time that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return 1000.0 * (time.perf_counter() - start)
-
-
 class Rounds(Protocol):
     """How often a benchmark measures, and the seed of its order."""
 
@@ -170,27 +160,8 @@ def turns(work: Mapping[str, Callable[[], float]], setting: Rounds, title: str) 
     Returns:
         Milliseconds by name, one for each round after the warm-up.
     """
-    order, shuffled = list(work), random.Random(setting.seed)
-    taken: dict[str, list[float]] = {name: [] for name in work}
     progress = Progress(title, setting.warmup + setting.rounds)
-    # A collection in mid-step would be one variant's bad luck. What lives now is frozen, so that the collections
-    # between the steps look at little.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        for number in range(-setting.warmup, setting.rounds):
-            shuffled.shuffle(order)
-            for name in order:
-                gc.collect()
-                milliseconds = work[name]()
-                if number >= 0:
-                    taken[name].append(milliseconds)
-            progress.advance()
-    finally:
-        gc.enable()
-        gc.unfreeze()
-    return taken
+    return take_turns(work, rounds=setting.rounds, warmup=setting.warmup, seed=setting.seed, note=progress.advance)
 
 
 class Progress:
@@ -221,23 +192,16 @@ def exact(value: float) -> Interval:
     return {"median": value, "low": value, "high": value}
 
 
+def as_interval(median: stats.Median) -> Interval:
+    """A median as results hold it."""
+    return {"median": median.value, "low": median.low, "high": median.high}
+
+
 def median_interval(values: Sequence[float]) -> Interval:
-    """The median and its 95 % interval from order statistics, which asks nothing of the distribution.
-
-    With n values in order, [x_k, x_(n+1-k)] holds the true median with probability 1 - 2·P(Bin(n, ½) < k); k is the
-    largest with at least 95 %. Fewer than six values have no such k, and the interval is their whole range.
-
-    Example:
-        >>> median_interval([3.0, 1.0, 2.0])
-        {'median': 2.0, 'low': 1.0, 'high': 3.0}
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(ordered)
-    k = max(1, int(binom.ppf(0.025, n, 0.5)))
-    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[n - k])}
+    """The median and its 95 % interval: see `lopsided.stats.median_interval`."""
+    return as_interval(stats.median_interval(values))
 
 
 def ratio(milliseconds: Mapping[str, Sequence[float]], name: str, reference: str) -> Interval:
     """The median over rounds of one variant's time as a multiple of another's in the same round."""
-    pairs = zip(milliseconds[name], milliseconds[reference], strict=True)
-    return median_interval([mine / theirs for mine, theirs in pairs])
+    return as_interval(stats.median_ratio(milliseconds[name], milliseconds[reference]))

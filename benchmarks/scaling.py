@@ -17,7 +17,7 @@ from typing import Any
 import peft
 import torch
 
-from benchmarks.measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns, wall_ms
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, exact, median_interval, ratio, turns
 from benchmarks.variants import (
     LIMIT,
     LORA,
@@ -32,6 +32,7 @@ from benchmarks.variants import (
 )
 from benchmarks.writing import figure, markdown, model_words, provenance
 from lopsided import LopsidedConfig, LopsidedError
+from lopsided.study.turns import wall_ms
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
 WIDTHS = (256, 512, 1024, 2048)

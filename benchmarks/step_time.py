@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Benchmark, Interval, Progress, Setting, median_interval, ratio, turns, wall_ms
+from benchmarks.measuring import Benchmark, Interval, Progress, Setting, median_interval, ratio, turns
 from benchmarks.targets import cell
 from benchmarks.variants import (
     FROZEN_A,
@@ -34,6 +34,7 @@ from benchmarks.variants import (
     trainee,
 )
 from benchmarks.writing import figure, markdown, model_words, provenance
+from lopsided.study.turns import wall_ms
 
 MID_CHAIN = 2
 

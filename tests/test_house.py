@@ -10,7 +10,7 @@ HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "finite", "stats", "settings", "plugins", "method", "methods", "files"),
     *("formatting", "models", "tuner", "optim", "adapt", "baselines", "export", "testing", "tasks", "theory"),
-    *("runs", "verify", "plotting", "diagnose", "lab", "advise", "study", "report"),
+    *("curvature", "runs", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Statistics that several rooms use: bootstrap draws and intervals, rank correlation, standard errors.
+"""Statistics that several rooms use: bootstrap draws, intervals, medians, rank correlation, standard errors.
 
 Notation: `n` rows (or runs, or methods); a *draw* is n row numbers from 0..n-1 with replacement. Intervals hold the
 middle 95 %. Every function of chance takes a seed, or a generator that goes on from draw to draw, and draws in a fixed
@@ -14,10 +14,11 @@ Rows are resampled in three ways, and which one is right depends on what else co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binom, rankdata
 from scipy.stats import t as student
 
 LOW, HIGH = 0.025, 0.975
@@ -116,6 +117,48 @@ def crossed_bootstrap_means(differences: np.ndarray, draws: int, *, seed: int = 
     by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
     by_row = generator.multinomial(rows, np.full(rows, 1 / rows), size=draws)
     return np.sum(by_seed @ differences * by_row, axis=1) / (seeds * rows)
+
+
+# -- medians -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    """A median with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median_interval(values: Sequence[float]) -> Median:
+    """Return the median and its 95 % interval from order statistics, which asks nothing of the distribution.
+
+    With n values in order, [x_k, x_(n+1-k)] holds the true median with probability 1 - 2·P(Bin(n, ½) < k); k is the
+    largest with at least 95 %. Fewer than six values have no such k, and the interval is their whole range.
+
+    Source:
+        David and Nagaraja 2003, Order Statistics, section 7.1.
+
+    Example:
+        >>> median_interval([3.0, 1.0, 2.0])
+        Median(value=2.0, low=1.0, high=3.0)
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
+    k = max(1, int(binom.ppf(LOW, n, 0.5)))
+    return Median(value=float(np.median(ordered)), low=float(ordered[k - 1]), high=float(ordered[n - k]))
+
+
+def median_ratio(values: Sequence[float], reference: Sequence[float]) -> Median:
+    """Return the median over rounds of one figure as a multiple of another of the same round.
+
+    What slows a whole round down (another process, the processor's clock) cancels.
+
+    Shapes:
+        values, reference: (rounds,)
+    """
+    return median_interval([mine / theirs for mine, theirs in zip(values, reference, strict=True)])
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------

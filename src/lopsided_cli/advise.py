@@ -1,42 +1,51 @@
-"""`lopsided advise`: which side to train, from a few batches and before any training."""
+"""`lopsided advise`: which layers to adapt, or with which learning rate to begin, before any training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import BadInput
 from lopsided_cli.printing import figure, print_json, print_table
 from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from lopsided.advise import Advice
+    from lopsided.advise import Advice, Rate
 
 # Of a run's settings, those that decide the estimate.
 DECISIVE = (
     *("model", "task", "data", "rank", "batch_size", "target_modules", "max_length"),
     *("label", "make_split", "rename_labels", "ignore_columns", "train_size"),
 )
+# Defaults of --batches, --head-steps, --damping and --seeds, which say how layers are estimated.
+BATCHES, HEAD_STEPS, DAMPING, SEEDS = LAYERS_ONLY = (4, 60, 0.1, 4)
 
 
 @options.options_of(TrainSettings, only=DECISIVE)
 def advise(
     settings: options.Values,
     methods: options.Methods = "all",
-    batches: Annotated[int, typer.Option(help="Batches that the estimate comes from.")] = 4,
-    head_steps: Annotated[int, typer.Option(help="Steps that train a task's new head first; 0 for none.")] = 60,
-    damping: Annotated[float, typer.Option(help="Added to the moments, as a share of their mean eigenvalue.")] = 0.1,
-    seeds: Annotated[int, typer.Option(help="Draws of a random sketch that are averaged.")] = 4,
+    rates: Annotated[bool, typer.Option("--rates", help="Guess first learning rates instead.")] = False,
+    batches: Annotated[int, typer.Option(help="Batches that the estimate comes from.")] = BATCHES,
+    head_steps: Annotated[int, typer.Option(help="Steps that train a task's new head first; 0 for none.")] = HEAD_STEPS,
+    damping: Annotated[float, typer.Option(help="Added to moments, as a share of their mean eigenvalue.")] = DAMPING,
+    seeds: Annotated[int, typer.Option(help="Draws of a random sketch that are averaged.")] = SEEDS,
     seed: Annotated[int, typer.Option(help="Of the head and the rows.")] = 0,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
-    """Estimate each method's loss reduction at equal numbers of trained parameters, layer by layer.
+    """Estimate in which layers the loss can fall, or guess each method's first learning rate with --rates.
 
-    Writes advice.json and two plots. Nothing is trained but a task's head, so this is a look before a comparison. Held
-    against short runs, its order of layers was right more often than not, its order of methods was not.
+    Writes advice.json with a plot, or rates.json. Nothing is trained but a task's head. Held against short runs, the
+    order of layers was right more often than not; how good a guessed rate is, docs/lab.md says.
     """
+    if rates:
+        _first_rates(settings, methods, (batches, head_steps, damping, seeds), seed, out, json)
+        return
     from lopsided.advise import advise_task, write_advice
     from lopsided.plotting.svg import check_drawable
     from lopsided.runs import TrainConfig
@@ -57,38 +66,50 @@ def advise(
     if json:
         print_json(result)
         return
-    _print_methods(advice, config.task)
-    _print_layers(advice)
+    _print_layers(advice, config.task)
     if advice.unseen:
         print(f"the loss does not depend on {', '.join(advice.unseen)}")
     print(f"wrote {folder}")
 
 
-def _print_methods(advice: Advice, task: str) -> None:
+def _first_rates(
+    settings: options.Values, methods: str, of_layers: tuple[float, ...], seed: int, out: Path | None, json: bool
+) -> None:
+    from lopsided.advise import first_rates, write_rates
+    from lopsided.runs import TrainConfig
+
+    if of_layers != LAYERS_ONLY:
+        raise BadInput("--batches, --head-steps, --damping and --seeds are about layers, got --rates; leave them out")
+    folder = out or options.free_folder("lopsided-rates")
+    config = TrainConfig(**settings, seed=seed, out=folder)
+    names = options.method_names(methods)
+    rates = first_rates(config, names, note=lambda text: typer.echo(f"advise: {text}", err=True))
+    result = write_rates(rates, folder, config.to_json())
+    if json:
+        print_json(result)
+        return
+    _print_rates(rates, config.task)
+    print(f"wrote {folder}")
+
+
+def _print_rates(rates: Sequence[Rate], task: str) -> None:
+    from lopsided.method import method_named
+
     print_table(
-        ("method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"),
-        [
-            (
-                total.method,
-                f"{total.side} (upper bound)" if total.is_bound else total.side,
-                " to ".join(map(str, dict.fromkeys(total.ranks))),
-                f"{total.trained:,}",
-                figure(total.reduction, ".4g"),
-                figure(total.fitted, ".4g"),
-            )
-            for total in advice.totals()
-        ],
-        title=f"Estimated reduction of the loss on {task}, each layer alone and added up: {advice.predictions} "
-        f"predictions, budget of training B at r={advice.r}. Read the order, not the size",
+        ("method", "first rate", "default"),
+        [(rate.method, f"{rate.value:g}", f"{method_named(rate.method).lr:g}") for rate in rates],
+        title=f"First learning rates on {task}, guessed from the {rates[0].how} at the start: begin a search here",
     )
 
 
-def _print_layers(advice: Advice) -> None:
+def _print_layers(advice: Advice, task: str) -> None:
+    best = sorted(advice.best().items(), key=lambda item: -item[1].reduction)
     print_table(
-        ("layer", "method", "trains", "rank", "expected reduction"),
+        ("layer", "method", "trains", "rank", "expected reduction", "on the rows seen"),
         [
-            (module, row.method, row.side, str(row.rank), f"{row.reduction:.4g}")
-            for module, row in advice.best().items()
+            (module, row.method, row.side, str(row.rank), figure(row.reduction, ".4g"), figure(row.fitted, ".4g"))
+            for module, row in best
         ],
-        title="The best single side of each layer",
+        title=f"Layers of {task} by the estimated reduction of the loss, each alone with its best single side: "
+        f"{advice.predictions} predictions, budget of training B at r={advice.r}. Read the order, not the size",
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lopsided_settings.checks import at_least
+from lopsided_settings.checks import POSITIVE, at_least
 from lopsided_settings.field import setting
 from lopsided_settings.texts import NAME_TUPLE, WHOLE_NUMBERS
 
@@ -15,6 +15,11 @@ class CompareSettings:
         (), help="Names separated by commas; the Beyond LoRA study's and the head by default.", text=NAME_TUPLE
     )
     seeds: tuple[int, ...] = setting((0,), help="Whole numbers separated by commas.", text=WHOLE_NUMBERS)
+    margin: float = setting(
+        1.0,
+        help="A method is taken that is at most so many points worse than the best, at 95 %.",
+        check=POSITIVE,
+    )
     tune: int | None = setting(
         None,
         help="Trials of each method's learning rate, the same number for all, by validation alone; none by default.",

@@ -106,11 +106,6 @@ def test_every_distinct_pair_of_parts_is_estimated_and_a_users_method_too():
     layers = [name for name, _ in linear_maps(model)]
     assert {(row.module, row.method) for row in advice.rows} == {(m, n) for m in layers for n in [*names, "own_top"]}
     assert all(np.isfinite([row.reduction, row.fitted]).all() and row.fitted >= 0 for row in advice.rows)
-    by_method = {total.method: total for total in advice.totals()}
-    assert by_method["own_top"].reduction == pytest.approx(
-        sum(row.reduction for row in advice.rows if row.method == "own_top")
-    )
-    assert [t.reduction for t in advice.totals()] == sorted((t.reduction for t in advice.totals()), reverse=True)
     assert all(row.side != "AB" for row in advice.best().values())
     assert list(advice.best()) == layers
     for row in advice.rows:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import landscape as script
-from lopsided.diagnose.batches import mean_loss
+from lopsided.curvature.batches import mean_loss
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from benchmarks import files, gpu, measuring, memory, render, scaling, step_time, variants
 from lopsided import METHODS
+from lopsided.study.turns import wall_ms
 
 TINY = measuring.Setting(**measuring.QUICK)
 
@@ -249,7 +250,7 @@ def test_the_gpu_comparison_on_another_device():
         work()
         return next(left)
 
-    found = gpu.compare(list(peaks), TINY, torch.float32, torch.device("cpu"), measuring.wall_ms, peak)
+    found = gpu.compare(list(peaks), TINY, torch.float32, torch.device("cpu"), wall_ms, peak)
     assert found["figures"].keys() == peaks.keys()
     assert found["milliseconds"].keys() == {"references", "cla"}
     cla = found["figures"]["cla"]

@@ -21,25 +21,33 @@ def asked(bert, words):
 def test_a_table_a_file_and_plots(cli, asked, tmp_path):
     outcome = cli(*asked, "--head-steps", 5, "--out", tmp_path / "out")
     assert outcome.status == 0, outcome.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"advice.json", "methods.svg", "layers.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"advice.json", "layers.svg"}
     result = json.loads((tmp_path / "out" / "advice.json").read_text())
     names = [method.name for method in distinct()]
-    assert {total["method"] for total in result["totals"]} == set(names)
-    assert all(name in outcome.out for name in names)
-    assert "upper bound" in outcome.out
+    assert "totals" not in result
+    assert {row["method"] for row in result["rows"]} == set(names)
+    assert all(row["module"] in outcome.out for row in result["rows"])
     assert len(result["rows"]) == len(BERT_LAYERS) * len(names)
     assert result["best"].keys() == {row["module"] for row in result["rows"]}
     assert (result["predictions"], result["settings"]["head_steps"]) == (32, 5)
-    svg = (tmp_path / "out" / "methods.svg").read_text()
-    assert all(name in svg for name in names)
+    assert "asym_b (trains B)" in (tmp_path / "out" / "layers.svg").read_text()
 
 
 def test_json_and_chosen_methods(cli, asked, tmp_path):
     options = ["--methods", "cla,asym_a", "--batches", 2, "--head-steps", 0, "--json", "--out", tmp_path / "out"]
     outcome = cli(*asked, *options)
     result = json.loads(outcome.out)
-    assert (outcome.status, {total["method"] for total in result["totals"]}) == (0, {"cla", "asym_a"})
+    assert (outcome.status, {row["method"] for row in result["rows"]}) == (0, {"cla", "asym_a"})
     assert result["predictions"] == 16
+
+
+def test_first_rates_of_chosen_methods(cli, asked, tmp_path):
+    outcome = cli(*asked, "--rates", "--methods", "cla,head", "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert "begin a search here" in " ".join(outcome.out.split())
+    result = json.loads((tmp_path / "out" / "rates.json").read_text())
+    assert [(rate["method"], rate["how"]) for rate in result["rates"]] == [("cla", "curvature"), ("head", "curvature")]
+    assert all(f"{rate['value']:g}" in outcome.out for rate in result["rates"])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +61,8 @@ def test_json_and_chosen_methods(cli, asked, tmp_path):
         (["--head-steps", -1], "head_steps must be"),
         (["--batch-size", 64], "expected rows for at least 2 batches"),
         (["--rank", 0], "rank must be at least 1"),
+        (["--rates", "--batches", 3], "are about layers, got --rates; leave them out"),
+        (["--rates", "--methods", "c3al"], "unknown method 'c3al'"),
     ],
 )
 def test_bad_input(cli, asked, tmp_path, options, message):

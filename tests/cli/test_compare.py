@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 
@@ -110,3 +111,26 @@ def test_epochs_take_the_place_of_steps(cli, bert, words, tmp_path):
     options = ["--model", bert, "--task", words, "--methods", "head", "--epochs", 1, "--batch-size", 16]
     assert cli("compare", *options, "--out", tmp_path / "out").status == 0
     assert finished_run(tmp_path / "out" / "runs" / "head-seed0").steps == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tune", 1], "tune must be at least 2, got 1"),
+        (["--tune", 3, "--lr", 0.01], "tune chooses a learning rate for each method, and lr=0.01 is one for all"),
+    ],
+)
+def test_rates_that_can_not_be_tuned(cli, small, tmp_path, options, message):
+    assert_one_line(cli("compare", *small, *options, "--methods", "head", "--out", tmp_path / "out"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tuning_without_optuna(cli, bert, words, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: find(name, *rest) if name != "optuna" else None
+    )
+    options = ["--model", bert, "--task", words, "--tune", 2, "--methods", "head"]
+    outcome = cli("compare", *options, "--out", tmp_path / "out")
+    assert_one_line(outcome, "Optuna, which is not installed; pip install 'lopsided[tune]'")
+    assert not (tmp_path / "out").exists()

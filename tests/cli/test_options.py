@@ -28,7 +28,8 @@ ALL = {
     "methods": "json",
     "models": "json",
     "tasks": "json",
-    "compare": "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
+    "compare": "margin tune "
+    "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
     "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams flip no-flip plugin",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
@@ -40,8 +41,10 @@ ALL = {
     "export": "run out json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",
-    "advise": "model task methods rank batches batch-size head-steps damping seeds target-modules max-length label "
-    "make-split no-make-split rename-labels ignore-columns train-size seed out json data",
+    "advise": "model task methods rates rank batches batch-size head-steps damping seeds target-modules max-length "
+    "label make-split no-make-split rename-labels ignore-columns train-size seed out json data",
+    "costs": "model task methods rank batch-size target-modules max-length bf16 no-bf16 data label make-split "
+    "no-make-split rename-labels ignore-columns train-size rounds seed out json",
     "lab": "name list quick full seeds data resume no-resume out page json",
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
     "reference seed resume no-resume out json",
@@ -125,7 +128,7 @@ def test_values_reach_the_verb_as_its_configuration_takes_them():
     # What a comparison sets without an option, and what it leaves to each run.
     assert taken["run"]["train_rows"] == 400
     assert taken["run"].keys().isdisjoint({"method", "schedule", "seed", "test"})
-    assert taken["comparison"] == {"methods": (), "seeds": (1, 2)}
+    assert taken["comparison"] == {"methods": (), "seeds": (1, 2), "margin": 1.0, "tune": None}
     assert isinstance(CliRunner().invoke(small, ["--seeds", ""]).exception, BadInput)
     assert CliRunner().invoke(small, ["--ignore-columns", ""]).exit_code == 0
     assert taken["run"]["ignore_columns"] is None

@@ -11,7 +11,7 @@ from torch import nn
 
 import lopsided
 from lopsided import LopsidedError
-from lopsided.diagnose.batches import mean_loss
+from lopsided.curvature.batches import mean_loss
 from lopsided.diagnose.directions import (
     Directions,
     normalised,

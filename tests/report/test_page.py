@@ -220,13 +220,15 @@ def test_lab_and_advice_become_tables(gathered):
         "size": "quick",
         "source": "S",
     }
-    total = {"method": "cla", "side": "B", "ranks": [16, 16], "trained": 100, "reduction": 2.5, "fitted": None}
-    both = {**total, "method": "lora", "side": "AB", "ranks": [3, 13], "reduction": 3.0}
-    advice = {"settings": {"task": "t", "model": "m"}, "totals": [total, both], "predictions": 8, "unit": "nats"}
+    row = {"module": "one", "method": "cla", "side": "B", "rank": 16, "trained": 100, "reduction": 2.5, "fitted": None}
+    rows = [row, {**row, "method": "lora", "side": "AB", "reduction": 9.0}, {**row, "module": "two", "reduction": 3.0}]
+    best = {"one": "cla", "two": "cla"}
+    settings = {"task": "t", "model": "m"}
+    advice = {"settings": settings, "rows": rows, "best": best, "predictions": 8, "unit": "nats"}
     text = Page(render(dataclasses.replace(gathered, lab=(lab,), advice=(advice,)))).text
     assert "1 of 1 claims were reproduced" in text
-    assert "Among methods of one factor, try cla first." in text
-    assert "3–13" in text
+    assert "begin with two." in text
+    assert "not that of methods" in text
 
 
 def test_the_terminal_needs_no_plotly_and_the_page_says_that_it_does():

@@ -15,7 +15,7 @@ from tests.tiny_runs import tiny_config
 
 KEYS = [
     *("schema", "title", "command", "model", "task", "task_note", "task_shape", "seeds", "settings", "machine"),
-    *("versions", "columns", "rows", "sentences", "tuning", "created", "wall_seconds"),
+    *("versions", "columns", "rows", "sentences", "decision", "tuning", "created", "wall_seconds"),
 ]
 STUDY = "full head lora lora_plus cola asym_b rac_b cla rcla c3la rc3la paca"
 
@@ -59,7 +59,7 @@ def test_results_are_written_as_returned(compared, words):
     assert not {"method", "seed", "out"} & set(results["settings"])
     assert results["wall_seconds"] > 0
     assert results["task_note"]
-    assert len(results["sentences"]) == 2
+    assert results["decision"]["sentences"] == results["sentences"]
     assert (outcome.failed, list(results)) == (False, KEYS)
 
 

@@ -1,17 +1,19 @@
-"""Advice on disk: advice.json and its plots."""
+"""Advice on disk: advice.json with its plot, and rates.json."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopsided.advise.first_rate import Rate
 from lopsided.advise.layer_gains import Advice
 from lopsided.files.atomic import atomic_folder, write_json
+from lopsided.method import method_named
 from lopsided.plotting.svg import Drawing, Trace, draw
 
-SCHEMA = 1
+SCHEMA = 2
 # More colours than these are hard to tell apart.
 LINES = 6
 
@@ -26,7 +28,6 @@ def advice_record(advice: Advice, settings: Mapping[str, Any]) -> dict[str, Any]
         "r": advice.r,
         "damping": advice.damping,
         "seeds": advice.seeds,
-        "totals": [dataclasses.asdict(total) for total in advice.totals()],
         "best": {module: row.method for module, row in advice.best().items()},
         "unseen": list(advice.unseen),
         "rows": [dataclasses.asdict(row) for row in advice.rows],
@@ -48,32 +49,14 @@ def write_advice(advice: Advice, folder: Path, settings: Mapping[str, Any]) -> d
 
 
 def drawings(advice: Advice) -> list[Drawing]:
-    """Return the drawings: the methods' totals, and the layers of the best methods."""
-    return [_methods_drawing(advice), _layers_drawing(advice)]
-
-
-def _methods_drawing(advice: Advice) -> Drawing:
-    totals = advice.totals()
-    return Drawing(
-        name="methods",
-        title=f"Estimated reduction of the loss at equal trained numbers (training B: r={advice.r})",
-        x="method; a star marks an upper bound for two factors",
-        y="expected reduction of the loss",
-        lines=[
-            Trace(
-                name="all layers",
-                x=[f"{total.method}*" if total.is_bound else total.method for total in totals],
-                y=[total.reduction for total in totals],
-                style="bars",
-            )
-        ],
-    )
+    """Return the drawing of the layers."""
+    return [_layers_drawing(advice)]
 
 
 def _layers_drawing(advice: Advice) -> Drawing:
     modules = list(dict.fromkeys(row.module for row in advice.rows))
     by_place = {(row.method, row.module): row.reduction for row in advice.rows}
-    one_sided = [total for total in advice.totals() if not total.is_bound]
+    one_sided = list(dict.fromkeys((row.method, row.side) for row in advice.rows if not row.is_bound))
     return Drawing(
         name="layers",
         title="Where the reduction is expected",
@@ -81,11 +64,32 @@ def _layers_drawing(advice: Advice) -> Drawing:
         y="expected reduction of the loss",
         lines=[
             Trace(
-                name=f"{total.method} (trains {total.side})",
+                name=f"{method} (trains {side})",
                 x=list(range(len(modules))),
-                y=[by_place[total.method, module] for module in modules],
+                y=[by_place[method, module] for module in modules],
                 style="points",
             )
-            for total in one_sided[:LINES]
+            for method, side in one_sided[:LINES]
         ],
     )
+
+
+def rates_record(rates: Sequence[Rate], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what rates.json holds."""
+    return {
+        "schema": SCHEMA,
+        "settings": dict(settings),
+        "rates": [{**dataclasses.asdict(rate), "default": method_named(rate.method).lr} for rate in rates],
+    }
+
+
+def write_rates(rates: Sequence[Rate], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the folder, whole or not at all, and return what rates.json holds.
+
+    Raises:
+        LopsidedError: if the folder holds other files.
+    """
+    record = rates_record(rates, settings)
+    with atomic_folder(folder) as new:
+        write_json(new / "rates.json", record)
+    return record

@@ -51,28 +51,6 @@ class LayerEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodTotal:
-    """One method over all layers, added up as if each layer were trained alone.
-
-    Args:
-        ranks: the lowest and the highest.
-        trained, reduction, fitted: as in `LayerEstimate`, summed.
-    """
-
-    method: str
-    side: str
-    ranks: tuple[int, int]
-    trained: int
-    reduction: float
-    fitted: float
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether `reduction` is an upper bound, which does not compete with estimates."""
-        return side_named(self.side).gain_is_bound
-
-
-@dataclass(frozen=True, kw_only=True)
 class Advice:
     """Every method's gain in every layer.
 
@@ -89,24 +67,6 @@ class Advice:
     r: int
     damping: float
     seeds: int
-
-    def totals(self) -> list[MethodTotal]:
-        """Return the methods, the largest expected reduction first."""
-        by_method: dict[str, list[LayerEstimate]] = {}
-        for row in self.rows:
-            by_method.setdefault(row.method, []).append(row)
-        totals = [
-            MethodTotal(
-                method=name,
-                side=rows[0].side,
-                ranks=(min(row.rank for row in rows), max(row.rank for row in rows)),
-                trained=sum(row.trained for row in rows),
-                reduction=sum(row.reduction for row in rows),
-                fitted=sum(row.fitted for row in rows),
-            )
-            for name, rows in by_method.items()
-        ]
-        return sorted(totals, key=lambda total: -total.reduction)
 
     def best(self) -> dict[str, LayerEstimate]:
         """Return each layer's method with the largest expected reduction, without the bounds for two factors."""
@@ -169,7 +129,7 @@ def advise(
         >>> model = BertForSequenceClassification(BertConfig(**small, vocab_size=9))
         >>> batch = {"input_ids": torch.arange(8).reshape(2, 4), "labels": torch.tensor([0, 1])}
         >>> advice = advise(model, [batch, batch], methods=["asym_b", "asym_a"], r=2)
-        >>> {total.method for total in advice.totals()} == {"asym_b", "asym_a"}
+        >>> {row.method for row in advice.rows} == {"asym_b", "asym_a"}
         True
     """
     check_positive(r=r, seeds=seeds)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lopsided.diagnose.batches import Batch, Loss, check_batches, mean_loss, model_loss
+from lopsided.curvature.batches import Batch, Loss, check_batches, mean_loss, model_loss
 from lopsided.diagnose.directions import Directions, plane_parameters
 from lopsided.errors import LopsidedError
 from lopsided.finite import finite_or_none

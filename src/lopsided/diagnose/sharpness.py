@@ -1,7 +1,7 @@
 """How sharply the loss rises around a finished run's weights: within a radius, and to second order.
 
 Notation: w* are the weights, L the loss over fixed batches, δ a change; δ_f and w_f are one filter's part (see
-`lopsided.diagnose.directions`), g_f that of L's gradient; H is the Hessian of L in the trained parameters.
+`lopsided.diagnose.directions`), g_f that of L's gradient. The Hessian's top eigenvalue is that of `lopsided.curvature`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-from lopsided.diagnose.batches import (
-    Batch,
-    Loss,
-    check_batches,
-    loss_and_gradient,
-    mean_loss,
-    model_loss,
-    predictions_in,
-)
+from lopsided.curvature.batches import Batch, Loss, check_batches, loss_and_gradient, mean_loss, model_loss
+from lopsided.curvature.lanczos import Ritz
 from lopsided.diagnose.directions import (
     Directions,
     normalised,
@@ -32,12 +24,10 @@ from lopsided.diagnose.directions import (
     transposed_names,
     within,
 )
-from lopsided.diagnose.lanczos import Ritz, largest_eigenvalue
 from lopsided.diagnose.loss_grid import Plane
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
 from lopsided.finite import all_finite, finite_or_none
-from lopsided.method.sketch import generator
 from lopsided.models.mode_contexts import gradients_of, model_mode
 
 
@@ -127,68 +117,6 @@ def largest_increase(
         why = f"the {what} is not finite after {len(losses) - 1} of {steps} steps within the radius"
         return Ascent(radius=radius, largest=None, losses=tuple(losses), why=why)
     return Ascent(radius=radius, largest=max(value - start for value in seen), losses=tuple(losses))
-
-
-def hessian_top(
-    model: Any,
-    batches: Sequence[Batch],
-    *,
-    parameters: Sequence[nn.Parameter] | None = None,
-    steps: int = 30,
-    tolerance: float = 1e-3,
-    seed: int = 0,
-    loss: Loss = model_loss,
-) -> Ritz:
-    """Compute the largest eigenvalue of the loss's Hessian in the trained parameters, by Lanczos from a random start.
-
-    Args:
-        model: as it was trained, its adapter not merged: `reload(folder, trainable=True)`. Without dropout.
-        parameters: of H; None takes those with gradients.
-        steps, tolerance: as in `largest_eigenvalue`. Each step costs about five forward passes over the batches.
-
-    Raises:
-        LopsidedError: if no parameter has a gradient, for batches without labels or a loss that is not finite.
-
-    Source:
-        Pearlmutter 1994 (products with the Hessian); Ghorbani et al. 2019, arXiv:1901.10159 (Lanczos).
-    """
-    chosen = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
-    if not chosen:
-        raise LopsidedError(
-            "expected trained parameters, got none with a gradient; load the run with reload(folder, trainable=True)"
-        )
-    check_batches(batches)
-    size = sum(p.numel() for p in chosen)
-    start = torch.from_numpy(generator(seed, 0).standard_normal(size)).to(chosen[0].device, torch.float32)
-    with model_mode(model, training=False), gradients_of(model, chosen):
-        return largest_eigenvalue(
-            lambda q: hessian_product(model, chosen, batches, q, loss=loss), start, steps=steps, tolerance=tolerance
-        )
-
-
-def hessian_product(
-    model: Any, parameters: Sequence[Tensor], batches: Sequence[Batch], vector: Tensor, *, loss: Loss = model_loss
-) -> Tensor:
-    """Return H·q as the gradient of ⟨∇L, q⟩: (n,) -> (n,), the parameters' entries one after the other.
-
-    Attention computes by plain products here: its fused kernels have no second derivative.
-    """
-    counts = [predictions_in(batch) for batch in batches]
-    total = torch.zeros_like(vector)
-    parts = [piece.view_as(p) for piece, p in zip(vector.split([p.numel() for p in parameters]), parameters)]
-    for count, batch in zip(counts, batches):
-        if not count:
-            continue
-        with sdpa_kernel(SDPBackend.MATH):
-            # The first derivative with its graph; then that of its inner product with q.
-            gradients = torch.autograd.grad(loss(model, batch), parameters, create_graph=True, allow_unused=True)
-            slope = torch.stack([(g * part).sum() for g, part in zip(gradients, parts) if g is not None]).sum()
-            # A loss that is linear in all of them has no second derivative.
-            second = torch.autograd.grad(slope, parameters, allow_unused=True) if slope.requires_grad else ()
-        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, second)]
-        if flat:
-            total += count / sum(counts) * torch.cat([piece.reshape(-1) for piece in flat])
-    return total
 
 
 def sharpness_json(radius: float, ascent: Ascent | str, top: Ritz | str) -> dict[str, Any]:

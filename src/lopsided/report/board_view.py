@@ -12,6 +12,7 @@ from lopsided.report.footnotes import lacking_notes, same_as_notes
 from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
 from lopsided.study.by_task import TaskBoard
+from lopsided.study.choice import tied_meaning
 from lopsided.study.columns import SCORE, Column
 from lopsided.study.tried_rates import rates_note
 
@@ -109,7 +110,7 @@ def board_view(board: TaskBoard, figures: Sequence[Figure], missing: Sequence[st
         sentences=board.leaderboard.sentences,
         sorted="method" if sorting is None else sorting.key,
         caption=_caption(seeds),
-        tied_meaning=_tied_meaning(seeds),
+        tied_meaning=tied_meaning(board.leaderboard.decision, 1 if seeds == {1} else max(seeds, default=1)),
         columns=tuple(_column(column) for column in columns),
         rows=tuple(_row(row, columns) for row in rows),
         notes=tuple(_notes(board, rows)),
@@ -134,12 +135,6 @@ def _caption(seeds: set[int]) -> str:
     if len(seeds) == 1:
         return f"Mean and 95 % interval over {min(seeds)} seeds"
     return "Mean and 95 % interval over each method's seeds; with one seed, the interval that its test rows leave"
-
-
-def _tied_meaning(seeds: set[int]) -> str:
-    if seeds == {1}:
-        return ": it is within two standard errors of the paired difference, with one seed"
-    return ": the 95 % interval of the paired differences over seeds holds zero"
 
 
 def _column(column: Column) -> ColumnView:

@@ -10,7 +10,7 @@ from typing import Any
 from lopsided.finite import is_finite
 from lopsided.formatting import MISSING, duration, number_text
 from lopsided.lab.recorded_figure import count_states
-from lopsided.method import Side, side_named
+from lopsided.method import side_named
 from lopsided.plotting.words import joined
 from lopsided.report.reported_run import ReportedRun
 from lopsided.study.by_task import TaskBoard, status_in_words
@@ -18,7 +18,7 @@ from lopsided.study.outputs import PUBLISHED_HEAD, published_rows
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
-NO_ADVICE = "It has no estimate for a method of one factor."
+NO_ADVICE = "It has no estimate for a layer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,40 +82,37 @@ def advice_tables(advices: Sequence[dict[str, Any]]) -> list[PlainTable]:
 
 
 def _advice(number: int, advice: dict[str, Any]) -> PlainTable:
-    settings = advice["settings"]
-    # An estimate that is missing is no estimate of 0: it comes last, and is no method to try.
-    totals = sorted(
-        advice["totals"], key=lambda total: -total["reduction"] if is_finite(total["reduction"]) else math.inf
+    settings, best = advice["settings"], advice["best"]
+    # An estimate that is missing is no estimate of 0: it comes last, and is no layer to begin with.
+    rows = sorted(
+        (row for row in advice["rows"] if best.get(row["module"]) == row["method"]),
+        key=lambda row: -row["reduction"] if is_finite(row["reduction"]) else math.inf,
     )
-    estimated = [total for total in totals if is_finite(total["reduction"])]
-    single = [total for total in estimated if not side_named(total["side"]).gain_is_bound]
+    estimated = [row["module"] for row in rows if is_finite(row["reduction"])]
     return PlainTable(
         key=f"advice-{number}",
         title=f"Advice for {settings['task']} with {settings['model']}",
         shows=(
-            "The estimated reduction of the loss by each method at equal trained numbers, from "
+            "The estimated reduction of the loss in each layer alone by one factor, at equal trained numbers, from "
             f"{advice['predictions']} predictions, before any run."
         ),
-        means=f"Among methods of one factor, try {single[0]['method']} first." if single else NO_ADVICE,
-        caption=f"Layers are added up as if each were trained alone; {advice['unit']}",
-        head=("method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"),
-        rows=tuple(_advice_row(total) for total in totals),
+        means=f"Where only some layers can be adapted, begin with {estimated[0]}." if estimated else NO_ADVICE,
+        caption=f"The best single side of each layer; {advice['unit']}. Read the order of layers, not that of methods",
+        head=("layer", "method", "trains", "rank", "trained numbers", "expected reduction", "on the rows seen"),
+        rows=tuple(_advice_row(row) for row in rows),
     )
 
 
-def _advice_row(total: dict[str, Any]) -> tuple[str, ...]:
+def _advice_row(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        total["method"],
-        _trains(side_named(total["side"])),
-        "–".join(str(rank) for rank in dict.fromkeys(total["ranks"])),
-        f"{total['trained']:,}",
-        number_text(total["reduction"]),
-        number_text(total["fitted"]),
+        row["module"],
+        row["method"],
+        side_named(row["side"]).title,
+        str(row["rank"]),
+        f"{row['trained']:,}",
+        number_text(row["reduction"]),
+        number_text(row["fitted"]),
     )
-
-
-def _trains(side: Side) -> str:
-    return f"{side.title}, an upper bound" if side.gain_is_bound else side.title
 
 
 def published_table(boards: Sequence[TaskBoard]) -> list[PlainTable]:

@@ -1,4 +1,4 @@
-"""A comparison in the terminal, with rich: figures first, the two sentences last."""
+"""A comparison in the terminal, with rich: figures first, the decision last."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lopsided.formatting import MARKS, estimate_text
 from lopsided.report.footnotes import lacking_notes, same_as_notes
 from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Row
+from lopsided.study.choice import tied_meaning
 from lopsided.study.columns import SCORE, Column
 from lopsided.study.leaderboard import Leaderboard
 
@@ -136,13 +137,8 @@ def _cell(cell: BoardCell, column: Column, spare_errors: bool) -> Text:
 
 def _legend(comparison: Tabled) -> str:
     floor = "; floor: only the task head was trained" if any(row.floor for row in comparison.leaderboard.rows) else ""
-    return f"mean±standard error; ● best; ○ tied: {_tied_meaning(len(comparison.seeds))}{floor}"
-
-
-def _tied_meaning(seeds: int) -> str:
-    if seeds == 1:
-        return "within two standard errors of the paired difference, with one seed"
-    return f"the interval of the paired differences over the {seeds} seeds holds zero"
+    tied = tied_meaning(comparison.leaderboard.decision, len(comparison.seeds))
+    return f"mean±standard error; ● best; ○ tied: {tied}{floor}"
 
 
 def _printable(text: str) -> str:

@@ -18,6 +18,7 @@ from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import SCORE
 from lopsided.study.comparison import Origin
+from lopsided.study.decision import MARGIN
 from lopsided.study.leaderboard import INDIFFERENT, Leaderboard, leaderboard, listed
 from lopsided.study.tried_rates import TriedRate
 
@@ -67,6 +68,7 @@ class TaskBoard:
             "rows": [_row_json(row) for row in board.rows],
             "absent": [_absence_json(absence) for absence in board.absent],
             "sentences": list(board.sentences),
+            "decision": board.decision_json(),
             "seeds": self.seeds,
             "shared": [list(setting) for setting in self.shared],
             "rates": {label: [asdict(trial) for trial in trials] for label, trials in self.rates.items()},
@@ -121,7 +123,9 @@ def _board(key: str, runs: Sequence[Run], origins: Mapping[Path, Origin]) -> Tas
     precedence = dict.fromkeys(name for run in runs if run.folder in origins for name in origins[run.folder].names)
     places = {name: place for place, name in enumerate(precedence)}
     by_precedence = sorted(entries, key=lambda entry: places.get(entry.runs[0].method.name, len(places)))
-    board = leaderboard(by_precedence, absent)
+    margins = {origins[run.folder].margin if run.folder in origins else MARGIN for run in runs}
+    # A margin that not all of these runs were compared with is none of theirs.
+    board = leaderboard(by_precedence, absent, margin=margins.pop() if len(margins) == 1 else MARGIN)
     if not any(row.cells[SCORE].mark == "best" for row in board.rows):
         board = replace(board, sentences=(NOTHING_YET,))
     first = next((run for run in runs if run.is_finished), runs[0])

@@ -46,6 +46,7 @@ class CompareConfig(CompareSettings):
         run: what all runs share.
         methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
         seeds: one run of every method per seed.
+        margin: how many points worse than the best a method may be, and still be taken.
         tune: trials of each method's learning rate, with the first seed and by validation alone; None tunes none.
         links: for the methods that have a chain; None keeps each method's own.
         command: how it was asked for, for the record.
@@ -142,7 +143,7 @@ def compare(
             folder=out,
             names=config.names,
             seeds=config.seeds,
-            leaderboard=board_of_comparison(_folders(config), errors),
+            leaderboard=board_of_comparison(_folders(config), errors, margin=config.margin),
             command=config.command,
             model=config.run.model,
             task=config.run.task,
@@ -161,7 +162,7 @@ def compare(
 
 def _write_settings(config: CompareConfig) -> None:
     others = {"methods": config.names, "seeds": config.seeds, "links": config.links, "tune": config.tune}
-    write_settings(config.run.out, run=config.run, **others, command=config.command)
+    write_settings(config.run.out, run=config.run, **others, margin=config.margin, command=config.command)
 
 
 def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data:

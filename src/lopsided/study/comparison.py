@@ -12,6 +12,7 @@ from lopsided.files.strict_json import WHY
 from lopsided.runs import Run, read_run
 from lopsided.study.board_cells import BoardCell
 from lopsided.study.board_rows import Absence, Entry, Row
+from lopsided.study.decision import MARGIN
 from lopsided.study.leaderboard import Leaderboard, leaderboard
 from lopsided.study.tried_rates import RateSearch, rates_note
 
@@ -95,6 +96,7 @@ class Comparison:
             "columns": [column.to_json() for column in board.columns],
             "rows": [self._entry_json(entry) for entry in self.entries],
             "sentences": list(board.sentences),
+            "decision": board.decision_json(),
             "tuning": None if self.search is None else self.search.to_json(),
             "created": self.created,
             "wall_seconds": self.wall_seconds,
@@ -119,12 +121,15 @@ def _status(label: str, *, floor: bool = False, error: str | None = None, same_a
     return {"method": label, "status": status, "floor": floor, "error": error, "same_as": same_as}
 
 
-def board_of_comparison(folders: Mapping[str, Sequence[Path]], errors: Mapping[str, str]) -> Leaderboard:
+def board_of_comparison(
+    folders: Mapping[str, Sequence[Path]], errors: Mapping[str, str], *, margin: float = MARGIN
+) -> Leaderboard:
     """Compute the leaderboard of a comparison: a method has a row if all of its seeds finished.
 
     Args:
         folders: each method's run directories, by seed.
         errors: why a method has no runs, or not all of them. What its folders hold then may be of other settings.
+        margin: of the decision, in points.
     """
     entries, absent = [], []
     for name, paths in folders.items():
@@ -133,7 +138,7 @@ def board_of_comparison(folders: Mapping[str, Sequence[Path]], errors: Mapping[s
             entries.append(Entry(label=name, runs=runs))
         else:
             absent.append(Absence(label=name, why=errors.get(name, "did not finish")))
-    return leaderboard(entries, absent)
+    return leaderboard(entries, absent, margin=margin)
 
 
 def _finished(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -154,10 +159,12 @@ class Origin:
     Args:
         command: what made all of its runs.
         names: of its methods, in their order.
+        margin: of its decision, in points.
     """
 
     command: str
     names: tuple[str, ...] = ()
+    margin: float = MARGIN
 
 
 def results_path(folder: Path) -> Path:
@@ -179,4 +186,14 @@ def origin_of(folder: Path) -> Origin | None:
         return None
     rows = results.get("rows")
     names = [row.get("method") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return Origin(command=results["command"], names=tuple(name for name in names if isinstance(name, str)))
+    return Origin(
+        command=results["command"],
+        names=tuple(name for name in names if isinstance(name, str)),
+        margin=_margin(results.get("decision")),
+    )
+
+
+def _margin(decision: Any) -> float:
+    """The margin that a file has; those of version 0.1.0 have none."""
+    margin = decision.get("margin") if isinstance(decision, dict) else None
+    return float(margin) if isinstance(margin, int | float) and margin > 0 else MARGIN

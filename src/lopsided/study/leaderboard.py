@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lopsided.runs import Run
 from lopsided.study.board_cells import NOT_OF_THIS_RUN, BoardCell, cell_of, ranked
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.choice import sentences
-from lopsided.study.columns import Column, columns_of
+from lopsided.study.columns import SCORE, Column, columns_of
+from lopsided.study.decision import MARGIN, Decision, decide
 
 # Settings that leave a run the same but for chance, and those that a method's parts and learning rate stand for.
 INDIFFERENT = ("seed", "report_to", "out")
@@ -26,21 +28,28 @@ class Leaderboard:
 
     Args:
         columns: those that concern at least one row.
-        sentences: which method to take, and how far the figures carry.
+        decision: which method to take, and how much worse than the best it may be; None where nothing was decided.
+        sentences: the decision in words.
     """
 
     columns: tuple[Column, ...] = ()
     rows: tuple[Row, ...] = ()
     absent: tuple[Absence, ...] = ()
+    decision: Decision | None = None
     sentences: tuple[str, ...] = ()
 
+    def decision_json(self) -> dict[str, Any] | None:
+        """Return the decision as results.json and the page's figures have it."""
+        return None if self.decision is None else {**self.decision.to_json(), "sentences": list(self.sentences)}
 
-def leaderboard(entries: Sequence[Entry], absent: Sequence[Absence] = ()) -> Leaderboard:
+
+def leaderboard(entries: Sequence[Entry], absent: Sequence[Absence] = (), *, margin: float = MARGIN) -> Leaderboard:
     """Compute the table of some methods; their runs were made on one task.
 
     Args:
         entries: in order of precedence. Of equal means the first is the best, of equal methods the first is taken.
         absent: what else there is.
+        margin: of the decision, in points.
     """
     columns, by_column = _columns_and_cells(entries)
     equal = _equal_parts(entries)
@@ -53,7 +62,23 @@ def leaderboard(entries: Sequence[Entry], absent: Sequence[Absence] = ()) -> Lea
         )
         for entry in entries
     )
-    return Leaderboard(columns=columns, rows=rows, absent=tuple(absent), sentences=sentences(columns, rows))
+    decision = decide(rows, margin)
+    return Leaderboard(
+        columns=columns,
+        rows=tuple(_marked(row, decision) for row in rows),
+        absent=tuple(absent),
+        decision=decision,
+        sentences=sentences(columns, rows, decision),
+    )
+
+
+def _marked(row: Row, decision: Decision) -> Row:
+    """The row with the mark of its score by the decision, where that has bounds."""
+    cell = row.cells.get(SCORE)
+    if cell is None or row.floor or not decision.possible or cell.mark == "best":
+        return row
+    tied = row.label in decision.possible or row.label in decision.within
+    return replace(row, cells={**row.cells, SCORE: replace(cell, mark="tied" if tied else None)})
 
 
 def listed(board: Leaderboard, labels: Sequence[str]) -> Leaderboard:

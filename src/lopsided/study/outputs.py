@@ -62,10 +62,10 @@ def boards_of(plan: StudyPlan, results: Mapping[str, Result]) -> dict[tuple[str,
         if planned.cell.role == "run":
             methods = groups.setdefault(planned.cell.board, {})
             methods.setdefault(planned.cell.entry, []).append(planned)
-    return {board: _board(methods, results) for board, methods in groups.items()}
+    return {board: _board(methods, results, plan.study.margin) for board, methods in groups.items()}
 
 
-def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, Result]) -> Leaderboard:
+def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, Result], margin: float) -> Leaderboard:
     entries, absent = [], []
     for name, cells in methods.items():
         lacking = [each for each in cells if each.state != "finished"]
@@ -75,7 +75,7 @@ def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, R
             absent.append(Absence(label=name, why=several + why))
         else:
             entries.append(Entry(label=name, runs=tuple(results[each.cell.key].run for each in cells)))
-    return leaderboard(entries, absent)
+    return leaderboard(entries, absent, margin=margin)
 
 
 def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) -> None:

@@ -8,6 +8,7 @@
     model, task, method, seed
     settings    those of the run, and `sources`: who says so ("code", "readme", "paper", "default", "unknown")
     model_fingerprint, task_fingerprint
+    folder      the name of the run directory, in the study's `runs`, or in its `trials`
     numerics    the number of this library's numerics; versions and machine are in the record
     record      `run.json` without its history; null unless finished
     rows        the answers to each row of the test splits, as base64 of compressed `.npy` files; null unless finished

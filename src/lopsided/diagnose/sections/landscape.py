@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from lopsided.diagnose.batches import Batch
+from lopsided.curvature.batches import Batch
+from lopsided.curvature.hessian import hessian_top
 from lopsided.diagnose.directions import (
     Directions,
     plane_parameters,
@@ -19,7 +20,7 @@ from lopsided.diagnose.directions import (
 from lopsided.diagnose.loss_grid import landscape
 from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
-from lopsided.diagnose.sharpness import hessian_top, largest_increase, sharpness_json
+from lopsided.diagnose.sharpness import largest_increase, sharpness_json
 from lopsided.errors import LopsidedError
 from lopsided.formatting import number_text
 from lopsided.plotting.figure import DrawnRun, Figure, FigureEntry, RunGroup, by_label, diagnosed, mean, rounded

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lopsided import LopsidedError
-from lopsided.diagnose.lanczos import largest_eigenvalue
+from lopsided.curvature.lanczos import largest_eigenvalue
 
 
 def symmetric(eigenvalues, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
