@@ -35,7 +35,7 @@ ALL = {
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
     "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
-    "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin",
+    "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin max-grad-norm adam-beta2",
     "bench": "study out plan json stale retry-failed changed shard results data rehearse plugin backend "
     "address workers",
     "export": "run out json",
