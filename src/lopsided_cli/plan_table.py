@@ -26,7 +26,9 @@ def print_plan(plan: StudyPlan) -> None:
     heads = ["model", "task", "methods", "cells", "steps", "time", "memory"]
     print_table(heads, [[*board, *_row(cells)] for board, cells in boards.items()], title=plan.study.title)
     if plan.cells:
-        _print_settings(boards)
+        _print_settings({board: [each for each in cells if each.cell.role == "run"] for board, cells in boards.items()})
+    if plan.study.tuning is not None:
+        print(f"learning rates: chosen by {plan.study.tuning.trials} trials per method, model and task, on validation")
     total = "unknown" if plan.seconds is None else duration(plan.seconds)
     print(f"{len(plan.cells)} cells: {_counted(plan.counts())}")
     print(f"time, one after the other: {total}{_basis(plan)}")
@@ -95,7 +97,7 @@ def _own(cells: Sequence[PlannedCell], shared: set[Said]) -> str:
     departures: dict[str, dict[Said, None]] = {}
     for each in cells:
         own = [said for said in _chosen(each) if said not in shared and usual[said[0]] != said]
-        if own and each.cell.role == "run":
+        if own:
             departures.setdefault(each.cell.entry, {}).update(dict.fromkeys(own))
     parts = [_by_source(list(usual.values()))] if usual else []
     parts += [f"for {entry} {_by_source(list(own))}" for entry, own in departures.items()]

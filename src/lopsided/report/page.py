@@ -17,7 +17,7 @@ from lopsided.plotting.words import joined
 from lopsided.report.board_view import BoardView, board_view, sorted_rows
 from lopsided.report.figure_list import figures, looks, missing
 from lopsided.report.gather import Gathered
-from lopsided.report.plain_tables import advice_tables, lab_table, run_table
+from lopsided.report.plain_tables import advice_tables, lab_table, published_table, run_table
 from lopsided.report.reported_run import ReportedRun
 from lopsided.study.by_task import TaskBoard
 
@@ -42,7 +42,12 @@ def render(gathered: Gathered, *, live: str = "") -> str:
             paths=PATHS,
             filters=_filters(gathered.boards),
             groups=boards,
-            tables=[*lab_table(gathered.lab), *advice_tables(gathered.advice), run_table(gathered.runs)],
+            tables=[
+                *published_table(gathered.boards),
+                *lab_table(gathered.lab),
+                *advice_tables(gathered.advice),
+                run_table(gathered.runs),
+            ],
             data={"looks": styles, "groups": drawn},
             plotly_js=plotly.offline.get_plotlyjs(),
         )

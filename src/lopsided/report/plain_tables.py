@@ -13,7 +13,8 @@ from lopsided.lab.recorded_figure import count_states
 from lopsided.method import side_named
 from lopsided.plotting.words import joined
 from lopsided.report.reported_run import ReportedRun
-from lopsided.study.by_task import status_in_words
+from lopsided.study.by_task import TaskBoard, status_in_words
+from lopsided.study.outputs import PUBLISHED_HEAD, published_rows
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
@@ -112,6 +113,28 @@ def _advice_row(row: dict[str, Any]) -> tuple[str, ...]:
         number_text(row["reduction"]),
         number_text(row["fitted"]),
     )
+
+
+def published_table(boards: Sequence[TaskBoard]) -> list[PlainTable]:
+    """Return the papers' figures next to ours, for the rows that have one; no table where there is none."""
+    rows = [
+        (board.model, board.task, *row)
+        for board in boards
+        for row in published_rows(board.leaderboard, board.model, board.task)
+    ]
+    if not rows:
+        return []
+    return [
+        PlainTable(
+            key="published",
+            title="Next to the papers' figures",
+            shows="What papers print of the same model, task, method and rank, next to the runs here.",
+            means="A difference means little while the last column holds something that moves figures.",
+            caption="Published figures, without intervals where the papers print none; ours with 95 % intervals",
+            head=("model", "task", *PUBLISHED_HEAD),
+            rows=tuple(rows),
+        )
+    ]
 
 
 def run_table(runs: Sequence[ReportedRun]) -> PlainTable:

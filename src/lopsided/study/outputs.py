@@ -18,11 +18,19 @@ from lopsided.study.costs import CostTable
 from lopsided.study.leaderboard import Leaderboard, leaderboard
 from lopsided.study.markdown import markdown_table
 from lopsided.study.plan import PlannedCell, StudyPlan
+from lopsided.study.published import TABLES, compared
 from lopsided.study.results import Result
+<<<<<<< HEAD
 from lopsided.study.study_costs import COSTS, costs_text, read_costs
 from lopsided.study.task_ranks import ranks_over_tasks
+=======
+from lopsided.study.setting_sources import Source
+>>>>>>> main
 from lopsided.study.tried_rates import rates_note, searches_of
 
+# Where the settings of a row come from, by model, task and label.
+Sources = Mapping[tuple[str, str, str], Mapping[str, Source]]
+PUBLISHED_HEAD = ("method", "figure", "ours", "published", "table", "what differs")
 BOARDS_CSV, BOARDS_MARKDOWN, COMPARISON = "leaderboards.csv", "leaderboards.md", "method_comparison"
 
 
@@ -80,26 +88,50 @@ def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, R
 def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) -> None:
     """Write leaderboards as CSV and Markdown, and one file per run in the form of PEFT's method comparison."""
     boards = boards_of(plan, results)
+<<<<<<< HEAD
     write_text(folder / BOARDS_CSV, csv_of(boards))
     write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results, read_costs(folder / COSTS)))
+=======
+    write_text(folder / BOARDS_CSV, csv_of(boards, sources_of(plan)))
+    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results))
+>>>>>>> main
     for result in results.values():
         if result.is_finished and result.data["role"] == "run":
             write_json(folder / COMPARISON / f"{result.key}.json", peft_form(result))
 
 
-def csv_of(boards: Mapping[tuple[str, str], Leaderboard]) -> str:
-    """Return all leaderboards as one table: a line per figure of a method."""
+def sources_of(plan: StudyPlan) -> Sources:
+    """Return where the settings of each row come from, by model, task and label."""
+    return {(*each.cell.board, each.cell.entry): each.cell.sources for each in plan.cells}
+
+
+def csv_of(boards: Mapping[tuple[str, str], Leaderboard], sources: Sources) -> str:
+    """Return all leaderboards as one table: a line per figure of a method, next to the paper's where there is one."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ["model", "task", "method", "seeds", "learning_rate", "column", "unit", "mean", "se", "half_interval"]
+        [
+            "model",
+            "task",
+            "method",
+            "seeds",
+            "learning_rate",
+            "column",
+            "unit",
+            "mean",
+            "se",
+            "half_interval",
+            "published",
+        ]
     )
     for (model, task), board in boards.items():
         for row in board.rows:
+            theirs = {each.column: each for each in compared(row, model, task, sources[model, task, row.label])}
             for column in board.columns:
                 cell = row.cells[column.key]
                 figures = (cell.mean, cell.se, cell.half)
                 numbers = ["" if value is None else repr(value) for value in figures]
+                numbers.append(repr(theirs[column.key].published.figure) if column.key in theirs else "")
                 table.writerow(
                     [model, task, row.label, len(row.seeds), row.learning_rate, column.key, column.unit, *numbers]
                 )
@@ -129,9 +161,15 @@ def markdown_of(
         ]
         rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]
         parts += [markdown_table(heads, rows), f"{_rates_note(plan)}\n"]
+<<<<<<< HEAD
     if len(boards) > 1:
         parts.append(f"## Over {len(boards)} tasks\n\n{ranks_over_tasks(list(boards.values())).sentence}\n")
     return "\n".join([*parts, *_rates_of(plan, results), costs_text(costs)])
+=======
+        if theirs := published_rows(board, model, task, sources_of(plan)):
+            parts += ["### Next to the paper's figures\n", markdown_table(PUBLISHED_HEAD, theirs)]
+    return "\n".join([*parts, *_rates_of(plan, results)])
+>>>>>>> main
 
 
 def _rates_note(plan: StudyPlan) -> str:
@@ -145,6 +183,46 @@ def _figure(row: Row, column: Column) -> str:
     return str(estimate_text(cell.mean, cell.half, column.unit))
 
 
+<<<<<<< HEAD
+=======
+def published_rows(board: Leaderboard, model: str, task: str, sources: Sources | None = None) -> list[tuple[str, ...]]:
+    """Return the published figures that a leaderboard has rows for, as `PUBLISHED_HEAD` says.
+
+    Args:
+        sources: of the rows' settings; None where they are not known.
+    """
+    columns = {column.key: column for column in board.columns}
+    return [
+        (
+            row.label,
+            columns[each.column].title,
+            _figure(row, columns[each.column]),
+            str(estimate_text(each.published.figure, None, columns[each.column].unit)),
+            TABLES[each.published.table].title,
+            "; ".join(each.differences) or "nothing that is known",
+        )
+        for row in board.rows
+        for each in compared(row, model, task, None if sources is None else sources[model, task, row.label])
+        if each.column in columns
+    ]
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    Example:
+        >>> print(markdown_table(["method", "score"], [["lora", "90.1"]]))
+        | method | score |
+        |---|---|
+        | lora | 90.1 |
+        <BLANKLINE>
+    """
+    lines = [list(heads), *[[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]]
+    text = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]]) + "\n"
+
+
+>>>>>>> main
 def _rates_of(plan: StudyPlan, results: Mapping[str, Result]) -> list[str]:
     """Return a table of what each rate came to, the rates of the runs marked."""
     if plan.study.tuning is None:
