@@ -20,12 +20,9 @@ from lopsided.study.markdown import markdown_table
 from lopsided.study.plan import PlannedCell, StudyPlan
 from lopsided.study.published import TABLES, compared
 from lopsided.study.results import Result
-<<<<<<< HEAD
+from lopsided.study.setting_sources import Source
 from lopsided.study.study_costs import COSTS, costs_text, read_costs
 from lopsided.study.task_ranks import ranks_over_tasks
-=======
-from lopsided.study.setting_sources import Source
->>>>>>> main
 from lopsided.study.tried_rates import rates_note, searches_of
 
 # Where the settings of a row come from, by model, task and label.
@@ -88,13 +85,8 @@ def _board(methods: Mapping[str, Sequence[PlannedCell]], results: Mapping[str, R
 def write_outputs(folder: Path, plan: StudyPlan, results: Mapping[str, Result]) -> None:
     """Write leaderboards as CSV and Markdown, and one file per run in the form of PEFT's method comparison."""
     boards = boards_of(plan, results)
-<<<<<<< HEAD
-    write_text(folder / BOARDS_CSV, csv_of(boards))
-    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results, read_costs(folder / COSTS)))
-=======
     write_text(folder / BOARDS_CSV, csv_of(boards, sources_of(plan)))
-    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results))
->>>>>>> main
+    write_text(folder / BOARDS_MARKDOWN, markdown_of(plan, boards, results, read_costs(folder / COSTS)))
     for result in results.values():
         if result.is_finished and result.data["role"] == "run":
             write_json(folder / COMPARISON / f"{result.key}.json", peft_form(result))
@@ -161,15 +153,11 @@ def markdown_of(
         ]
         rows += [[absence.label, absence.why, *[""] * (len(heads) - 2)] for absence in board.absent]
         parts += [markdown_table(heads, rows), f"{_rates_note(plan)}\n"]
-<<<<<<< HEAD
+        if theirs := published_rows(board, model, task, sources_of(plan)):
+            parts += ["### Next to the paper's figures\n", markdown_table(PUBLISHED_HEAD, theirs)]
     if len(boards) > 1:
         parts.append(f"## Over {len(boards)} tasks\n\n{ranks_over_tasks(list(boards.values())).sentence}\n")
     return "\n".join([*parts, *_rates_of(plan, results), costs_text(costs)])
-=======
-        if theirs := published_rows(board, model, task, sources_of(plan)):
-            parts += ["### Next to the paper's figures\n", markdown_table(PUBLISHED_HEAD, theirs)]
-    return "\n".join([*parts, *_rates_of(plan, results)])
->>>>>>> main
 
 
 def _rates_note(plan: StudyPlan) -> str:
@@ -183,8 +171,6 @@ def _figure(row: Row, column: Column) -> str:
     return str(estimate_text(cell.mean, cell.half, column.unit))
 
 
-<<<<<<< HEAD
-=======
 def published_rows(board: Leaderboard, model: str, task: str, sources: Sources | None = None) -> list[tuple[str, ...]]:
     """Return the published figures that a leaderboard has rows for, as `PUBLISHED_HEAD` says.
 
@@ -207,22 +193,6 @@ def published_rows(board: Leaderboard, model: str, task: str, sources: Sources |
     ]
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown.
-
-    Example:
-        >>> print(markdown_table(["method", "score"], [["lora", "90.1"]]))
-        | method | score |
-        |---|---|
-        | lora | 90.1 |
-        <BLANKLINE>
-    """
-    lines = [list(heads), *[[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]]
-    text = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]]) + "\n"
-
-
->>>>>>> main
 def _rates_of(plan: StudyPlan, results: Mapping[str, Result]) -> list[str]:
     """Return a table of what each rate came to, the rates of the runs marked."""
     if plan.study.tuning is None:
