@@ -17,8 +17,8 @@ import torch
 from lopsided.advise.by_name import Batch
 from lopsided.advise.trial_model import TrialModel, trial_model
 from lopsided.models.mode_contexts import model_mode
-from lopsided.optim.groups import param_groups
 from lopsided.runs.batches_of_rows import training_batches
+from lopsided.runs.careful_trainer import adamw, max_grad_norm
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
 
@@ -94,7 +94,7 @@ def range_curve(
     with trial_model(config, inputs) as trial, model_mode(trial.model, training=True):
         with torch.no_grad():
             starts = [float(_loss(trial, batch, config)) for batch in batches]
-        optimizer = torch.optim.AdamW(param_groups(trial.model, 1.0, config.weight_decay))
+        optimizer = adamw(config, trial.model, 1.0)
         # A method may train some of its factors at a multiple of the rate.
         multiples = [group["lr"] for group in optimizer.param_groups]
         start, rises = float(np.mean(starts)), list[float]()
@@ -116,8 +116,9 @@ def _step(trial: TrialModel, batches: list[Batch], config: TrainConfig, optimize
         loss = _loss(trial, batch, config) / len(batches)
         loss.backward()
         total += float(loss.detach())
-    # As `Trainer` clips by default.
-    torch.nn.utils.clip_grad_norm_(trial.trained, 1.0)
+    # As `Trainer` does: a norm of 0 clips nothing.
+    if (most := max_grad_norm(config)) > 0:
+        torch.nn.utils.clip_grad_norm_(trial.trained, most)
     optimizer.step()
     return total
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+from lopsided.optim.groups import param_groups
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.flips import Flips
 from lopsided.runs.inputs import Data
@@ -26,6 +27,8 @@ from lopsided.tasks.kinds import KINDS
 CHECKPOINTS = 2
 # Of transformers' Trainer, and so of every run that says nothing.
 MAX_GRAD_NORM = 1.0
+# Of torch's AdamW.
+BETAS = (0.9, 0.999)
 
 
 class CarefulTrainer(Trainer):
@@ -130,6 +133,17 @@ class CarefulTrainer(Trainer):
         return metrics
 
 
+def max_grad_norm(config: TrainConfig) -> float:
+    """Return the norm to which a step's gradient is clipped; 0 for none."""
+    return MAX_GRAD_NORM if config.max_grad_norm is None else config.max_grad_norm
+
+
+def adamw(config: TrainConfig, model: nn.Module, rate: float) -> torch.optim.AdamW:
+    """Return the optimizer of a run at a rate, over all that the model trains."""
+    betas = (BETAS[0], BETAS[1] if config.adam_beta2 is None else config.adam_beta2)
+    return torch.optim.AdamW(param_groups(model, rate, config.weight_decay), betas=betas)
+
+
 def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     """Return the run's configuration as `transformers.Trainer` takes it: evaluated and saved at even distances."""
     evaluations = min(config.evaluations, steps)
@@ -144,7 +158,7 @@ def training_arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         lr_scheduler_type=config.schedule,
         warmup_steps=round(config.warmup * steps),
         weight_decay=config.weight_decay,
-        max_grad_norm=MAX_GRAD_NORM if config.max_grad_norm is None else config.max_grad_norm,
+        max_grad_norm=max_grad_norm(config),
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",

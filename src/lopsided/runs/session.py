@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from lopsided.files.checkpoints import step_of
 from lopsided.method import Method
 from lopsided.optim import ChainCallback, ChainEvent
-from lopsided.optim.groups import param_groups
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
+    adamw,
     finish_rotation,
     restore,
     score_of,
@@ -39,9 +38,6 @@ from lopsided.runs.scores import generalization_error, split_figures
 from lopsided.runs.trajectory import TrajectoryCallback, discard_after
 from lopsided.tasks.kinds import KINDS
 from lopsided.tuner import trained_numbers
-
-# Of torch's AdamW, and so of every run that says nothing.
-BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,8 +161,7 @@ def trainer_for(
         callbacks: all that it has besides those of transformers.
     """
     task, splits = data.task, data.encoded.splits
-    betas = (BETAS[0], BETAS[1] if config.adam_beta2 is None else config.adam_beta2)
-    optimizer = torch.optim.AdamW(param_groups(model, config.learning_rate, config.weight_decay), betas=betas)
+    optimizer = adamw(config, model, config.learning_rate)
     arguments = training_arguments(config, steps)
     # Of rows that a collator picks from, `Trainer` must not leave out what the model does not name.
     arguments.remove_unused_columns = not data.collator_picks
