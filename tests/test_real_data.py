@@ -40,6 +40,7 @@ def check_export(config: TrainConfig, folder: Path, batch: dict) -> None:
         torch.testing.assert_close(lora(**batch).logits, model(**batch).logits, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.more
 @pytest.mark.skipif(not (DATA / "trec").is_dir(), reason=f"no TREC rows in {DATA}; set LOPSIDED_DATA")
 def test_trec_fine_labels_on_the_embedded_model(tmp_path):
     config = TrainConfig(

@@ -43,11 +43,11 @@ def load_plugin(path: str | Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up while they are made.
-    sys.modules[name] = module
+    sys.modules.setdefault(name, module)
     try:
         spec.loader.exec_module(module)
     except FAILURES as error:
-        del sys.modules[name]
+        sys.modules.pop(name)
         raise LopsidedError(
             f"plugin {path}{_line(error, file)}: {type(error).__name__}: {first_line(error)}; correct the file"
         ) from error

@@ -16,7 +16,7 @@ def quiet_libraries(*, offline: bool = False) -> None:
     """
     if offline:
         # Before the imports, too.
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.update({"HF_HUB_OFFLINE": "1"})
     # Before the imports: both are read when a library is loaded.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle threads of one pool must not spin while another works.

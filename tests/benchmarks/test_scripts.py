@@ -142,6 +142,7 @@ def test_memory_of_variants():
     assert found["c3la"]["advance_in_weights"]["median"] == worse
 
 
+@pytest.mark.more
 def test_memory_in_processes_of_their_own():
     asked = []
     made_up = memory.one("peft_lora", TINY)
@@ -180,6 +181,7 @@ def test_a_load_leaves_the_base_as_it_was(tmp_path):
     assert all(torch.equal(p, after[name]) for name, p in before.items())
 
 
+@pytest.mark.more
 def test_scaling(tmp_path):
     result = quick(scaling, tmp_path)
     parts = result["parts"]

@@ -46,6 +46,7 @@ def test_a_run_is_resumed_by_its_folder_alone(cli, tiny, tmp_path, cut):
     assert "--method cla" in run.command
 
 
+@pytest.mark.more
 def test_a_comparison_is_resumed_by_its_folder_alone(cli, tiny, tmp_path, cut):
     out = tmp_path / "out"
     cut("c3la")

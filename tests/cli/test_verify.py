@@ -91,7 +91,7 @@ def test_whole_models_and_runs(cli, folders, tiny, tmp_path):
         assert words in outcome.out
     with_base = cli("verify", tmp_path / "cla", "--base", tiny[1])
     assert "compared; the adapter loads" in with_base.out
-    assert_one_line(cli("verify", tmp_path / "full", "--base", tiny[1]), "has no adapter; leave --base out")
+    assert_one_line(cli("verify", tmp_path / "full", "--base", tiny[1]), "has no adapter of ours; leave --base out")
     record = json.loads((tmp_path / "cla" / "run.json").read_text())
     (tmp_path / "cla" / "run.json").write_text(json.dumps({**record, "status": "running"}))
     assert_one_line(cli("verify", tmp_path / "cla"), "a run that is 'cut off'", "--resume")

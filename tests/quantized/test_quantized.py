@@ -14,6 +14,7 @@ QUANTIZERS = Path(sys.prefix) / "quantized"
 HERE = Path(__file__).parent
 
 
+@pytest.mark.more
 @pytest.mark.skipif(not QUANTIZERS.exists(), reason="bitsandbytes and torchao are not installed; run `make setup`")
 def test_quantized_bases():
     done = subprocess.run(

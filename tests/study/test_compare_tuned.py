@@ -94,6 +94,7 @@ def test_a_study_takes_the_results_of_a_comparison(outcome, tmp_path, bert, word
     assert run_bench(study, backend=lambda plan, cache: Never(cache)).counts() == {"finished": 15}
 
 
+@pytest.mark.more
 def test_a_method_without_a_trial_is_a_row_and_the_others_finish(tmp_path, monkeypatch, bert, words):
     from lopsided.study import run_cell
 

@@ -117,6 +117,7 @@ def test_gradients_stay_under_the_general_rate():
     assert problem.gradient_after(problem.links_needed(0.01)) <= 0.01
 
 
+@pytest.mark.more
 def test_noise_settles_under_its_floor():
     M, L, mu, target = quadratic(seed=1)
     runs, r, d, deviation, step = 200, 2, 8, 0.4, 0.2

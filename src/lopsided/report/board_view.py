@@ -197,6 +197,6 @@ def _note_on_rates(board: TaskBoard, rows: Sequence[Row]) -> list[str]:
     if tuned:
         others = joined([label for label in competing if label not in tuned])
         return [f"Learning rates: tuned for {joined(tuned)}, and not for {others}, so that their order means little."]
-    given = {run.settings["lr"] for row in rows for run in row.runs}
+    given = {run.settings.get("lr") for row in rows for run in row.runs}
     shared = given.pop() if len(given) == 1 else None
     return [rates_note(None, shared=shared, tune="`lopsided compare --tune 5`")]

@@ -39,7 +39,7 @@ class Points:
 
         Example:
             >>> Points().text(1.0), Points().text(0.83)
-            ('1 point', '0.8 points')
+            ('1 point', '0.83 points')
         """
         number = f"{points:.2g}" if abs(points) < 0.95 else f"{points:.1f}".removesuffix(".0")
         return f"{number} {self.one if number == '1' else self.many}"

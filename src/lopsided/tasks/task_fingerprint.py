@@ -42,7 +42,7 @@ def fingerprint(task: Task) -> str:
 
 def _line(value: Any) -> bytes:
     # ASCII, so that a lone surrogate in a text is a sequence of letters like any other.
-    return json.dumps(value, sort_keys=True).encode() + b"\n"
+    return json.dumps(value, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
 def _values(rows: Dataset, name: str) -> Iterator[bytes]:

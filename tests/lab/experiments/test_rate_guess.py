@@ -73,6 +73,7 @@ def test_a_loss_that_is_not_finite_scores_nothing_and_a_missing_trial_is_named()
         scores_of(SETTING, dataclasses.replace(lines, trials=lines.trials[len(SETTING.rates) + 2 :]))
 
 
+@pytest.mark.more
 def test_a_place_from_end_to_end_and_what_is_known_is_not_measured_again(bert, words, tmp_path, monkeypatch):
     monkeypatch.setattr("lopsided.lab.rate_trials.BUILT_IN", {"movie": words})
     monkeypatch.setitem(__import__("lopsided.lab.rate_trials", fromlist=["SHORT"]).SHORT, "model", bert)
