@@ -83,16 +83,17 @@ class Bench:
         return read_results([*self.results, *sorted(self.out.glob("results*.jsonl"))])
 
 
-def planned(bench: Bench, *, probe: bool) -> StudyPlan:
+def planned(bench: Bench, *, probe: bool, look: Looker | None = None) -> StudyPlan:
     """Return what a study will do; nothing is written.
 
     Args:
         probe: time a few steps of each pair of a model and a task that is on this machine.
+        look: what an earlier plan has found out about models and tasks, which is then not read again.
     """
     study = bench.study
     if study.tuning is not None:
         check_tuner()
-    return plan(study, bench.out, results=bench.all_results(), look=Looker(probe=probe))
+    return plan(study, bench.out, results=bench.all_results(), look=look or Looker(probe=probe))
 
 
 def run_bench(
@@ -114,7 +115,8 @@ def run_bench(
         LopsidedError: for bad input before anything runs; if another process runs the study in this folder.
     """
     check_place(bench.out)
-    outlook = planned(bench, probe=False)
+    look = Looker(probe=False)
+    outlook = planned(bench, probe=False, look=look)
     tuning, ended = outlook.study.tuning, bench.all_results()
     with ExitStack() as held:
         cells = only_shard(outlook.runs, bench.shard, tuned=tuning is not None)
@@ -142,7 +144,7 @@ def run_bench(
         if costs is not None and bench.shard is None:
             mend_tail(bench.out / COSTS)
             measure_study(cells, costs, bench.out / COSTS, cache)
-        outlook = planned(bench, probe=False)
+        outlook = planned(bench, probe=False, look=look)
         write_outputs(bench.out, outlook, bench.all_results())
     return outlook
 

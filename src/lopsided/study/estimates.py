@@ -98,7 +98,8 @@ def _evaluated(config: TrainConfig, pair: Pair) -> int:
     """The rows that a run reads without learning from them: at each evaluation, and at its end."""
     validation = min(pair.splits["validation"], config.eval_rows or pair.splits["validation"])
     last = min(config.train_rows, pair.splits["train"]) + pair.splits["validation"]
-    tested = sum(rows for split, rows in pair.splits.items() if split not in ("train", "validation"))
+    others = [rows for split, rows in pair.splits.items() if split not in ("train", "validation")]
+    tested = sum(min(rows, config.test_rows or rows) for rows in others)
     return config.evaluations * validation + last + (tested if config.test else 0)
 
 
