@@ -134,7 +134,7 @@ def test_training_lends_and_evaluation_does_not(wide, monkeypatch):
     for name in ("patched", "beside"):
         real = getattr(lopsided.tuner.layer, name)
         monkeypatch.setattr(
-            lopsided.tuner.layer, name, lambda *a, real=real, name=name: (used.append(name), real(*a))[1]
+            lopsided.tuner.layer, name, lambda *a, real=real, name=name, **k: (used.append(name), real(*a, **k))[1]
         )
     model.train()(x)
     model.eval()(x)

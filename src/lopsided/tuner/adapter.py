@@ -48,6 +48,16 @@ class FrozenPart:
     side: LinkSide
     sketch: Tensor | Selected
     stacked: tuple[Term, ...] = ()
+    _cast: dict[torch.dtype, FrozenPart] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def at(self, dtype: torch.dtype) -> FrozenPart:
+        """Return it rounded to the dtype that products are computed in, once for all forwards."""
+        if dtype == torch.float32:
+            return self
+        if dtype not in self._cast:
+            stacked = tuple(term.to(dtype) for term in self.stacked)
+            self._cast[dtype] = FrozenPart(side=self.side, sketch=self.sketch.to(dtype), stacked=stacked)
+        return self._cast[dtype]
 
 
 @dataclass
@@ -64,6 +74,7 @@ class Adapter:
         d_out, d_in: the layer's widths.
         scaling: s.
         links: how many links the chain may have; None where it is open-ended or not a chain.
+        float32: whether it computes in float32 next to 16-bit weights, too.
         saved_link: the link that a saved adapter's configuration stands at; 0 for a new one.
         can_be_new: whether a sketch can be drawn for it if no saved tensors arrive.
         awaits: whether it was made from a saved adapter's configuration, and the tensors have yet to be seen. Until
@@ -82,6 +93,7 @@ class Adapter:
     seed: int
     links: int | None
     merge_links: bool | None
+    float32: bool = False
     saved_link: int = 0
     can_be_new: bool = True
     awaits: bool = False

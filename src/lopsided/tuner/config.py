@@ -27,6 +27,7 @@ PEFT_TYPE = "LOPSIDED"
 # 2: factors are named `lopsided_B.weight` in the file, and the frozen tensors `lopsided_state.seed` and so on.
 SCHEMA = 2
 MAX_LINKS = 10**6
+PRECISIONS = ("base", "float32")
 
 
 @takes_lora_fields
@@ -49,6 +50,9 @@ class LopsidedConfig(PeftConfig):
             and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
             and keeps links in float32 next to 16-bit and quantized ones.
+        precision: what next to 16-bit weights and inputs the products with the factors are computed in. "base": in the
+            weights' dtype, with float32 sums, and added into the layer's own output. "float32": in float32, which
+            takes more time and memory. The factors are float32 either way.
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
         base: fingerprints of the targeted layers' original weights, written when saving.
@@ -81,6 +85,7 @@ class LopsidedConfig(PeftConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     merge_links: bool | None = None
+    precision: str = "base"
     parts: dict[str, Any] | None = None
     link: int = 0
     base: list[str] | None = None
@@ -133,6 +138,8 @@ class LopsidedConfig(PeftConfig):
                 raise LopsidedError(f"alpha must be a positive number, got {name}={alpha}")
         if not 0.0 <= self.dropout < 1.0:
             raise LopsidedError(f"dropout is a probability below 1, got {self.dropout}")
+        if self.precision not in PRECISIONS:
+            raise LopsidedError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r:.80}")
         for name in ("links", "every", "link"):
             number = getattr(self, name)
             if number is not None and not 0 <= number <= MAX_LINKS:

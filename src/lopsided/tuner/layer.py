@@ -248,12 +248,12 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name in names:
             if self.adapters[name].unread:
                 check_loaded(self, name)
-        if len(names) == 1 and not args and not kwargs and can_fuse(x) and fuses(self, names[0]):
-            out = self._fused(x, names[0])
-        else:
-            out = self._base(x, *args, **kwargs)
-            for name in names:
-                out = self.add_adapter_terms(out, x, name)
+        fused = len(names) == 1 and not args and not kwargs and can_fuse(x)
+        if fused and x.dtype == self.base_layer.weight.dtype and fuses(self, names[0]):
+            return self._fused(x, names[0])
+        out = self._base(x, *args, **kwargs)
+        for name in names:
+            out = self.add_adapter_terms(out, x, name)
         if not torch.compiler.is_compiling() and out.requires_grad:
             out.register_hook(SameWeight(self.base_weight, self.adapters))
         return out
@@ -264,30 +264,36 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         with self.base_weight.lock.mutex:
             return self.base_layer(x, *args, **kwargs)
 
-    def _current(self, name: str) -> Term:
+    def _current(self, name: str, dtype: torch.dtype = torch.float32) -> Term:
+        """Return the term of the link in training, its frozen factor in a dtype."""
         trained, adapter = self.trained(name), self.adapters[name]
         check_loaded(self, name, trained)
-        frozen = self.frozen[name]
+        frozen = self.frozen[name].at(dtype)
         return adapter.term(frozen.side, trained, frozen.sketch)
 
     def add_adapter_terms(self, out: Tensor, x: Tensor, name: str) -> Tensor:
         """Return `out` plus an adapter's terms on x, each next to the layer's product."""
-        for term in self.frozen[name].stacked:
-            out = add_term(out, x, term, self.scaling[name], cast=self.cast_input_dtype_enabled)
+        narrow = x.dtype in (torch.bfloat16, torch.float16) and not self.adapters[name].float32
+        dtype = x.dtype if narrow else torch.float32
+        cast = self.cast_input_dtype_enabled and not narrow
+        for term in self.frozen[name].at(dtype).stacked:
+            out = add_term(out, x, term, self.scaling[name], cast=cast)
         x = self.lopsided_dropout[name](x)
-        return add_term(out, x, self._current(name), self.scaling[name], cast=self.cast_input_dtype_enabled)
+        return add_term(out, x, self._current(name, dtype), self.scaling[name], cast=cast)
 
     def _fused(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.base_layer.weight, self.base_layer.bias
         weight = weight.t() if self.transposed else weight
-        term, scaling, lock = self._current(name), self.scaling[name], self.base_weight.lock
+        term, scaling, lock = self._current(name, weight.dtype), self.scaling[name], self.base_weight.lock
+        guard = SameWeight(self.base_weight, self.adapters)
         # Nothing is lent outside training, where other threads may read the weight.
         is_lent = self.training and lends(self, name)
         if is_lent and torch.is_grad_enabled():
-            return patched(x, weight, bias, term, scaling, lock)
+            return patched(x, weight, bias, term, scaling, lock, guard=guard)
         # Another thread's training step may be lending just now.
         with lock.mutex if is_lent else nullcontext():
-            return beside(x, weight, bias, term, scaling)
+            past = self.frozen[name].at(weight.dtype).stacked
+            return beside(x, weight, bias, term, scaling, past=past, guard=guard)
 
     def way(self, name: str) -> str:
         """Return how an adapter's term is computed in training: "patched", "gather" or "dense".

@@ -108,6 +108,7 @@ class LopsidedModel(BaseTuner):
             seed=layer_seed(config.seed, key),
             links=config.links,
             merge_links=config.merge_links,
+            float32=config.precision == "float32",
             saved_link=config.link,
             can_be_new=config.link == 0 and not isinstance(method.sketch, Stored) and not config.older,
             awaits=config.from_file,

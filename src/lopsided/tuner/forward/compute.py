@@ -34,16 +34,18 @@ class Selected:
         S = torch.zeros(len(self.indices), self.width, device=self.indices.device)
         return S.scatter_(1, self.indices[:, None], 1.0)
 
-    def to(self, device: torch.device) -> Selected:
-        """Return it on a device."""
-        return Selected(self.indices.to(device), self.width, self.start)
+    def to(self, to: torch.device | torch.dtype) -> Selected:
+        """Return it on a device. It has no dtype: its entries are 0 and 1."""
+        return self if isinstance(to, torch.dtype) else Selected(self.indices.to(to), self.width, self.start)
 
-    def add_to(self, rows: Tensor, values: Tensor) -> None:
-        """Add values to the selected columns of rows, in place: (n, width), (n, r)."""
+    def add_to(self, rows: Tensor, values: Tensor, scaling: float) -> None:
+        """Add s·values to the selected columns of rows, in place: (n, width), (n, r)."""
         if self.start is None:
-            rows.index_add_(1, self.indices, values)
+            # Several times as fast as `index_add_`, and the same, since no index comes twice.
+            columns = rows.index_select(1, self.indices)
+            rows.index_copy_(1, self.indices, columns.add_(values, alpha=scaling))
         else:
-            rows.narrow(1, self.start, len(self.indices)).add_(values)
+            rows.narrow(1, self.start, len(self.indices)).add_(values, alpha=scaling)
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class Term:
         B = self.B.matrix().T if isinstance(self.B, Selected) else self.B
         return A, B
 
-    def to(self, device: torch.device) -> Term:
-        """Return it on a device."""
-        return Term(self.A.to(device), self.B.to(device))
+    def to(self, to: torch.device | torch.dtype) -> Term:
+        """Return it on a device, or in a dtype."""
+        return Term(self.A.to(to), self.B.to(to))
 
     @property
     def way(self) -> str:
@@ -78,18 +80,21 @@ def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool =
     """Return out + s·(x·Aᵀ)·Bᵀ, in the term's precision, or autocast's, rounded to `out`'s.
 
     Args:
-        cast: whether x is brought to the factors' precision; otherwise the factors are brought to x's.
+        cast: whether x is brought to the factors' precision; otherwise s·B and A are brought to x's.
 
     Shapes:
         out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
     """
-    if not cast:
-        term = Term(*(f if isinstance(f, Selected) else f.to(x.dtype) for f in (term.A, term.B)))
-    h = reads(x, term.A)
+    h = reads(x, term.A if cast else _to(term.A, x.dtype))
     if isinstance(term.B, Selected):
         return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
     # Scaling B costs d_out·r numbers; scaling the output would cost d_out per token.
-    return out + _linear(h, term.B * scaling).to(out.dtype)
+    B = term.B * scaling
+    return out + _linear(h, B if cast else B.to(x.dtype)).to(out.dtype)
+
+
+def _to(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
+    return factor if isinstance(factor, Selected) else factor.to(dtype)
 
 
 def reads(x: Tensor, A: Tensor | Selected) -> Tensor:
@@ -111,15 +116,46 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def concatenate(terms: Sequence[Term]) -> list[Term]:
-    """Return the same sum in as few terms as its kinds of factor allow: Σ B_t·A_t = [B_1 … B_k]·[A_1; …; A_k]."""
+    """Return the same sum in as few terms as its kinds of factor allow: Σ B_t·A_t = [B_1 … B_k]·[A_1; …; A_k].
+
+    Columns that several selectors read become one, in ascending order, with the sum of what was trained for them: a
+    chain of windows reads one window.
+    """
     kinds: dict[tuple[bool, bool], list[Term]] = {}
     for term in terms:
         kinds.setdefault((isinstance(term.A, Selected), isinstance(term.B, Selected)), []).append(term)
-    return [Term(_stack([t.A for t in group], dim=0), _stack([t.B for t in group], dim=1)) for group in kinds.values()]
+    return [_joined([t.A for t in group], [t.B for t in group]) for group in kinds.values()]
 
 
-def _stack(factors: Sequence[Tensor | Selected], dim: int) -> Tensor | Selected:
-    selected = [factor for factor in factors if isinstance(factor, Selected)]
-    if selected:
-        return Selected(torch.cat([factor.indices for factor in selected]), selected[0].width)
-    return torch.cat([factor for factor in factors if isinstance(factor, Tensor)], dim=dim)
+def _joined(As: Sequence[Tensor | Selected], Bs: Sequence[Tensor | Selected]) -> Term:
+    read, written = _matrices(As), _matrices(Bs)
+    if read and written:
+        return Term(torch.cat(read, dim=0), torch.cat(written, dim=1))
+    if written:
+        selector, B = _summed(_selectors(As), torch.cat(written, dim=1), dim=1)
+        return Term(selector, B)
+    if read:
+        selector, A = _summed(_selectors(Bs), torch.cat(read, dim=0), dim=0)
+        return Term(A, selector)
+    return Term(_next_to_each_other(_selectors(As)), _next_to_each_other(_selectors(Bs)))
+
+
+def _matrices(factors: Sequence[Tensor | Selected]) -> list[Tensor]:
+    return [factor for factor in factors if isinstance(factor, Tensor)]
+
+
+def _selectors(factors: Sequence[Tensor | Selected]) -> list[Selected]:
+    return [factor for factor in factors if isinstance(factor, Selected)]
+
+
+def _next_to_each_other(selectors: Sequence[Selected]) -> Selected:
+    return Selected(torch.cat([selector.indices for selector in selectors]), selectors[0].width)
+
+
+def _summed(selectors: Sequence[Selected], trained: Tensor, dim: int) -> tuple[Selected, Tensor]:
+    """The selector of all columns that are selected, and the trained entries of each, summed along `dim`."""
+    columns, place = torch.unique(_next_to_each_other(selectors).indices, return_inverse=True)
+    shape = [len(columns) if axis == dim else size for axis, size in enumerate(trained.shape)]
+    total = trained.new_zeros(shape).index_add_(dim, place, trained)
+    neighbours = int(columns[-1] - columns[0]) == len(columns) - 1
+    return Selected(columns, selectors[0].width, int(columns[0]) if neighbours else None), total

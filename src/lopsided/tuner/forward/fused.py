@@ -7,9 +7,14 @@ gradient of y. What is needed is
 
 so training B keeps h for backward and training A keeps x. There are two operations:
 
-    beside    both low-rank products are added into W's own, in place: no sum is a pass of its own
+    beside    the low-rank products are added into W's own, in place: no sum is a pass of its own. So are those of
+              past links that stand next to W
     patched   a selector's r columns (or rows) of W hold W0 + s·B (or s·A) during the product, and there is no
-              second product at all
+              second product at all: for float32, since 16 bits would round small updates away
+
+`beside` computes in W's dtype. Where that has 16 bits, trained factors are float32 masters: s·B and A are rounded to 16
+bits for the products, which accumulate in float32, and so are the factors' gradients before they become float32. Stock
+PEFT with 16-bit factors computes the same, and rounds the layer's own product and the scaled one besides.
 
 Second derivatives are right: with `create_graph=True` the backward is computed from the formulas above by autograd's
 own operations. For that, h enters as an input with a history of its own wherever x is not kept.
@@ -18,7 +23,7 @@ own operations. For that, h enters as an input with a history of its own whereve
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,11 +49,15 @@ class Lock:
         return Lock, ()
 
 
+Guard = Callable[[Tensor], None]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
 def can_fuse(x: Tensor) -> bool:
-    """Return whether these operations apply to an input: eager float32, no autocast, no transform of functions."""
+    """Return whether these operations apply to an input: eager, no autocast, no transform of functions."""
     return not (
         torch.compiler.is_compiling()
-        or x.dtype != torch.float32
+        or x.dtype not in DTYPES
         or type(x) not in (Tensor, nn.Parameter)
         or torch.is_autocast_enabled(x.device.type)
         or torch.jit.is_tracing()
@@ -60,40 +69,63 @@ def can_fuse(x: Tensor) -> bool:
 def is_bare(layer: Any) -> bool:
     """Return whether a layer's own product can be one operation with an adapter's.
 
-    It is a frozen float32 product, and nothing runs around it: no hook, and no forward on the instance, where
-    accelerate's offloading puts one.
+    It is a frozen product, and nothing runs around it: no hook, and no forward on the instance, where accelerate's
+    offloading puts one.
     """
     weight = layer.weight
     return (
-        weight.dtype == torch.float32
+        weight.dtype in DTYPES
         and type(weight) is nn.Parameter
         and not weight.requires_grad
         and type(layer) in (nn.Linear, Conv1D)
-        and not (layer.bias is not None and layer.bias.requires_grad)
+        and not (layer.bias is not None and (layer.bias.requires_grad or layer.bias.dtype != weight.dtype))
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
         and "forward" not in vars(layer)
     )
 
 
-def beside(x: Tensor, weight: Tensor, bias: Tensor | None, term: Term, scaling: float) -> Tensor:
-    """Compute x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with any term.
+def beside(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    term: Term,
+    scaling: float,
+    *,
+    past: Sequence[Term] = (),
+    guard: Guard | None = None,
+) -> Tensor:
+    """Compute x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with any term, plus s·(x·Aᵀ)·Bᵀ of past ones.
+
+    Args:
+        term: its frozen factor is of W's dtype; a trained one may be float32.
+        past: frozen, of W's dtype.
+        guard: is called with y's gradient when backward begins.
 
     Shapes:
         x: (..., d_in), weight: (d_out, d_in), bias: (d_out,) -> (..., d_out).
     """
     keeps_x = isinstance(term.A, Tensor) and term.A.requires_grad
     h = None if keeps_x else reads(x, term.A)
-    return _Beside.apply(x, h, term.A, term.B, weight, bias, scaling)
+    return _Beside.apply(x, h, term.A, term.B, weight, bias, scaling, past, guard)
 
 
-def patched(x: Tensor, weight: Tensor, bias: Tensor | None, term: Term, scaling: float, lock: Lock) -> Tensor:
+def patched(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    term: Term,
+    scaling: float,
+    lock: Lock,
+    *,
+    guard: Guard | None = None,
+) -> Tensor:
     """Compute the same with a term of which one factor is a selector.
 
     The weight is written to through `.data`, past autograd's version counter, and holds its own bits again when the
     operation ends, however it ends.
     """
     h = reads(x, term.A) if isinstance(term.A, Selected) else None
-    return _Patched.apply(x, h, term.A, term.B, weight, bias, scaling, lock)
+    return _Patched.apply(x, h, term.A, term.B, weight, bias, scaling, lock, guard)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -111,38 +143,91 @@ class _Beside(Function):
         weight: Tensor,
         bias: Tensor | None,
         scaling: float,
+        past: Sequence[Term],
+        guard: Guard | None,
     ) -> Tensor:
-        """Compute y: the low-rank product is added in place into the layer's own."""
-        hidden = _rows(reads(x, A) if h is None else h)
-        y = F.linear(x, weight, bias)
-        rows = y.view(-1, y.shape[-1])
-        if isinstance(B, Selected):
-            B.add_to(rows, hidden * scaling)
-        else:
-            rows.addmm_(hidden, (B * scaling).t())
+        """Compute y."""
+        rows, dtype = _rows(x), weight.dtype
+        low_A, low_B = _in(A, dtype), _scaled(B, scaling, dtype)
+        hidden = reads(rows, low_A) if h is None else _rows(h)
+        added = [(_rows(reads(rows, other.A)), _scaled(other.B, scaling, dtype)) for other in past]
+        added.append((hidden, low_B))
+        y = _sum(rows, weight.t(), bias, added, scaling, small_first=dtype != torch.float32)
         _keep(ctx, x, hidden if h is None else h, A, B, weight, scaling)
-        return y
+        # The casts of masters are kept, which take half of their bytes; float32 is what it is.
+        ctx.low = None if dtype == torch.float32 else (low_A, low_B)
+        ctx.past, ctx.guard = past, guard
+        return y.view(*x.shape[:-1], y.shape[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Compute ∂x, ∂A and ∂B by the formulas of the module."""
+        if ctx.guard is not None:
+            ctx.guard(g)
         x, h, A, B = _kept(ctx)
         if torch.is_grad_enabled():
-            return _differentiable(ctx, g, x, h, A, B)
-        rows = _rows(g)
+            return (*_differentiable(ctx, g, x, h, A, B, ctx.past), None, None)
+        rows, scaling, grad_x, grad_A = _rows(g), ctx.scaling, None, None
+        low_A, low_B = (A, _scaled(B, scaling, g.dtype)) if ctx.low is None else ctx.low
         # s·g·B, of (n, r): what the adapter passes on to x through A.
-        passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
-        passed *= ctx.scaling
-        grad_x = None
+        passed = _passed(rows, low_B, scaling)
         if ctx.needs_input_grad[0]:
-            grad_x = rows @ ctx.weight
-            if isinstance(A, Selected):
-                A.add_to(grad_x, passed)
-            else:
-                grad_x.addmm_(passed, A)
-            grad_x = grad_x.view(ctx.shape)
-        grad_A = passed.t() @ _rows(x) if ctx.needs_input_grad[2] else None
-        return grad_x, None, grad_A, _grad_B(ctx, rows, h), None, None, None
+            added = [(_passed(rows, _scaled(t.B, scaling, g.dtype), scaling), _turned(t.A)) for t in ctx.past]
+            added.append((passed, _turned(low_A)))
+            grad_x = _sum(rows, ctx.weight, None, added).view(ctx.shape)
+        if ctx.needs_input_grad[2]:
+            grad_A = torch.empty_like(A).copy_(passed.t() @ _rows(x))
+        return grad_x, None, grad_A, _grad_B(ctx, rows, h, B), None, None, None, None, None
+
+
+def _in(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
+    return factor if isinstance(factor, Selected) else factor.to(dtype)
+
+
+def _turned(A: Tensor | Selected) -> Tensor | Selected:
+    """Return Aᵀ; a selector stands for its transpose, too."""
+    return A if isinstance(A, Selected) else A.t()
+
+
+def _scaled(B: Tensor | Selected, scaling: float, dtype: torch.dtype) -> Tensor | Selected:
+    """Return s·B in a dtype, rounded once; a selector as it is."""
+    if isinstance(B, Selected):
+        return B
+    return torch.mul(B, scaling, out=torch.empty_like(B, dtype=dtype))
+
+
+def _passed(rows: Tensor, scaled: Tensor | Selected, scaling: float) -> Tensor:
+    """Return s·g·B from s·B or a selector: (n, d_out) -> (n, r)."""
+    if isinstance(scaled, Selected):
+        return rows.index_select(1, scaled.indices).mul_(scaling)
+    return rows @ scaled
+
+
+def _sum(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    added: Sequence[tuple[Tensor, Tensor | Selected]],
+    scaling: float = 1.0,
+    *,
+    small_first: bool = False,
+) -> Tensor:
+    """Return rows·weight + bias + Σ h·Bᵀ over the pairs (h, B) that are added, times s where B is a selector.
+
+    Args:
+        small_first: the large product comes last, and is added to the others in its own accumulators: 16 bits then round
+            the sum once, where they would lose a small part after the rounding of a large one.
+    """
+    dense = [(h, B.t()) for h, B in added if isinstance(B, Tensor)]
+    products = [*dense, (rows, weight)] if small_first else [(rows, weight), *dense]
+    first, *others = products
+    y = torch.mm(*first) if bias is None else torch.addmm(bias, *first)
+    for left, right in others:
+        y.addmm_(left, right)
+    for h, B in added:
+        if isinstance(B, Selected):
+            B.add_to(y, h, scaling)
+    return y
 
 
 class _Patched(Function):
@@ -157,24 +242,27 @@ class _Patched(Function):
         bias: Tensor | None,
         scaling: float,
         lock: Lock,
+        guard: Guard | None,
     ) -> Tensor:
         """Compute y in one product, with the selected columns or rows of W changed while it runs."""
-        ctx.lock = lock
+        ctx.lock, ctx.guard = lock, guard
         _keep(ctx, x, h, A, B, weight, scaling)
         return _lent(weight, A, B, scaling, lock, x, lambda x, W: F.linear(x, W, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Compute ∂x in one product with the changed W, and ∂A or ∂B by the formulas of the module."""
+        if ctx.guard is not None:
+            ctx.guard(g)
         x, h, A, B = _kept(ctx)
         if torch.is_grad_enabled():
-            return (*_differentiable(ctx, g, x, h, A, B), None)
+            return (*_differentiable(ctx, g, x, h, A, B), None, None)
         rows, grad_x, grad_A = _rows(g), None, None
         if ctx.needs_input_grad[0]:
             grad_x = _lent(ctx.weight, A, B, ctx.scaling, ctx.lock, rows, torch.mm).view(ctx.shape)
         if ctx.needs_input_grad[2]:
             grad_A = (rows.index_select(1, B.indices).t() @ _rows(x)).mul_(ctx.scaling)
-        return grad_x, None, grad_A, _grad_B(ctx, rows, h), None, None, None, None
+        return grad_x, None, grad_A, _grad_B(ctx, rows, h, B), None, None, None, None, None
 
 
 def _keep(ctx: Any, x: Tensor, h: Tensor | None, A: Any, B: Any, weight: Tensor, scaling: float) -> None:
@@ -195,30 +283,37 @@ def _kept(ctx: Any) -> tuple[Any, Any, Any, Any]:
     return x, h, ctx.A if A is None else A, ctx.B if B is None else B
 
 
-def _grad_B(ctx: Any, rows: Tensor, h: Tensor | None) -> Tensor | None:
+def _grad_B(ctx: Any, rows: Tensor, h: Tensor | None, B: Tensor | Selected) -> Tensor | None:
     if not ctx.needs_input_grad[3]:
         return None
     assert h is not None
+    assert isinstance(B, Tensor)
     # As (hᵀ·g)ᵀ: the product with few rows is the faster one.
-    return (_rows(h).t() @ rows).mul_(ctx.scaling).t().contiguous()
+    product = rows.new_empty(B.shape[1], B.shape[0]).addmm_(_rows(h).t(), rows, beta=0, alpha=ctx.scaling)
+    return torch.empty_like(B).copy_(product.t())
 
 
-def _differentiable(ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any) -> tuple[Tensor | None, ...]:
+def _differentiable(
+    ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any, past: Sequence[Term] = ()
+) -> tuple[Tensor | None, ...]:
     """Return the gradients as functions of g, x, h, A and B that autograd can differentiate again."""
     needs_x, _, needs_A, needs_B, *_ = ctx.needs_input_grad
-    rows = _rows(g)
+    rows, dtypes = _rows(g), [getattr(factor, "dtype", None) for factor in (A, B)]
+    A, B = _in(A, g.dtype), _in(B, g.dtype)
     passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
     passed = passed * ctx.scaling
     grad_x = grad_A = grad_B = None
     if needs_x:
-        back = Term(B if isinstance(B, Selected) else B.t(), A if isinstance(A, Selected) else A.t())
-        grad_x = add_term(rows @ ctx.weight, rows, back, ctx.scaling).view(ctx.shape)
+        grad_x = rows @ ctx.weight
+        for term in (*past, Term(A, B)):
+            grad_x = add_term(grad_x, rows, Term(_turned(term.B), _turned(term.A)), ctx.scaling)
+        grad_x = grad_x.view(ctx.shape)
     if needs_A:
-        grad_A = passed.t() @ _rows(x)
+        grad_A = (passed.t() @ _rows(x)).to(dtypes[0])
     if needs_B:
         # Where x is kept, h was computed inside and has no history.
         hidden = reads(x, A) if needs_A else h
-        grad_B = (rows.t() @ _rows(hidden)) * ctx.scaling
+        grad_B = ((rows.t() @ _rows(hidden)) * ctx.scaling).to(dtypes[1])
     return grad_x, None, grad_A, grad_B, None, None, None
 
 

@@ -5,13 +5,14 @@
     dense     two r-wide products next to it
 
 All three give one result. "patched" lends columns to the base weight, so it is for training alone, where no other
-thread may read the weight without the lock.
+thread may read the weight without the lock; and for float32 weights alone, since 16 bits would round an update away.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from lopsided.tuner.forward.compute import Selected
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 def fuses(layer: LopsidedLinear, name: str) -> bool:
     """Return whether the layer's product and the adapter's can be one operation."""
     drops = layer.training and isinstance(layer.lopsided_dropout[name], nn.Dropout)
-    stacked = name in layer.frozen and bool(layer.frozen[name].stacked)
-    return is_bare(layer.base_layer) and not stacked and not drops
+    same = layer.base_layer.weight.dtype == torch.float32 or not layer.adapters[name].float32
+    return same and is_bare(layer.base_layer) and not drops
 
 
 def lends(layer: LopsidedLinear, name: str) -> bool:
@@ -36,7 +37,8 @@ def lends(layer: LopsidedLinear, name: str) -> bool:
     """
     sketch, side = layer.frozen[name].sketch, layer.frozen[name].side
     together = isinstance(sketch, Selected) and side.lies_together(neighbours=sketch.start is not None)
-    return together and len(layer.active_adapters) == 1 and layer.base_weight.is_lendable()
+    wide = layer.base_layer.weight.dtype == torch.float32 and not layer.frozen[name].stacked
+    return together and wide and len(layer.active_adapters) == 1 and layer.base_weight.is_lendable()
 
 
 def may_lend(layer: LopsidedLinear) -> bool:

@@ -271,7 +271,9 @@ class BaseWeight:
 
 
 class SameWeight:
-    """Refuses a backward pass through a base weight that is no longer the one of the forward pass: a tensor's hook.
+    """Refuses a backward pass through a base weight that is no longer the one of the forward pass.
+
+    It is a function of the output's gradient: a hook of the output, or what a fused operation calls first.
 
     Args:
         base: as it is in the forward pass.
