@@ -30,7 +30,7 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.tuner.adapter import Adapter, FrozenPart
 from lopsided.tuner.arrivals import after_load, before_load, check_loaded, loaded_factors, put_original
 from lopsided.tuner.forward.compute import Term, add_term
-from lopsided.tuner.forward.fused import beside, can_fuse, patched
+from lopsided.tuner.forward.fused import beside, can_fuse, patched, product_dtype
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
 from lopsided.tuner.links import begin_first, start_factors
@@ -248,9 +248,10 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for name in names:
             if self.adapters[name].unread:
                 check_loaded(self, name)
-        fused = len(names) == 1 and not args and not kwargs and can_fuse(x)
-        if fused and x.dtype == self.base_layer.weight.dtype and fuses(self, names[0]):
-            return self._fused(x, names[0])
+        if len(names) == 1 and not args and not kwargs and can_fuse(x) and fuses(self, names[0]):
+            dtype = product_dtype(x, self.base_layer.weight)
+            if dtype is not None:
+                return self._fused(x, names[0], dtype)
         out = self._base(x, *args, **kwargs)
         for name in names:
             out = self.add_adapter_terms(out, x, name)
@@ -281,19 +282,24 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         x = self.lopsided_dropout[name](x)
         return add_term(out, x, self._current(name, dtype), self.scaling[name], cast=cast)
 
-    def _fused(self, x: Tensor, name: str) -> Tensor:
+    def _fused(self, x: Tensor, name: str, dtype: torch.dtype) -> Tensor:
         weight, bias = self.base_layer.weight, self.base_layer.bias
         weight = weight.t() if self.transposed else weight
-        term, scaling, lock = self._current(name, weight.dtype), self.scaling[name], self.base_weight.lock
+        term, scaling, lock = self._current(name, dtype), self.scaling[name], self.base_weight.lock
         guard = SameWeight(self.base_weight, self.adapters)
         # Nothing is lent outside training, where other threads may read the weight.
         is_lent = self.training and lends(self, name)
-        if is_lent and torch.is_grad_enabled():
+        if is_lent and torch.is_grad_enabled() and x.dtype == dtype == weight.dtype:
             return patched(x, weight, bias, term, scaling, lock, guard=guard)
+        past = self.frozen[name].at(dtype).stacked
         # Another thread's training step may be lending just now.
         with lock.mutex if is_lent else nullcontext():
-            past = self.frozen[name].at(weight.dtype).stacked
-            return beside(x, weight, bias, term, scaling, past=past, guard=guard)
+            if x.dtype == dtype == weight.dtype:
+                return beside(x, weight, bias, term, scaling, past=past, guard=guard)
+            # What autocast does to the inputs of a product, and to nothing in it.
+            bias = None if bias is None else bias.to(dtype)
+            with torch.autocast(x.device.type, enabled=False):
+                return beside(x.to(dtype), weight.to(dtype), bias, term, scaling, past=past, guard=guard)
 
     def way(self, name: str) -> str:
         """Return how an adapter's term is computed in training: "patched", "gather" or "dense".

@@ -92,9 +92,9 @@ def test_no_further_from_the_exact_products_than_peft_with_16_bit_factors(method
 def test_an_update_far_below_the_weights_rounding_is_computed(method, dtype):
     _, layer, _ = learned(method, dtype, 0.0)
     W = layer.base_layer.weight
-    W.data = W.sign() * (0.1 + W.abs())
+    W.data = W.sign() * (1.0 + W.abs())
     with torch.no_grad():
-        layer.trained("default")["B"].normal_(std=0.003 * float(torch.finfo(dtype).eps))
+        layer.trained("default")["B"].normal_(std=0.03 * float(torch.finfo(dtype).eps))
         if method == "lora":
             layer.trained("default")["A"].normal_(std=0.3)
     [term], s = layer.terms("default", torch.device("cpu")), layer.scaling["default"]

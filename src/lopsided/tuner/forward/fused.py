@@ -54,16 +54,22 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Return whether these operations apply to an input: eager, no autocast, no transform of functions."""
+    """Return whether these operations apply to an input: eager, no transform of functions."""
     return not (
         torch.compiler.is_compiling()
         or x.dtype not in DTYPES
         or type(x) not in (Tensor, nn.Parameter)
-        or torch.is_autocast_enabled(x.device.type)
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
+
+
+def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """Return what x·Wᵀ is computed in, by autocast or by both; None if they differ."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype if x.dtype == weight.dtype else None
 
 
 def is_bare(layer: Any) -> bool:
@@ -152,12 +158,14 @@ class _Beside(Function):
         hidden = reads(rows, low_A) if h is None else _rows(h)
         added = [(_rows(reads(rows, other.A)), _scaled(other.B, scaling, dtype)) for other in past]
         added.append((hidden, low_B))
-        y = _sum(rows, weight.t(), bias, added, scaling, small_first=dtype != torch.float32)
+        # Not a view of what is computed in rows: a caller may change it in place.
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        _sum(_rows(y), rows, weight.t(), bias, added, scaling, small_first=dtype != torch.float32)
         _keep(ctx, x, hidden if h is None else h, A, B, weight, scaling)
         # The casts of masters are kept, which take half of their bytes; float32 is what it is.
         ctx.low = None if dtype == torch.float32 else (low_A, low_B)
         ctx.past, ctx.guard = past, guard
-        return y.view(*x.shape[:-1], y.shape[1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -174,7 +182,8 @@ class _Beside(Function):
         if ctx.needs_input_grad[0]:
             added = [(_passed(rows, _scaled(t.B, scaling, g.dtype), scaling), _turned(t.A)) for t in ctx.past]
             added.append((passed, _turned(low_A)))
-            grad_x = _sum(rows, ctx.weight, None, added).view(ctx.shape)
+            grad_x = g.new_empty(ctx.shape)
+            _sum(_rows(grad_x), rows, ctx.weight, None, added)
         if ctx.needs_input_grad[2]:
             grad_A = torch.empty_like(A).copy_(passed.t() @ _rows(x))
         return grad_x, None, grad_A, _grad_B(ctx, rows, h, B), None, None, None, None, None
@@ -204,6 +213,7 @@ def _passed(rows: Tensor, scaled: Tensor | Selected, scaling: float) -> Tensor:
 
 
 def _sum(
+    out: Tensor,
     rows: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -211,23 +221,25 @@ def _sum(
     scaling: float = 1.0,
     *,
     small_first: bool = False,
-) -> Tensor:
-    """Return rows·weight + bias + Σ h·Bᵀ over the pairs (h, B) that are added, times s where B is a selector.
+) -> None:
+    """Put rows·weight + bias + Σ h·Bᵀ into `out`, over the pairs (h, B) that are added; s·h·Bᵀ where B is a selector.
 
     Args:
-        small_first: the large product comes last, and is added to the others in its own accumulators: 16 bits then round
-            the sum once, where they would lose a small part after the rounding of a large one.
+        small_first: the large product comes last, and is added to the others in its own accumulators: 16 bits then
+            round the sum once, where they would lose a small part after the rounding of a large one.
     """
     dense = [(h, B.t()) for h, B in added if isinstance(B, Tensor)]
     products = [*dense, (rows, weight)] if small_first else [(rows, weight), *dense]
     first, *others = products
-    y = torch.mm(*first) if bias is None else torch.addmm(bias, *first)
+    if bias is None:
+        torch.mm(*first, out=out)
+    else:
+        torch.addmm(bias, *first, out=out)
     for left, right in others:
-        y.addmm_(left, right)
+        out.addmm_(left, right)
     for h, B in added:
         if isinstance(B, Selected):
-            B.add_to(y, h, scaling)
-    return y
+            B.add_to(out, h, scaling)
 
 
 class _Patched(Function):
