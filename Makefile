@@ -49,8 +49,9 @@ check: setup
 soak: setup
 	$(BIN)/python -m pytest -m soak
 
-# About fifty minutes on a machine that does nothing else; benchmarks.gpu is for CUDA machines and run by hand.
+# Over an hour on a machine that does nothing else; benchmarks.gpu is for CUDA machines and run by hand.
 bench: setup
+	$(BIN)/python -m benchmarks.llama
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.files

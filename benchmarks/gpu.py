@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--only cla,lora] [--quick]
 
 Without a CUDA device it says so and measures nothing. Each variant is measured in shuffled turns with the limit, its
-twin and PEFT LoRA, which stay on the device; only these and one variant are held at a time.
+twin and both forms of PEFT LoRA, which stay on the device; only these and one variant are held at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measuring import Benchmark, Progress, Setting, exact, median_interval, ratio, turns
-from benchmarks.variants import FROZEN_A, LIMIT, LORA, TWIN, Trainee, adapted, adapters, chosen, groups, ready
+from benchmarks.variants import FROZEN_A, LIMIT, LORA, NARROW, TWIN, Trainee, adapters, chosen, groups, llama
 from benchmarks.writing import figure, markdown, mebibytes, model_words, provenance
 from lopsided import LopsidedError
 
@@ -39,14 +38,14 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
             "expected a CUDA device, found none, so nothing is measured and no figure is printed; run it on a machine "
             "with one"
         )
-    variants = chosen(only, [FROZEN_A, *adapters()], [LIMIT, TWIN, LORA])
-    device = torch.device("cuda")
+    variants = chosen(only, [FROZEN_A, *adapters()], [LIMIT, TWIN, LORA, NARROW])
+    device = "cuda"
     by_dtype = {name: compare(variants, setting, dtype, device, event_ms, peak_bytes) for name, dtype in DTYPES.items()}
     return {"groups": groups(variants), "figures": {}, "by_dtype": by_dtype}
 
 
 def compare(
-    variants: Sequence[str], setting: Setting, dtype: torch.dtype, device: torch.device, clock: Clock, peak: Peak
+    variants: Sequence[str], setting: Setting, dtype: torch.dtype, device: str, clock: Clock, peak: Peak
 ) -> dict[str, Any]:
     """Every variant against the references in one dtype.
 
@@ -54,14 +53,14 @@ def compare(
         clock: milliseconds of some work on the device.
         peak: the most bytes that the device held during some work, above those held before.
     """
-    references = (LIMIT, TWIN, LORA)
+    references = (LIMIT, TWIN, LORA, NARROW)
     progress, kept = Progress(f"gpu: {dtype}", len(variants)), {}
 
     def build(variant: str) -> Trainee:
         made: list[Trainee] = []
 
         def build_and_step() -> None:
-            made.append(trainee(variant, setting, dtype, device))
+            made.append(llama(variant, setting, dtype, device=device, vocabulary=VOCABULARY))
             made[0].step()
             made[0].step()
 
@@ -90,31 +89,9 @@ def compare(
             "peak_to_peft_lora": exact(kept[variant] / kept[LORA]),
             "to_limit": ratio(rounds, variant, LIMIT),
             "to_peft_lora": ratio(rounds, variant, LORA),
+            "to_peft_16bit": ratio(rounds, variant, NARROW),
         }
     return {"figures": figures, "noise": figures[TWIN]["to_limit"], "milliseconds": raw}
-
-
-def trainee(variant: str, setting: Setting, dtype: torch.dtype, device: torch.device) -> Trainee:
-    """The variant on a Llama-shaped model of random weights; all linear layers but the output's are adapted."""
-    heads = max(1, setting.hidden // 64)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        num_hidden_layers=setting.layers,
-        hidden_size=setting.hidden,
-        intermediate_size=setting.hidden * 11 // 4,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 4),
-        attention_dropout=setting.dropout,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(setting.seed)
-        model = LlamaForCausalLM(config).to(device, dtype)
-    model.enable_input_require_grads()
-    generator = torch.Generator().manual_seed(setting.seed)
-    tokens = torch.randint(0, VOCABULARY, (setting.batch, setting.length), generator=generator).to(device)
-    return ready(variant, adapted(variant, model, setting.r, "all-linear"), {"input_ids": tokens, "labels": tokens})
 
 
 def event_ms(work: Callable[[], object]) -> float:
@@ -150,12 +127,12 @@ def table(result: Mapping[str, Any]) -> str:
                 figure(mine["ms"], places=1),
                 f"{mine['tokens_per_second']['median']:,.0f}",
                 mebibytes(mine["peak_bytes"]["median"]),
-                *(figure(mine[name]) for name in ("peak_to_peft_lora", "to_limit", "to_peft_lora")),
+                *(figure(mine[name]) for name in ("peak_to_peft_lora", "to_limit", "to_peft_lora", "to_peft_16bit")),
             ]
             for variant, mine in found["figures"].items()
         ]
         header = ["variant", "group", "ms a step", "tokens a second", "peak memory", "peak against PEFT LoRA"]
-        header += ["step time against the limit", "against PEFT LoRA"]
+        header += ["step time against the limit", "against PEFT LoRA", "with 16-bit factors"]
         parts.append(f"In {dtype}:\n\n{markdown(header, rows)}")
         parts.append(f"The twin's ratio to the limit, which should be 1, is {figure(found['noise'], places=3)}.")
     runs = f"Llama-shaped: {model_words(result['setting'])}; {result['setting']['rounds']} rounds"

@@ -1,4 +1,4 @@
-"""The model of the benchmarks, and the ways to fine-tune it that they compare.
+"""The models of the benchmarks, and the ways to fine-tune them that they compare.
 
 A variant is written `NAME` or `NAME@LINK`: a method of `lopsided.METHODS`, at the given link of its chain, or one of
 the references
@@ -7,6 +7,7 @@ the references
     twin                 a second one; how far its ratio to the limit is from 1 is the measurement's noise
     peft_lora            stock `peft.LoraConfig` of the same rank, scale and targets
     peft_lora_frozen_A   the same with A frozen
+    peft_16bit           the same with factors in the dtype of the weights (`autocast_adapter_dtype=False`)
 
 In every variant the output of the embeddings requires a gradient, as it does where gradients are checkpointed, so that
 all of them do the limit's work and differ by the adapter alone.
@@ -20,14 +21,21 @@ from dataclasses import dataclass
 import peft
 import torch
 from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
 
 import lopsided
 from benchmarks.measuring import Setting
 from lopsided import METHODS, LopsidedError
 from lopsided.method import method_named
 
-LIMIT, TWIN, LORA, FROZEN_A = REFERENCES = ("limit", "twin", "peft_lora", "peft_lora_frozen_A")
+REFERENCES = ("limit", "twin", "peft_lora", "peft_lora_frozen_A", "peft_16bit")
+LIMIT, TWIN, LORA, FROZEN_A, NARROW = REFERENCES
 # All linear layers of a RoBERTa encoder and none of the head; "output.dense" ends two names in each layer.
 LINEAR = ["query", "key", "value", "output.dense", "intermediate.dense"]
 VOCABULARY = 1000
@@ -69,6 +77,39 @@ def trainee(variant: str, setting: Setting, *, links: int | None = None, dtype: 
     # From 5 on, past RoBERTa's special tokens: none of these is padding.
     tokens = torch.randint(5, VOCABULARY, (setting.batch, setting.length), generator=generator)
     return ready(variant, model, {"input_ids": tokens, "labels": torch.arange(setting.batch) % 2})
+
+
+def llama(
+    variant: str,
+    setting: Setting,
+    dtype: torch.dtype,
+    *,
+    device: str = "cpu",
+    vocabulary: int = 2000,
+    links: int | None = None,
+) -> Trainee:
+    """The variant on a Llama-shaped model of random weights; all linear layers but the output's are adapted."""
+    heads = max(1, setting.hidden // 64)
+    unit = min(256, setting.hidden)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=setting.layers,
+        hidden_size=setting.hidden,
+        intermediate_size=-(-8 * setting.hidden // 3 // unit) * unit,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 3 if heads % 3 == 0 else max(1, heads // 4),
+        attention_dropout=setting.dropout,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(setting.seed)
+        model = LlamaForCausalLM(config).to(device, dtype)
+    model.enable_input_require_grads()
+    generator = torch.Generator().manual_seed(setting.seed)
+    tokens = torch.randint(0, vocabulary, (setting.batch, setting.length), generator=generator).to(device)
+    model = adapted(variant, model, setting.r, "all-linear", links=links)
+    return ready(variant, model, {"input_ids": tokens, "labels": tokens})
 
 
 def ready(variant: str, model: nn.Module, batch: dict[str, Tensor]) -> Trainee:
@@ -121,10 +162,10 @@ def adapted(
         for parameter_name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter_name.startswith("classifier."))
         return model
-    if name in (LORA, FROZEN_A):
+    if name in (LORA, FROZEN_A, NARROW):
         task = peft.TaskType.SEQ_CLS if isinstance(model, RobertaForSequenceClassification) else None
         config = peft.LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=0.0, target_modules=targets, task_type=task)
-        model = peft.get_peft_model(model, config)
+        model = peft.get_peft_model(model, config, autocast_adapter_dtype=name != NARROW)
         for parameter_name, parameter in model.named_parameters():
             if name == FROZEN_A and ".lora_A." in parameter_name:
                 parameter.requires_grad_(False)

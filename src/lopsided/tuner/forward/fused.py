@@ -112,6 +112,8 @@ def beside(
     """
     keeps_x = isinstance(term.A, Tensor) and term.A.requires_grad
     h = None if keeps_x else reads(x, term.A)
+    if not torch.is_grad_enabled():
+        return _value(x, h, _rounded(term, scaling, weight.dtype), weight, bias, scaling, past)[0]
     return _Beside.apply(x, h, term.A, term.B, weight, bias, scaling, past, guard)
 
 
@@ -153,17 +155,11 @@ class _Beside(Function):
         guard: Guard | None,
     ) -> Tensor:
         """Compute y."""
-        rows, dtype = _rows(x), weight.dtype
-        low_A, low_B = _in(A, dtype), _scaled(B, scaling, dtype)
-        hidden = reads(rows, low_A) if h is None else _rows(h)
-        added = [(_rows(reads(rows, other.A)), _scaled(other.B, scaling, dtype)) for other in past]
-        added.append((hidden, low_B))
-        # Not a view of what is computed in rows: a caller may change it in place.
-        y = x.new_empty(*x.shape[:-1], len(weight))
-        _sum(_rows(y), rows, weight.t(), bias, added, scaling, small_first=dtype != torch.float32)
+        rounded = _rounded(Term(A, B), scaling, weight.dtype)
+        y, hidden = _value(x, h, rounded, weight, bias, scaling, past)
         _keep(ctx, x, hidden if h is None else h, A, B, weight, scaling)
         # The casts of masters are kept, which take half of their bytes; float32 is what it is.
-        ctx.low = None if dtype == torch.float32 else (low_A, low_B)
+        ctx.rounded = None if weight.dtype == torch.float32 else rounded
         ctx.past, ctx.guard = past, guard
         return y
 
@@ -176,17 +172,42 @@ class _Beside(Function):
         if torch.is_grad_enabled():
             return (*_differentiable(ctx, g, x, h, A, B, ctx.past), None, None)
         rows, scaling, grad_x, grad_A = _rows(g), ctx.scaling, None, None
-        low_A, low_B = (A, _scaled(B, scaling, g.dtype)) if ctx.low is None else ctx.low
+        rounded = _rounded(Term(A, B), scaling, g.dtype) if ctx.rounded is None else ctx.rounded
         # s·g·B, of (n, r): what the adapter passes on to x through A.
-        passed = _passed(rows, low_B, scaling)
+        passed = _passed(rows, rounded.B, scaling)
         if ctx.needs_input_grad[0]:
             added = [(_passed(rows, _scaled(t.B, scaling, g.dtype), scaling), _turned(t.A)) for t in ctx.past]
-            added.append((passed, _turned(low_A)))
+            added.append((passed, _turned(rounded.A)))
             grad_x = g.new_empty(ctx.shape)
             _sum(_rows(grad_x), rows, ctx.weight, None, added)
         if ctx.needs_input_grad[2]:
             grad_A = torch.empty_like(A).copy_(passed.t() @ _rows(x))
         return grad_x, None, grad_A, _grad_B(ctx, rows, h, B), None, None, None, None, None
+
+
+def _value(
+    x: Tensor,
+    h: Tensor | None,
+    rounded: Term,
+    weight: Tensor,
+    bias: Tensor | None,
+    scaling: float,
+    past: Sequence[Term],
+) -> tuple[Tensor, Tensor]:
+    """Return y, and x·Aᵀ in rows."""
+    rows, dtype = _rows(x), weight.dtype
+    hidden = reads(rows, rounded.A) if h is None else _rows(h)
+    added = [(reads(rows, other.A), _scaled(other.B, scaling, dtype)) for other in past]
+    added.append((hidden, rounded.B))
+    # Not a view of what is computed in rows: a caller may change it in place.
+    y = x.new_empty(*x.shape[:-1], len(weight))
+    _sum(_rows(y), rows, weight.t(), bias, added, scaling, small_first=dtype != torch.float32)
+    return y, hidden
+
+
+def _rounded(term: Term, scaling: float, dtype: torch.dtype) -> Term:
+    """Return A and s·B in a dtype."""
+    return Term(_in(term.A, dtype), _scaled(term.B, scaling, dtype))
 
 
 def _in(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
