@@ -78,11 +78,16 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
             raise LopsidedError(f"expected parts among {', '.join(PARTS)}, got {name!r}; correct --only")
     parts = {}
     for name in PARTS if only is None else only:
-        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            milliseconds = pool.submit(times, name, setting).result()
+        milliseconds = in_fresh_process(name, setting)
         figures = {variant: figures_of(milliseconds, variant, setting, PARTS[name]) for variant in milliseconds}
         parts[name] = {"figures": figures, "milliseconds": milliseconds, "noise": ratio(milliseconds, TWIN, LIMIT)}
     return {"instructions": instructions(), "groups": {}, "figures": {}, "parts": parts}
+
+
+def in_fresh_process(name: str, setting: Setting) -> dict[str, list[float]]:
+    """Measure a part in a process of its own."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(times, name, setting).result()
 
 
 def times(name: str, setting: Setting) -> dict[str, list[float]]:

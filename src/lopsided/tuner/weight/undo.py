@@ -92,8 +92,11 @@ class Undo:
                 W1 = (W0.to(wide) + change).to(weight.dtype)
                 # Recorded before it is written: whenever this is interrupted, `restore` knows every written tile. One
                 # that was recorded and not written is recognized by the digest of W0.
-                self._records.append(record(W0, W1, (W1.to(wide) - change).to(weight.dtype)))
+                guess = torch.sub(W1.to(wide), change, out=change).to(weight.dtype)
+                self._records.append(record(W0, W1, guess))
                 region.write(weight, *tile, W1)
+                # Not in memory next to the next tile's.
+                del W0, change, W1, guess
             # Many corrections cost more than W0 itself, most often under 16-bit weights: then copies replace them.
             if self.nbytes > region.nbytes + copy_nbytes + len(self._records) * (HEAD + OBJECT):
                 for i, tile, W0 in self._originals(weight):

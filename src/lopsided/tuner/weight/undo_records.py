@@ -32,6 +32,8 @@ HEAD = 32
 COPIED = -1
 # The bytes that a Python `bytes` object and its place in a list take in addition to the content.
 OBJECT = 41
+# How many rows of 4096 words are widened at once for a digest: all of a tile's would take more than the tile.
+ROWS = 16
 # Fixed odd numbers for `digest`, from a generator whose stream is frozen.
 _STREAM = np.random.RandomState(0)
 _ACROSS, _DOWN = (torch.from_numpy(_STREAM.randint(-(2**63), 2**63, 2**12, dtype=np.int64) | 1) for _ in range(2))
@@ -90,13 +92,18 @@ def digest(tile: Tensor) -> int:
     64 bits: the topmost of them would look the same under every odd factor, and the signs of two float64 entries could
     change unseen.)
     """
-    words = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten().to(torch.int64)
+    words = tile.view(torch.int32 if tile.itemsize > 2 else torch.int16).flatten()
     across, down, width = _ACROSS.to(tile.device), _DOWN.to(tile.device), len(_ACROSS)
     whole = len(words) // width
-    rows, rest = words[: whole * width].view(whole, width), words[whole * width :]
-    # The product of integers is several times faster where it exists, which is on CPUs.
-    sums = torch.mv(rows, across) if tile.device.type == "cpu" else (rows * across).sum(1)
-    return int((sums * down[:whole]).sum() + (rest * across[: len(rest)]).sum() * down[whole])
+    rows, rest = words[: whole * width].view(whole, width), words[whole * width :].to(torch.int64)
+    total = (rest * across[: len(rest)]).sum() * down[whole]
+    for start in range(0, whole, ROWS):
+        block = rows[start : start + ROWS].to(torch.int64)
+        # The product of integers is several times faster where it exists, which is on CPUs.
+        sums = torch.mv(block, across) if tile.device.type == "cpu" else (block * across).sum(1)
+        total += (sums * down[start : start + len(block)]).sum()
+        del block
+    return int(total)
 
 
 def _corrections(bits: Tensor, guess: Tensor) -> tuple[tuple[int, int], bytes]:
