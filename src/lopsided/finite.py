@@ -37,7 +37,14 @@ def all_finite(*tensors: Tensor) -> bool:
         >>> all_finite(torch.zeros(2), torch.tensor([1, 2])), all_finite(torch.tensor([0.0, torch.nan]))
         (True, False)
     """
-    return all(bool(_comparable(tensor).isfinite().all()) for tensor in tensors)
+    return all(_is_finite(_comparable(tensor)) for tensor in tensors)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return bool(tensor.isfinite().all())
+    # NaN is the least and the greatest of whatever it is in. This needs no mask of the tensor's size.
+    return all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def check_finite(what: str, *tensors: Tensor, fix: str) -> None:

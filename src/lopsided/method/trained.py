@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from lopsided.errors import LopsidedError
@@ -169,7 +170,7 @@ class Coin(AdapterSide):
 
     def of_link(self, seed: int, link: int) -> LinkSide:
         """Toss the coin, by the layer's seed and the link."""
-        return B() if generator(seed, link, 2).uniform() < self.p else A()
+        return B() if _toss(seed, link) < self.p else A()
 
     def odds(self) -> tuple[tuple[float, LinkSide], ...]:
         """Return B with probability p, and A."""
@@ -178,6 +179,12 @@ class Coin(AdapterSide):
     def factors(self, side: LinkSide, stored: Mapping[str, T], d_out: int, d_in: int) -> Mapping[str, T]:
         """Return B or A from C."""
         return from_shared(side, stored["C"], d_out, d_in)
+
+
+@lru_cache(maxsize=2**14)
+def _toss(seed: int, link: int) -> float:
+    # Asked for several times a link, and a generator takes as long to begin as a small sketch to draw.
+    return float(generator(seed, link, 2).uniform())
 
 
 def from_shared(side: LinkSide, C: T, d_out: int, d_in: int) -> dict[str, T]:

@@ -33,7 +33,7 @@ from lopsided.tuner.forward.compute import Term, add_term
 from lopsided.tuner.forward.fused import beside, can_fuse, patched, product_dtype
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import fuses, lends, may_lend
-from lopsided.tuner.links import begin_first, start_factors
+from lopsided.tuner.links import begin_first, start_new
 from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state_modules import Factor, State
 from lopsided.tuner.weight.delta import delta_weight
@@ -112,7 +112,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             getattr(self, f"lopsided_{letter}")[name] = Factor(factor)
         if not adapter.pending:
             # A copy of another adapter, which has its sketches already.
-            start_factors(self, name, adapter.letters)
+            start_new(self, name)
         elif adapter.can_be_new:
             begin_first(self, name, adapter.draw(adapter.link, self.base_weight.for_sketches(self.adapters)))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)

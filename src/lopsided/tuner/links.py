@@ -71,9 +71,14 @@ def begin_next(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
 
 def begin_first(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
     """Give a new adapter the sketch of its first link, and set its trained factors to where they start."""
+    layer.adapters[name].sketches.append(sketch)
+    start_new(layer, name)
+
+
+def start_new(layer: LopsidedLinear, name: str) -> None:
+    """Set the trained factors of a new adapter, which are zero, to where its newest link starts."""
     adapter = layer.adapters[name]
-    adapter.sketches.append(sketch)
-    start_factors(layer, name, adapter.letters)
+    start_factors(layer, name, [letter for letter in adapter.letters if adapter.start_of(letter) is not None])
 
 
 def start_factors(layer: LopsidedLinear, name: str, letters: Iterable[str]) -> None:
