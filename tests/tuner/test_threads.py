@@ -15,6 +15,7 @@ from torch import nn
 
 import lopsided
 from lopsided.tuner import layers_of
+from lopsided.tuner.forward import ways
 
 ROUNDS = 30
 
@@ -132,10 +133,8 @@ def test_training_lends_and_evaluation_does_not(wide, monkeypatch):
     model, _, x = wide
     used = []
     for name in ("patched", "beside"):
-        real = getattr(lopsided.tuner.layer, name)
-        monkeypatch.setattr(
-            lopsided.tuner.layer, name, lambda *a, real=real, name=name, **k: (used.append(name), real(*a, **k))[1]
-        )
+        real = getattr(ways, name)
+        monkeypatch.setattr(ways, name, lambda *a, real=real, name=name, **k: (used.append(name), real(*a, **k))[1])
     model.train()(x)
     model.eval()(x)
     with torch.no_grad():

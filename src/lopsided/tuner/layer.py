@@ -18,7 +18,6 @@ import copy
 import warnings
 import weakref
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,9 +29,9 @@ from transformers.pytorch_utils import Conv1D
 from lopsided.tuner.adapter import Adapter, FrozenPart
 from lopsided.tuner.arrivals import after_load, before_load, check_loaded, loaded_factors, put_original
 from lopsided.tuner.forward.compute import Term, add_term
-from lopsided.tuner.forward.fused import beside, can_fuse, patched, product_dtype
+from lopsided.tuner.forward.fused import can_fuse, product_dtype
 from lopsided.tuner.forward.rows import forward_rows
-from lopsided.tuner.forward.ways import fuses, lends, may_lend
+from lopsided.tuner.forward.ways import compute_fused, fuses, lends, may_lend
 from lopsided.tuner.links import begin_first, start_new
 from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state_modules import Factor, State
@@ -251,7 +250,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         if len(names) == 1 and not args and not kwargs and can_fuse(x) and fuses(self, names[0]):
             dtype = product_dtype(x, self.base_layer.weight)
             if dtype is not None:
-                return self._fused(x, names[0], dtype)
+                return compute_fused(self, x, names[0], self.current(names[0], dtype), dtype)
         out = self._base(x, *args, **kwargs)
         for name in names:
             out = self.add_adapter_terms(out, x, name)
@@ -265,7 +264,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         with self.base_weight.lock.mutex:
             return self.base_layer(x, *args, **kwargs)
 
-    def _current(self, name: str, dtype: torch.dtype = torch.float32) -> Term:
+    def current(self, name: str, dtype: torch.dtype = torch.float32) -> Term:
         """Return the term of the link in training, its frozen factor in a dtype."""
         trained, adapter = self.trained(name), self.adapters[name]
         check_loaded(self, name, trained)
@@ -280,33 +279,14 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         for term in self.frozen[name].at(dtype).stacked:
             out = add_term(out, x, term, self.scaling[name], cast=cast)
         x = self.lopsided_dropout[name](x)
-        return add_term(out, x, self._current(name, dtype), self.scaling[name], cast=cast)
-
-    def _fused(self, x: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-        weight, bias = self.base_layer.weight, self.base_layer.bias
-        weight = weight.t() if self.transposed else weight
-        term, scaling, lock = self._current(name, dtype), self.scaling[name], self.base_weight.lock
-        guard = SameWeight(self.base_weight, self.adapters)
-        # Nothing is lent outside training, where other threads may read the weight.
-        is_lent = self.training and lends(self, name)
-        if is_lent and torch.is_grad_enabled() and x.dtype == dtype == weight.dtype:
-            return patched(x, weight, bias, term, scaling, lock, guard=guard)
-        past = self.frozen[name].at(dtype).stacked
-        # Another thread's training step may be lending just now.
-        with lock.mutex if is_lent else nullcontext():
-            if x.dtype == dtype == weight.dtype:
-                return beside(x, weight, bias, term, scaling, past=past, guard=guard)
-            # What autocast does to the inputs of a product, and to nothing in it.
-            bias = None if bias is None else bias.to(dtype)
-            with torch.autocast(x.device.type, enabled=False):
-                return beside(x.to(dtype), weight.to(dtype), bias, term, scaling, past=past, guard=guard)
+        return add_term(out, x, self.current(name, dtype), self.scaling[name], cast=cast)
 
     def way(self, name: str) -> str:
         """Return how an adapter's term is computed in training: "patched", "gather" or "dense".
 
         Evaluation, autocast, `torch.compile`, transforms of functions and mixed batches take "gather" for "patched".
         """
-        return "patched" if lends(self, name) and fuses(self, name) else self._current(name).way
+        return "patched" if lends(self, name) and fuses(self, name) else self.current(name).way
 
     # -- moving, copying, saving and loading ---------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import lopsided
 from lopsided import METHODS, LopsidedError
+from lopsided.tuner.forward.beside import beside
 from lopsided.tuner.forward.compute import Term
-from lopsided.tuner.forward.fused import beside
 from tests import tiny
 from tests.behave.layer import one_layer
 from tests.tuner.forward.test_ways import KINDS, make

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import lopsided
 from lopsided.tuner import layers_of
+from lopsided.tuner.forward.beside import beside
 from lopsided.tuner.forward.compute import Selected, Term
-from lopsided.tuner.forward.fused import Lock, beside, patched
+from lopsided.tuner.forward.patched import Lock, patched
 from tests.tiny import ADAPTERS, llama
 
 KINDS = ("B by window", "B by columns", "B by matrix", "A by window", "A by columns", "A by matrix", "both")

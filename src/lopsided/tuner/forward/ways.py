@@ -10,13 +10,17 @@ thread may read the weight without the lock; and for float32 weights alone, sinc
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lopsided.tuner.forward.compute import Selected
+from lopsided.tuner.forward.beside import beside
+from lopsided.tuner.forward.compute import Selected, Term
 from lopsided.tuner.forward.fused import is_bare
+from lopsided.tuner.forward.patched import patched
+from lopsided.tuner.weight.holder import SameWeight
 
 if TYPE_CHECKING:
     from lopsided.tuner.layer import LopsidedLinear
@@ -45,3 +49,30 @@ def may_lend(layer: LopsidedLinear) -> bool:
     """Return whether a thread that trains this layer lends columns to the base weight."""
     names = [name for name in layer.active_adapters if name in layer.frozen] if layer.training else []
     return any(lends(layer, name) and fuses(layer, name) for name in names)
+
+
+def compute_fused(layer: LopsidedLinear, x: Tensor, name: str, term: Term, dtype: torch.dtype) -> Tensor:
+    """Compute the layer's product and an adapter's in one operation.
+
+    Args:
+        term: of the link in training, its frozen factor in `dtype`.
+        dtype: what autocast, or the weight and x, have the product computed in.
+    """
+    weight, bias = layer.base_layer.weight, layer.base_layer.bias
+    weight = weight.t() if layer.transposed else weight
+    scaling, lock = layer.scaling[name], layer.base_weight.lock
+    guard = SameWeight(layer.base_weight, layer.adapters)
+    # Nothing is lent outside training, where other threads may read the weight.
+    is_lent = layer.training and lends(layer, name)
+    as_is = x.dtype == dtype == weight.dtype
+    if is_lent and as_is and torch.is_grad_enabled():
+        return patched(x, weight, bias, term, scaling, lock, guard=guard)
+    past = layer.frozen[name].at(dtype).stacked
+    # Another thread's training step may be lending just now.
+    with lock.mutex if is_lent else nullcontext():
+        if as_is:
+            return beside(x, weight, bias, term, scaling, past=past, guard=guard)
+        # What autocast does to the inputs of a product, and to nothing in it.
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return beside(x.to(dtype), weight.to(dtype), bias, term, scaling, past=past, guard=guard)

@@ -23,7 +23,7 @@ from lopsided.files.fingerprint import fingerprint
 from lopsided.finite import all_finite
 from lopsided.tuner.adapter import CPU, Adapter
 from lopsided.tuner.forward.compute import Term
-from lopsided.tuner.forward.fused import Lock
+from lopsided.tuner.forward.patched import Lock
 from lopsided.tuner.forward.plain_product import why_no_product
 from lopsided.tuner.weight.delta import Part
 from lopsided.tuner.weight.finite_update import check_sum

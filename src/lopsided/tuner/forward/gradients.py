@@ -1,0 +1,82 @@
+"""What the fused operations keep for backward, and their gradients by the formulas of `forward/fused.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lopsided.tuner.forward.compute import Selected, Term, add_term, reads
+
+Guard = Callable[[Tensor], None]
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Return x as a matrix: (..., d) -> (n, d)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def keep(ctx: Any, x: Tensor, h: Tensor | None, A: Any, B: Any, weight: Tensor, scaling: float) -> None:
+    """Keep for backward what it needs and nothing else.
+
+    Frozen factors and the weight are the layer's own: they are not kept, they are there.
+    """
+    needs_A, needs_B = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+    ctx.save_for_backward(
+        x if needs_A else None, h if needs_B else None, A if needs_A else None, B if needs_B else None
+    )
+    ctx.A, ctx.B = None if needs_A else A, None if needs_B else B
+    ctx.weight, ctx.scaling, ctx.shape = weight, scaling, x.shape
+
+
+def kept(ctx: Any) -> tuple[Any, Any, Any, Any]:
+    """Return x, h, A and B as they were kept; None for what backward does not need."""
+    x, h, A, B = ctx.saved_tensors
+    return x, h, ctx.A if A is None else A, ctx.B if B is None else B
+
+
+def grad_of_B(ctx: Any, rows: Tensor, h: Tensor | None, B: Tensor | Selected) -> Tensor | None:
+    """Return ∂B = s·gᵀ·h, in B's dtype; None where B is frozen."""
+    if not ctx.needs_input_grad[3]:
+        return None
+    assert h is not None
+    assert isinstance(B, Tensor)
+    # As (hᵀ·g)ᵀ: the product with few rows is the faster one.
+    product = rows.new_empty(B.shape[1], B.shape[0]).addmm_(in_rows(h).t(), rows, beta=0, alpha=ctx.scaling)
+    return torch.empty_like(B).copy_(product.t())
+
+
+def differentiable(
+    ctx: Any, g: Tensor, x: Any, h: Any, A: Any, B: Any, past: Sequence[Term] = ()
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients as functions of g, x, h, A and B that autograd can differentiate again."""
+    needs_x, _, needs_A, needs_B, *_ = ctx.needs_input_grad
+    rows, dtypes = in_rows(g), [getattr(factor, "dtype", None) for factor in (A, B)]
+    A, B = in_dtype(A, g.dtype), in_dtype(B, g.dtype)
+    passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
+    passed = passed * ctx.scaling
+    grad_x = grad_A = grad_B = None
+    if needs_x:
+        grad_x = rows @ ctx.weight
+        for term in (*past, Term(A, B)):
+            grad_x = add_term(grad_x, rows, Term(turned(term.B), turned(term.A)), ctx.scaling)
+        grad_x = grad_x.view(ctx.shape)
+    if needs_A:
+        grad_A = (passed.t() @ in_rows(x)).to(dtypes[0])
+    if needs_B:
+        # Where x is kept, h was computed inside and has no history.
+        hidden = reads(x, A) if needs_A else h
+        grad_B = ((rows.t() @ in_rows(hidden)) * ctx.scaling).to(dtypes[1])
+    return grad_x, None, grad_A, grad_B, None, None, None
+
+
+def in_dtype(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
+    """Return a factor in a dtype; a selector as it is."""
+    return factor if isinstance(factor, Selected) else factor.to(dtype)
+
+
+def turned(A: Tensor | Selected) -> Tensor | Selected:
+    """Return Aᵀ; a selector stands for its transpose, too."""
+    return A if isinstance(A, Selected) else A.t()
