@@ -96,7 +96,7 @@ def one(variant: str, setting: Setting) -> Measured:
         "kept": kept_bytes(made.model, made.batch),
         "kept_with_dropout": kept_bytes(with_dropout.model, with_dropout.batch),
         "largest_weight": max(p.numel() * p.element_size() for n, p in made.model.named_parameters() if ".layer." in n),
-        "advances": advances(variant, made) if is_chained(variant) else [],
+        "advances": advance_bytes(made) if is_chained(variant) else [],
     }
 
 
@@ -118,14 +118,6 @@ def peak_resident() -> int:
 
 
 # -- an advance ----------------------------------------------------------------------------------------------
-
-
-def advances(variant: str, made: Trainee) -> list[dict[str, int]]:
-    """What two advances take, once a small model's have imported what is imported when a process first advances."""
-    small = trainee(variant, Setting(layers=1, hidden=64, batch=1, length=4, r=2))
-    small.step()
-    small.advance()
-    return advance_bytes(made)
 
 
 def advance_bytes(made: Trainee) -> list[dict[str, int]]:

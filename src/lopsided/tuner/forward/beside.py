@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lopsided.tuner.forward.compute import Selected, Term, reads
-from lopsided.tuner.forward.gradients import Guard, differentiable, grad_of_B, in_dtype, in_rows, keep, kept, turned
+from lopsided.tuner.forward.gradients import Guard, differentiable, grad_of_B, in_rows, keep, kept, turned
 
 
 def beside(
@@ -107,7 +107,7 @@ def _value(
 
 def _rounded(term: Term, scaling: float, dtype: torch.dtype) -> Term:
     """Return A and s·B in a dtype."""
-    return Term(in_dtype(term.A, dtype), _scaled(term.B, scaling, dtype))
+    return Term(term.A.to(dtype), _scaled(term.B, scaling, dtype))
 
 
 def _scaled(B: Tensor | Selected, scaling: float, dtype: torch.dtype) -> Tensor | Selected:

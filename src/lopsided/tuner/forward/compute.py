@@ -85,16 +85,12 @@ def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool =
     Shapes:
         out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
     """
-    h = reads(x, term.A if cast else _to(term.A, x.dtype))
+    h = reads(x, term.A if cast else term.A.to(x.dtype))
     if isinstance(term.B, Selected):
         return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
     # Scaling B costs d_out·r numbers; scaling the output would cost d_out per token.
     B = term.B * scaling
     return out + _linear(h, B if cast else B.to(x.dtype)).to(out.dtype)
-
-
-def _to(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
-    return factor if isinstance(factor, Selected) else factor.to(dtype)
 
 
 def reads(x: Tensor, A: Tensor | Selected) -> Tensor:

@@ -53,28 +53,22 @@ def differentiable(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients as functions of g, x, h, A and B that autograd can differentiate again."""
     needs_x, _, needs_A, needs_B, *_ = ctx.needs_input_grad
-    rows, dtypes = in_rows(g), [getattr(factor, "dtype", None) for factor in (A, B)]
-    A, B = in_dtype(A, g.dtype), in_dtype(B, g.dtype)
-    passed = rows.index_select(1, B.indices) if isinstance(B, Selected) else rows @ B
+    rows, term = in_rows(g), Term(A, B).to(g.dtype)
+    passed = rows.index_select(1, term.B.indices) if isinstance(term.B, Selected) else rows @ term.B
     passed = passed * ctx.scaling
     grad_x = grad_A = grad_B = None
     if needs_x:
         grad_x = rows @ ctx.weight
-        for term in (*past, Term(A, B)):
-            grad_x = add_term(grad_x, rows, Term(turned(term.B), turned(term.A)), ctx.scaling)
+        for other in (*past, term):
+            grad_x = add_term(grad_x, rows, Term(turned(other.B), turned(other.A)), ctx.scaling)
         grad_x = grad_x.view(ctx.shape)
     if needs_A:
-        grad_A = (passed.t() @ in_rows(x)).to(dtypes[0])
+        grad_A = (passed.t() @ in_rows(x)).to(A.dtype)
     if needs_B:
         # Where x is kept, h was computed inside and has no history.
-        hidden = reads(x, A) if needs_A else h
-        grad_B = ((rows.t() @ in_rows(hidden)) * ctx.scaling).to(dtypes[1])
+        hidden = reads(x, term.A) if needs_A else h
+        grad_B = ((rows.t() @ in_rows(hidden)) * ctx.scaling).to(B.dtype)
     return grad_x, None, grad_A, grad_B, None, None, None
-
-
-def in_dtype(factor: Tensor | Selected, dtype: torch.dtype) -> Tensor | Selected:
-    """Return a factor in a dtype; a selector as it is."""
-    return factor if isinstance(factor, Selected) else factor.to(dtype)
 
 
 def turned(A: Tensor | Selected) -> Tensor | Selected:
