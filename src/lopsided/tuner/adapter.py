@@ -7,7 +7,7 @@ the two is trained and the other one is the link's sketch, S of (r, d) or its tr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,15 @@ class LinkSketch:
     def matrix(self) -> Tensor:
         """Return S written out: (r, d), float32."""
         return self.factor.matrix() if isinstance(self.factor, Selected) else self.factor
+
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers are there."""
+        return isinstance(self.factor, Selected) or any(self.factor.stride())
+
+    def without_numbers(self) -> LinkSketch:
+        """Return it with zeros that take no memory in the place of a matrix: its shape and its checksum."""
+        return self if isinstance(self.factor, Selected) else no_numbers(self.factor.shape, self.checksum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +74,10 @@ class Adapter:
     """One adapter of one layer, on the CPU.
 
     `past` holds the trained tensors of each merged link by their letter ("A", "B", or "C" for a coin's), and
-    `sketches` the sketch of each link, the one in training included. The factors of the link in training are
-    parameters of the layer; where a chain does not merge, they are those of every link, and `past` is empty. Nobody
-    changes a tensor that is in here: base weights are undone from them.
+    `sketches` the sketch of each link, the one in training included; where both factors train, those of past links are
+    without their numbers. The factors of the link in training are parameters of the layer; where a chain does not merge,
+    they are those of every link, and `past` is empty. Nobody changes a tensor that is in here: base weights are undone
+    from them.
 
     Args:
         module: the layer's name, for errors.
@@ -186,6 +196,12 @@ class Adapter:
         self.past.append(dict(trained))
         self.revision = next(_REVISIONS)
 
+    def begin(self, sketch: LinkSketch) -> None:
+        """Begin a link with this sketch. One that is no factor of ΔW is not needed after its link's start."""
+        if self.sketches and not self.method.adapter_side.keeps_sketch:
+            self.sketches[-1] = self.sketches[-1].without_numbers()
+        self.sketches.append(sketch)
+
     def become(self, other: Adapter) -> None:
         """Take over another adapter's place in its chain."""
         self.seed, self.past, self.sketches, self.awaits = other.seed, other.past, other.sketches, False
@@ -225,6 +241,11 @@ class Adapter:
             sketch=self.sketches[-1].factor.to(device),
             stacked=tuple(term.to(device) for term in terms),
         )
+
+
+def no_numbers(shape: Sequence[int], checksum: float) -> LinkSketch:
+    """Return what stands for a sketch that is needed no more."""
+    return LinkSketch(torch.zeros(()).expand(*shape), checksum)
 
 
 def select(indices: np.ndarray, d: int) -> LinkSketch:

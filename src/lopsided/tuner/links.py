@@ -63,7 +63,7 @@ def begin_next(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
     if adapter.past_links(adapter.link + 1):
         # Copies: the parameters themselves are about to start the next link.
         adapter.append({k: v.detach().to(CPU, torch.float32, copy=True) for k, v in layer.gathered(name).items()})
-    adapter.sketches.append(sketch)
+    adapter.begin(sketch)
     start_factors(layer, name, adapter.restarted())
     layer.settle()
     layer.base_weight.report_rounding(layer.use(), adapter.module)
@@ -71,7 +71,7 @@ def begin_next(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
 
 def begin_first(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
     """Give a new adapter the sketch of its first link, and set its trained factors to where they start."""
-    layer.adapters[name].sketches.append(sketch)
+    layer.adapters[name].begin(sketch)
     start_new(layer, name)
 
 

@@ -7,7 +7,7 @@ indices of selectors, sketches that nothing could draw again, and the trained fa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from lopsided.errors import LopsidedError
 from lopsided.finite import check_finite
 from lopsided.method import LETTERS, factor_shapes
 from lopsided.method.sketch import Selector, Stored, checksum
-from lopsided.tuner.adapter import CPU, Adapter, LinkSketch, select
+from lopsided.tuner.adapter import CPU, Adapter, LinkSketch, no_numbers, select
 from lopsided.tuner.forward.compute import Selected
 
 # The tensors that a saved adapter holds next to its trained factors. `past_` ones grow with the chain.
@@ -126,10 +126,13 @@ def unpack(adapter: Adapter, tensors: Mapping[str, Tensor], weight: np.ndarray |
     links = tensors["checksum"].numel()
     letters = [what.removeprefix("past_") for what in tensors if what.startswith("past_")]
     seed = int(tensors["seed"][0])
-    # What this one has drawn from the same seed need not be drawn again.
-    known = adapter.sketches if seed == adapter.seed else []
+    # What this one has drawn from the same seed need not be drawn again; for the link in training it has to be whole.
+    known: dict[int, LinkSketch] = dict(enumerate(adapter.sketches)) if seed == adapter.seed else {}
+    if links - 1 in known and not known[links - 1].whole:
+        del known[links - 1]
     loaded = dataclasses.replace(adapter, seed=seed, past=[], sketches=[], arrivals={}, expected=None)
-    loaded.sketches = [_read_sketch(loaded, link, tensors, known, weight) for link in range(links)]
+    for link in range(links):
+        loaded.begin(_read_sketch(loaded, link, tensors, known, weight))
     loaded.past = [
         {letter: tensors[f"past_{letter}"][link].to(CPU, torch.float32, copy=True) for letter in letters}
         for link in range(adapter.past_links(links - 1))
@@ -170,7 +173,7 @@ def _read_sketch(
     adapter: Adapter,
     link: int,
     tensors: Mapping[str, Tensor],
-    known: Sequence[LinkSketch],
+    known: Mapping[int, LinkSketch],
     weight: np.ndarray | None,
 ) -> LinkSketch:
     """Return one link's sketch from the saved tensors, or drawn again and held to the saved checksum."""
@@ -189,9 +192,9 @@ def _read_sketch(
         sketch = LinkSketch(S, checksum(S.numpy()))
     elif isinstance(adapter.method.sketch, Stored):
         # Both factors were trained, so A itself is in the file, and where it started no longer matters.
-        return LinkSketch(torch.zeros(adapter.r, width), expected)
+        return no_numbers((adapter.r, width), expected)
     else:
-        sketch = known[link] if link < len(known) else adapter.draw(link, weight)
+        sketch = known[link] if link in known else adapter.draw(link, weight)
     if abs(sketch.checksum - expected) > CHECKSUM_TOLERANCE * max(1.0, abs(expected)):
         raise LopsidedError(
             f"{adapter.module}: the sketch of link {link} has checksum {sketch.checksum:.6g}, the saved adapter "
