@@ -8,6 +8,7 @@
     autocast              a training step under bfloat16 autocast, with float32 weights
     compiled              a training step of compiled models, in bfloat16
     evaluation            a forward pass without gradients, in bfloat16
+    evaluation32          the same in float32
     chains                the same, of chains at their last of 16 links, which stand next to bfloat16 weights
 """
 
@@ -29,6 +30,7 @@ from benchmarks.measuring import Benchmark, Interval, Progress, Setting, median_
 from benchmarks.variants import LIMIT, LORA, NARROW, TWIN, Trainee, group, llama, split
 from benchmarks.writing import figure, markdown, model_words, provenance, verdict
 from lopsided import LopsidedError
+from lopsided.runs.measure import kept_bytes
 from lopsided.study.turns import wall_ms
 from lopsided.tuner import layers_of
 
@@ -58,6 +60,11 @@ class Part:
     evaluation: bool = False
     targets: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def counts_bytes(self) -> bool:
+        """Whether the bytes kept for backward are counted: of plain training steps."""
+        return not (self.autocast or self.compiled or self.evaluation)
+
 
 PARTS = {
     "bfloat16": Part(targets=BFLOAT16),
@@ -65,6 +72,7 @@ PARTS = {
     "autocast": Part(dtype=torch.float32, variants=METHODS, autocast=True, targets=BFLOAT16),
     "compiled": Part(compiled=True, targets=BFLOAT16),
     "evaluation": Part(evaluation=True),
+    "evaluation32": Part(dtype=torch.float32, variants=METHODS, evaluation=True),
     "chains": Part(
         evaluation=True, variants=(NARROW, *(f"{name}@{LINKS - 1}" for name in ("c3la", "cpaca", "rac_b", "cola")))
     ),
@@ -139,10 +147,18 @@ def figures_of(
     found["to_peft_lora"] = ratio(milliseconds, variant, LORA)
     if NARROW in milliseconds:
         found["to_peft_16bit"] = ratio(milliseconds, variant, NARROW)
+    if part.counts_bytes:
+        found["kept"] = kept_for_backward(variant, setting, part)
     if group(variant) is not None:
         found["added"] = added_operations(variant, setting, part)
         found["at_most"] = EVALUATION * (1 + found["added"]) if part.evaluation else part.targets[variant]
     return found
+
+
+def kept_for_backward(variant: str, setting: Setting, part: Part) -> int:
+    """The bytes that autograd keeps from a forward pass until backward."""
+    made = built(variant, setting, part)
+    return kept_bytes(made.model, made.batch)
 
 
 def added_operations(variant: str, setting: Setting, part: Part) -> float:
@@ -151,7 +167,7 @@ def added_operations(variant: str, setting: Setting, part: Part) -> float:
     A frozen layer takes n·d_in·d_out forward and as many backward. A trained B takes n·r·d_out forward, and twice
     backward; a dense A takes n·r·d_in forward and once backward, or twice where it trains; a selector none.
     """
-    made = llama(variant, setting, part.dtype, links=LINKS if split(variant)[1] else None)
+    made = built(variant, setting, part)
     where = group(variant)
     own = added = 0.0
     for layer in layers_of(made.model).values():
@@ -175,13 +191,16 @@ def table(result: Mapping[str, Any]) -> str:
     pieces = []
     for name, part in result["parts"].items():
         header = ["variant", "ms", "against the limit", "added operations", "against PEFT LoRA"]
-        narrow = NARROW in part["figures"]
+        narrow, counted = NARROW in part["figures"], "kept" in part["figures"][LIMIT]
         rows = []
         for variant, found in part["figures"].items():
             row = [f"`{variant}`", figure(found["ms"], places=0), _aimed(found)]
             row += [f"{found['added']:.1%}" if "added" in found else "", figure(found["to_peft_lora"])]
-            rows.append([*row, figure(found["to_peft_16bit"])] if narrow else row)
+            row += [figure(found["to_peft_16bit"])] if narrow else []
+            row += [f"{found['kept'] / part['figures'][LORA]['kept']:.2f}"] if counted else []
+            rows.append(row)
         header += ["with 16-bit factors"] if narrow else []
+        header += ["bytes kept, against PEFT LoRA"] if counted else []
         pieces.append(f"**{name}**: {TITLES[name]}.\n\n{markdown(header, rows)}")
         pieces.append(f"The twin's ratio to the limit, which should be 1, is {figure(part['noise'], places=3)}.")
     found = ", ".join(result["instructions"]) or "none"
@@ -195,7 +214,8 @@ TITLES = {
     "autocast": "a training step under bfloat16 autocast, weights in float32",
     "compiled": "a training step of the compiled model, weights in bfloat16",
     "evaluation": "a forward pass without gradients, weights in bfloat16",
-    "chains": f"the same of chains at their last of {LINKS} links, next to the weights",
+    "evaluation32": "a forward pass without gradients, weights in float32",
+    "chains": f"a forward pass without gradients of chains at their last of {LINKS} links, next to bfloat16 weights",
 }
 
 

@@ -57,9 +57,9 @@ class _Beside(Function):
         """Compute y."""
         rounded = _rounded(Term(A, B), scaling, weight.dtype)
         y, hidden = _value(x, h, rounded, weight, bias, scaling, past)
-        keep(ctx, x, hidden if h is None else h, A, B, weight, scaling)
         # The casts of masters are kept, which take half of their bytes; float32 is what it is.
-        ctx.rounded = None if weight.dtype == torch.float32 else rounded
+        casts = None if weight.dtype == torch.float32 else rounded
+        keep(ctx, x, hidden if h is None else h, A, B, weight, scaling, casts)
         ctx.past, ctx.guard = past, guard
         return y
 
@@ -68,11 +68,11 @@ class _Beside(Function):
         """Compute ∂x, ∂A and ∂B by the formulas of the module."""
         if ctx.guard is not None:
             ctx.guard(g)
-        x, h, A, B = kept(ctx)
+        x, h, A, B, casts = kept(ctx)
         if torch.is_grad_enabled():
             return (*differentiable(ctx, g, x, h, A, B, ctx.past), None, None)
         rows, scaling, grad_x, grad_A = in_rows(g), ctx.scaling, None, None
-        rounded = _rounded(Term(A, B), scaling, g.dtype) if ctx.rounded is None else ctx.rounded
+        rounded = _rounded(Term(A, B), scaling, g.dtype) if casts is None else casts
         # s·g·B, of (n, r): what the adapter passes on to x through A.
         passed = _passed(rows, rounded.B, scaling)
         if ctx.needs_input_grad[0]:

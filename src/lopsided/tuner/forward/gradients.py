@@ -18,23 +18,40 @@ def in_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def keep(ctx: Any, x: Tensor, h: Tensor | None, A: Any, B: Any, weight: Tensor, scaling: float) -> None:
+def keep(
+    ctx: Any,
+    x: Tensor,
+    h: Tensor | None,
+    A: Any,
+    B: Any,
+    weight: Tensor,
+    scaling: float,
+    rounded: Term | None = None,
+) -> None:
     """Keep for backward what it needs and nothing else.
 
     Frozen factors and the weight are the layer's own: they are not kept, they are there.
+
+    Args:
+        rounded: A and s·B as the products take them, if backward shall not round them again.
     """
     needs_A, needs_B = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+    made_A = rounded.A if rounded is not None and needs_A else None
+    made_B = rounded.B if rounded is not None and isinstance(rounded.B, Tensor) else None
     ctx.save_for_backward(
-        x if needs_A else None, h if needs_B else None, A if needs_A else None, B if needs_B else None
+        x if needs_A else None, h if needs_B else None, A if needs_A else None, B if needs_B else None, made_A, made_B
     )
     ctx.A, ctx.B = None if needs_A else A, None if needs_B else B
+    ctx.rounds = rounded is not None
     ctx.weight, ctx.scaling, ctx.shape = weight, scaling, x.shape
 
 
-def kept(ctx: Any) -> tuple[Any, Any, Any, Any]:
-    """Return x, h, A and B as they were kept; None for what backward does not need."""
-    x, h, A, B = ctx.saved_tensors
-    return x, h, ctx.A if A is None else A, ctx.B if B is None else B
+def kept(ctx: Any) -> tuple[Any, Any, Any, Any, Term | None]:
+    """Return x, h, A, B and the rounded factors as they were kept; None for what backward does not need."""
+    x, h, A, B, made_A, made_B = ctx.saved_tensors
+    A, B = ctx.A if A is None else A, ctx.B if B is None else B
+    rounded = Term(A if made_A is None else made_A, B if made_B is None else made_B) if ctx.rounds else None
+    return x, h, A, B, rounded
 
 
 def grad_of_B(ctx: Any, rows: Tensor, h: Tensor | None, B: Tensor | Selected) -> Tensor | None:

@@ -72,7 +72,7 @@ class _Patched(Function):
         """Compute ∂x in one product with the changed W, and ∂A or ∂B by the formulas of the module."""
         if ctx.guard is not None:
             ctx.guard(g)
-        x, h, A, B = kept(ctx)
+        x, h, A, B, _ = kept(ctx)
         if torch.is_grad_enabled():
             return (*differentiable(ctx, g, x, h, A, B), None, None)
         rows, grad_x, grad_A = in_rows(g), None, None
