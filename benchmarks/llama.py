@@ -103,6 +103,9 @@ def times(name: str, setting: Setting) -> dict[str, list[float]]:
     torch.set_num_threads(setting.threads)
     part = PARTS[name]
     variants = (LIMIT, TWIN, LORA, *part.variants)
+    if part.compiled:
+        # The variants share one forward's code, and the compiler gives up after eight versions of one.
+        torch._dynamo.config.recompile_limit = 8 * len(variants)
     progress = Progress(f"llama: {name}, models", len(variants))
     work: dict[str, Callable[[], float]] = {}
     for variant in variants:
