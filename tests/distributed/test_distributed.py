@@ -19,6 +19,7 @@ from tests import tiny
 from tests.distributed.worker import KINDS, METHOD_NAMES, RANKS, ROWS, adapted, outcome, run_trainer, train
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.uncalibrated
 
 
 class Launch:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.adapt import adapt
+from lopsided.calibrate import calibrate
 from lopsided.method import Method
 from lopsided.optim import param_groups
 
@@ -36,10 +37,21 @@ def network(seed: int = 0) -> tuple[Net, Tensor]:
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
-    """Return a base with an adapter of the method on both layers, with a chain of five links if it is chained."""
+    """Return a base with an adapter of the method on both layers, with a chain of five links if it is chained.
+
+    A method that reads data is calibrated on `calibration_rows`.
+    """
     chain = None if method.chain is None else dataclasses.replace(method.chain, links=5, every=None)
     method = dataclasses.replace(method, chain=chain)
-    return adapt(base, method, r=RANK, target_modules=["first", "second"], modules_to_save=["head"], seed=seed).eval()
+    model = adapt(base, method, r=RANK, target_modules=["first", "second"], modules_to_save=["head"], seed=seed).eval()
+    calibrate(model, [calibration_rows(base)])
+    return model
+
+
+def calibration_rows(base: nn.Module) -> Tensor:
+    """Return inputs of the network, (64, 7), for methods that read some; columns differ in size."""
+    x = torch.randn(64, 7, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.5, 2.0, 7)
+    return x.to(next(base.parameters()))
 
 
 def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: int) -> None:

@@ -139,8 +139,9 @@ def generalization_bound(
     """Return √(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
 
     The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin
-    counts as the wider of its two sides). Of an adapter, a task's head and trained biases are not counted, as in the
-    papers' tables.
+    counts as the wider of its two sides). A sketch that is drawn from the samples' inputs depends on them as well, so
+    that its numbers count next to the trained ones: r·d_in of a dense one, r of a selector. Of an adapter, a task's
+    head and trained biases are not counted, as in the papers' tables.
 
     Args:
         model_or_dims: a model with its task's head; what `model_numbers` counted of one; or its adapted layers as pairs
@@ -200,7 +201,7 @@ def _numbers(
 
 
 def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
-    """P, the numbers that the method trains over all its links."""
+    """P, the numbers that the method trains over all its links, with those of a sketch that the samples decide."""
     of_one_link = _of_one_link(method, numbers, r)
     if of_one_link is None:
         if method.side.head_alone:
@@ -210,7 +211,7 @@ def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
             )
         why = method.side.uncounted.format(model="the model")
         raise LopsidedError(f"method {method.name!r} has no bound: {why}; leave the method out")
-    return links * of_one_link
+    return links * of_one_link + sum(method.data_numbers(layer.d_in, r) for layer in numbers.layers)
 
 
 def _of_one_link(method: Method, numbers: ModelNumbers, r: int) -> int | None:
