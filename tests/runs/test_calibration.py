@@ -39,7 +39,9 @@ def test_a_run_reads_training_rows_and_says_so(tmp_path, bert, words, method, mo
     assert ids <= {tuple(row["input_ids"]) for row in inputs.data.encoded.splits["train"]}
     assert sum(map(len, seen)) == facts.rows == SIZES["train"] <= ROWS
 
-    run = train(config)
+    said: list[str] = []
+    run = train(config, note=said.append)
+    assert any(f"sketches drawn from {SIZES['train']} training rows" in text for text in said)
     assert (run.calibration.rows, run.calibration.seed, run.calibration.share) == (facts.rows, 0, facts.share)
     # Seven tokens a row: five words and two special ones.
     assert run.calibration.inputs == 7 * SIZES["train"]

@@ -183,6 +183,8 @@ class Sketch(abc.ABC):
 class Selector(Sketch):
     """A sketch whose rows are one-hot: S·x reads r entries of x. Subclasses define `choose`.
 
+    One with `reads_inputs` returns such rows from `fit`, and its `choose` raises `unseen`.
+
     A saved adapter holds the r indices, so loading it never needs the class that chose them.
     """
 
@@ -212,7 +214,8 @@ class Selector(Sketch):
         check_rank(r, d)
         if self.reads_inputs:
             seen = self.checked_inputs(d, inputs)
-            columns = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen)).argmax(1)
+            rows = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen))
+            columns: Matrix = rows.argmax(axis=1)
         else:
             columns = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
         if columns.shape != (r,) or np.unique(columns).size != r or columns.min() < 0 or columns.max() >= d:

@@ -270,6 +270,10 @@ class CalibrationFacts:
         """Read a record's `calibration`."""
         return cls(**{each.name: section[each.name] for each in dataclasses.fields(cls)})
 
+    def __str__(self) -> str:
+        share = "" if self.share is None else f", which keep {self.share:.0%} of the inputs' square norm"
+        return f"{self.layers} sketches drawn from {self.rows} training rows in {self.seconds:.1f} s{share}"
+
     def to_json(self) -> dict[str, Any]:
         """Return a record's `calibration`."""
         return dataclasses.asdict(self)

@@ -138,6 +138,7 @@ def _make_run(
             # At once: a session that goes on finds it here, and the sketches in its checkpoint.
             record["calibration"] = session.calibration.to_json()
             write_run(config.out, record)
+            note(str(session.calibration))
         if inputs.data.described:
             note(inputs.data.described)
         fit(session)

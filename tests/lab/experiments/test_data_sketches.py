@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks import data_sketches as benchmark
 from lopsided import METHODS
 from lopsided.lab import Request, verdict
 from lopsided.lab.experiments import data_sketches
 from lopsided.lab.experiments.data_sketches import EXPERIMENT, PAIRS, QUICK, TRIAL_SEED, SketchSetting, measure, outcome
+from lopsided.lab.result_file import read_result
 from lopsided.runs.nonfinite import NonFinite
 
 
@@ -97,3 +99,13 @@ def test_unequal_numbers_would_show(made, tmp_path):
     *_, unequal = outcome(setting, measure(setting, tmp_path, lambda text: None)).measured
     assert unequal.value == 10
     assert EXPERIMENT.expected[-1].judge(unequal).state == "fails"
+
+
+def test_the_script_writes_the_record_that_the_command_line_would(made, tmp_path, one_thread, capsys):
+    made[1].update({"ipa_b": 0.9, "act_cla": 0.85})
+    assert benchmark.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "record")]) == 0
+    result = read_result(tmp_path / "record")
+    assert (result.name, result.size, result.verdict) == ("data-sketches", "full", "reproduced")
+    assert {plot.file for plot in result.plots} == {"accuracy.svg", "loss.svg"}
+    assert all((tmp_path / "record" / plot.file).is_file() for plot in result.plots)
+    assert "run 35 of 35: rcla, seed 2" in capsys.readouterr().err
