@@ -18,7 +18,7 @@ from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_folder
 from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
-from lopsided.tuner.kinds.linear import Linear, Transposed
+from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
@@ -51,8 +51,8 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         factors = layer.kind.as_lora(layer.base_layer, *_lora_factors(layer, name))
         tensors |= {f"{module}.{factor}": tensor.contiguous() for factor, tensor in factors.items()}
         ranks[module.removeprefix("base_model.model.")] = len(next(iter(factors.values())))
-    linear = [layer.kind for layer in layers.values() if isinstance(layer.kind, Linear)]
-    transposed = bool(linear) and all(isinstance(kind, Transposed) for kind in linear)
+    linear = [layer.kind for layer in layers.values() if isinstance(layer.kind, LinearKind)]
+    transposed = bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear)
     config = _lora_config(model, name, ranks, transposed)
     tensors |= _heads(model, name)
     with atomic_folder(Path(path)) as folder:

@@ -1,6 +1,7 @@
-"""What every adapter method must do, on a small network of each kind of layer. A broken contract is an `AssertionError`.
+"""What every adapter method must do, on a small network of each kind of layer.
 
-Each contract takes the method and the kind of the layers, one of `lopsided.testing.network.NETWORKS`.
+A contract takes the method and the kind of the layers, one of `lopsided.testing.network.NETWORKS`. A broken one is an
+`AssertionError`.
 """
 
 from __future__ import annotations

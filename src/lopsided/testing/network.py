@@ -29,7 +29,7 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
 
 
-class Images(nn.Module):
+class ConvolutionNet(nn.Module):
     """(n, 4, 7, 6) -> (n, 3): a grouped convolution in two dimensions, one in one dimension, and a head."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Images(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)).flatten(2))).mean(-1))
 
 
-class Tokens(nn.Module):
+class EmbeddingNet(nn.Module):
     """(n, 6) tokens -> (n, 3): two embeddings of other widths, and a head."""
 
     def __init__(self) -> None:
@@ -57,8 +57,8 @@ class Tokens(nn.Module):
 # By the kind of the layers: the network, and the shape of its input of 5 rows.
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (Net, (5, 7)),
-    "convolution": (Images, (5, 4, 7, 6)),
-    "embedding": (Tokens, (5, 6)),
+    "convolution": (ConvolutionNet, (5, 4, 7, 6)),
+    "embedding": (EmbeddingNet, (5, 6)),
 }
 
 

@@ -32,8 +32,8 @@ from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.forward.fused import can_fuse, product_dtype
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import compute_fused, fuses, lends, may_lend
-from lopsided.tuner.kinds import Kind
-from lopsided.tuner.kinds.linear import Linear
+from lopsided.tuner.kinds import LayerKind
+from lopsided.tuner.kinds.linear import LinearKind
 from lopsided.tuner.links import begin_first, start_new
 from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state_modules import Factor, State
@@ -61,7 +61,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     active_adapters: list[str]
     _active_adapter: str | list[str]
 
-    def __init__(self, base_layer: nn.Module, kind: Kind, *, shared: bool) -> None:
+    def __init__(self, base_layer: nn.Module, kind: LayerKind, *, shared: bool) -> None:
         super().__init__()
         self.base_layer, self.kind = base_layer, kind
         self.base_weight = BaseWeight(base_layer, kind, shared=shared)
@@ -180,7 +180,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Return whether the layer is a linear one: `get_delta_weight` is all that PEFT's conversion needs then."""
-        return isinstance(self.kind, Linear)
+        return isinstance(self.kind, LinearKind)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters' ΔW, all links of it, to the base weight.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.kinds import KINDS, kind_of
-from lopsided.tuner.kinds.linear import Transposed
+from lopsided.tuner.kinds.linear import TransposedKind
 from lopsided.tuner.weight_readers import reader_of
 
 _NAMES = [name for kind in KINDS for name in kind.names]
@@ -41,7 +41,7 @@ def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | N
     layers = kind_of(target)
     if layers is None:
         return f"is a {kind}, which can't be adapted; {ending}"
-    if is_lazy(target.weight):
+    if isinstance(target.weight, UninitializedParameter):
         return f"is a {kind} that has no shape yet; expected one that has seen an input; run the model once"
     reader = reader_of(parent, child)
     # Of a subclass of MultiheadAttention under any name, too.
@@ -82,7 +82,7 @@ def check_layout(target: nn.Module, key: str, config: LopsidedConfig) -> None:
 
     A `Conv1D` stores (d_in, d_out) and is adapted so, whatever was said.
     """
-    if config.fan_in_fan_out and not isinstance(kind_of(target), Transposed):
+    if config.fan_in_fan_out and not isinstance(kind_of(target), TransposedKind):
         raise LopsidedError(
             f"fan_in_fan_out=True says that weights are stored as (d_in, d_out), as in a Conv1D; {key} is a "
             f"{type(target).__name__}, which stores (d_out, d_in); leave fan_in_fan_out out"

@@ -208,7 +208,10 @@ class Padded(nn.Conv2d):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (Padded(3, 4, 2), "is a Padded with a forward of its own, which may compute something else than torch.nn.Conv1d"),
+        (
+            Padded(3, 4, 2),
+            "is a Padded with a forward of its own, which may compute something else than torch.nn.Conv1d",
+        ),
         (nn.ConvTranspose2d(3, 4, 2), "is a ConvTranspose2d, which can't be adapted"),
         (nn.LazyConv2d(4, 2), "is a LazyConv2d that has no shape yet"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 2)), "has a parametrized weight"),

@@ -153,7 +153,7 @@ def test_other_embeddings_are_refused_by_name(layer, words):
 
 
 def test_dropout_acts_on_linear_layers_alone():
-    model, base = made("lora", dropout=0.9)
+    model, _ = made("lora", dropout=0.9)
     learned(model)
     model.train()
     assert torch.equal(model(IDS), model(IDS))

@@ -1,7 +1,8 @@
 """Whether a layer computes the product with its weight and nothing else: one rule for merges, chains and exports.
 
-W0 + ΔW in the weight of such a layer computes x·W0ᵀ + x·ΔWᵀ, or what a convolution or a look-up has for it. A subclass with a forward of its own may compute
-x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what the adapter computes next to it.
+W0 + ΔW in the weight of such a layer computes x·W0ᵀ + x·ΔWᵀ, or what a convolution or a look-up has for it. A subclass
+with a forward of its own may compute x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what
+the adapter computes next to it.
 """
 
 from __future__ import annotations

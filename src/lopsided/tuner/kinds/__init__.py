@@ -1,6 +1,6 @@
 """The kinds of layers that take an adapter: one file each, and the table of them.
 
-kind           what a kind says about its layers
+contract       what a kind says about its layers
 linear         `nn.Linear`, and transformers' `Conv1D`, which stores the transpose
 convolution    `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d`: the kernel as a matrix
 embedding      `nn.Embedding`: tokens as columns
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from lopsided.tuner.kinds.convolution import Convolution
-from lopsided.tuner.kinds.embedding import Embedding
-from lopsided.tuner.kinds.kind import Kind
-from lopsided.tuner.kinds.linear import Linear, Transposed
+from lopsided.tuner.kinds.contract import LayerKind
+from lopsided.tuner.kinds.convolution import ConvolutionKind
+from lopsided.tuner.kinds.embedding import EmbeddingKind
+from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
 
-KINDS: tuple[Kind, ...] = (Linear(), Transposed(), Convolution(), Embedding())
+KINDS: tuple[LayerKind, ...] = (LinearKind(), TransposedKind(), ConvolutionKind(), EmbeddingKind())
 
 
-def kind_of(module: nn.Module) -> Kind | None:
+def kind_of(module: nn.Module) -> LayerKind | None:
     """Return the kind of a layer; None if it takes no adapter.
 
     Example:
@@ -28,4 +28,4 @@ def kind_of(module: nn.Module) -> Kind | None:
     return next((kind for kind in KINDS if isinstance(module, kind.bases)), None)
 
 
-__all__ = ["KINDS", "Kind", "kind_of"]
+__all__ = ["KINDS", "LayerKind", "kind_of"]

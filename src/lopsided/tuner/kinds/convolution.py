@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lopsided.tuner.forward.compute import Selected, Term
-from lopsided.tuner.kinds.kind import Kind, own_forward
+from lopsided.tuner.kinds.contract import LayerKind, own_forward
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class Convolution(Kind):
+class ConvolutionKind(LayerKind):
     """x of (n, c, …) or (c, …) -> (n, d_out, …) or (d_out, …).
 
     A selector A reads r places of the patches: its kernels are one-hot and act on one channel each.

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lopsided.tuner.forward.compute import Selected, Term, add_hidden
-from lopsided.tuner.kinds.kind import Kind, own_forward
+from lopsided.tuner.kinds.contract import LayerKind, own_forward
 
 
-class Embedding(Kind):
+class EmbeddingKind(LayerKind):
     """Tokens of (...) -> (..., d_out). A selector A reads r tokens of the vocabulary, B = Sᵀ writes r dimensions.
 
     There is nothing to drop in a token, so dropout does not act here; stock PEFT's embeddings have none, either.

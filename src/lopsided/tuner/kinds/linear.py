@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.tuner.forward.compute import Term, add_term
-from lopsided.tuner.kinds.kind import Kind
+from lopsided.tuner.kinds.contract import LayerKind
 
 
-class Linear(Kind):
+class LinearKind(LayerKind):
     """x of (..., d_in) -> (..., d_out). Subclasses with a forward of their own are adapted next to it."""
 
     word: ClassVar[str] = "linear"
@@ -38,7 +38,7 @@ class Linear(Kind):
         return add_term(out, x, term, scaling, cast=cast)
 
 
-class Transposed(Linear):
+class TransposedKind(LinearKind):
     """The same with Wᵀ in the layer."""
 
     word: ClassVar[str] = "Conv1D"

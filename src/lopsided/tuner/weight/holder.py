@@ -24,7 +24,7 @@ from lopsided.tuner.adapter import CPU, Adapter
 from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.forward.patched import Lock
 from lopsided.tuner.forward.plain_product import why_no_product
-from lopsided.tuner.kinds import Kind
+from lopsided.tuner.kinds import LayerKind
 from lopsided.tuner.weight.delta import Part
 from lopsided.tuner.weight.finite_update import check_sum
 from lopsided.tuner.weight.sharded import gathered, overwrite
@@ -41,7 +41,7 @@ class BaseWeight:
         shared: whether another module holds the same weight; writing into it would change that one, too.
     """
 
-    def __init__(self, layer: nn.Module, kind: Kind, *, shared: bool) -> None:
+    def __init__(self, layer: nn.Module, kind: LayerKind, *, shared: bool) -> None:
         self.layer, self.kind, self.shared = layer, kind, shared
         # As it was when the layer was adapted: where past links are must not change with a hook that comes or goes.
         self.why_no_product = why_no_product(layer)

@@ -1,7 +1,7 @@
 """What a kind of layer says, so that everything else can take its weight for a matrix.
 
-Notation: a layer's weight stands for a matrix W of (d_out, d_in), and what the layer computes is linear in it. An adapter
-adds s·B·A to W, with A of (r, d_in) and B of (d_out, r). Sketches, chains, undo, files and bounds know W alone.
+Notation: a layer's weight stands for a matrix W of (d_out, d_in), and what the layer computes is linear in it. An
+adapter adds s·B·A to W, with A of (r, d_in) and B of (d_out, r). Sketches, chains, undo, files and bounds know W alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lopsided.tuner.forward.compute import Term
 
 
-class Kind(abc.ABC):
+class LayerKind(abc.ABC):
     """A kind of layer.
 
     Class attributes:
@@ -80,7 +80,7 @@ class Kind(abc.ABC):
         return None
 
 
-def own_forward(kind: Kind, base: nn.Module) -> str | None:
+def own_forward(kind: LayerKind, base: nn.Module) -> str | None:
     """Return that a layer's class has a forward of its own, for kinds whose term needs to know what it computes."""
     name = type(base).__name__
     if type(base).forward in kind.forwards:
