@@ -284,8 +284,8 @@ def _share(sketch: LinkSketch, inputs: InputMoments) -> float:
     total = float(inputs.squares.sum())
     if isinstance(sketch.factor, Selected):
         return float(inputs.squares[sketch.factor.indices.numpy()].sum()) / total
-    if inputs.products is None:
-        # A dense sketch of the squares alone: Σ is not there.
-        return float("nan")
     Q = np.linalg.qr(sketch.factor.double().numpy().T)[0]
-    return float(((inputs.products @ Q) * Q).sum()) / total
+    if inputs.diagonal:
+        return float((inputs.squares[:, None] * Q**2).sum()) / total
+    # A dense sketch of the squares alone asked for no Σ.
+    return float("nan") if inputs.products is None else float(((inputs.products @ Q) * Q).sum()) / total

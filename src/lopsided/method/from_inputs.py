@@ -59,6 +59,9 @@ class Principal(Sketch):
                 f"Principal takes r={r} directions of a layer's inputs, and has seen {inputs.rows}; expected at least "
                 "r; calibrate with more rows, or lower r"
             )
+        if inputs.diagonal:
+            # Its eigenvectors are the axes.
+            return one_hot(np.argsort(-inputs.squares, kind="stable")[:r], d)
         vectors = _leading(np.asarray(inputs.products, dtype=np.float64), r).T
         largest = np.abs(vectors).argmax(axis=1)
         return vectors * np.where(vectors[np.arange(r), largest] < 0, -1.0, 1.0)[:, None]

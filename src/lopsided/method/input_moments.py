@@ -22,9 +22,11 @@ class InputMoments:
     Args:
         rows: n.
         squares: the mean of x_j² over the n inputs: (d,), float64.
-        products: the mean of x·xᵀ: (d, d), float64; None where no sketch asked for it.
+        products: the mean of x·xᵀ: (d, d), float64; None where no sketch asked for it, or where it is diagonal.
+        diagonal: whether it is, with `squares` on the diagonal, as where each x is a one-hot token.
     """
 
     rows: int
     squares: npt.NDArray[Any]
     products: npt.NDArray[Any] | None = None
+    diagonal: bool = False

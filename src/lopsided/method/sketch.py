@@ -160,7 +160,7 @@ class Sketch(abc.ABC):
                 f"sketch {type(self).__name__} was given moments of width {len(inputs.squares)}, expected d={d}; pass "
                 "those of the layer's own inputs"
             )
-        if self.reads_inputs == "products" and inputs.products is None:
+        if self.reads_inputs == "products" and inputs.products is None and not inputs.diagonal:
             raise LopsidedError(
                 f"sketch {type(self).__name__} reads the (d, d) matrix of second moments, got the squares alone; pass "
                 "products="

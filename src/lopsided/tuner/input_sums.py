@@ -45,7 +45,12 @@ class SummedLayer:
     def bytes(self) -> int:
         """What its sums take."""
         d = self.layer.in_features
-        return 4 * d * d if self.products else 8 * d
+        return 4 * d * d if self.takes_products else 8 * d
+
+    @property
+    def takes_products(self) -> bool:
+        """Whether sums of x·xᵀ are kept: those of one-hot inputs are diagonal."""
+        return self.products and not self.layer.kind.one_hot
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class InputSums:
     Args:
         width: d.
         takes_products: whether x·xᵀ is summed, too; on the device of the first inputs.
+        one_hot: whether inputs are tokens.
     """
 
     width: int
     takes_products: bool
+    one_hot: bool
     squares: Tensor = field(init=False)
     products: Tensor | None = field(default=None, init=False)
     rows: int = field(default=0, init=False)
@@ -74,7 +81,11 @@ class InputSums:
         self.squares = torch.zeros(self.width, dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
-        """Add inputs: (n, d)"""
+        """Add inputs: (n, d), or n tokens where they are one-hot."""
+        if self.one_hot:
+            self.squares += torch.bincount(x, minlength=self.width).cpu()
+            self.rows += len(x)
+            return
         x = x.float()
         self.squares += x.square().sum(0).cpu().double()
         self.rows += len(x)
@@ -118,7 +129,9 @@ class InputSums:
                 "other batches, or exclude the module"
             )
         products = None if self.products is None else self.products.cpu().double().numpy() / self.rows
-        return InputMoments(rows=self.rows, squares=squares.numpy(), products=products)
+        return InputMoments(
+            rows=self.rows, squares=squares.numpy(), products=products, diagonal=self.one_hot
+        )
 
 
 class Counted:
@@ -159,15 +172,13 @@ class Counted:
     def _note_encoded(self, module: nn.Module, args: Any, output: Any) -> None:
         self._encoded = output[0]
 
-    def rows(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Return the inputs that count: (..., d) -> (n, d)"""
-        if x.is_nested:
-            # torch's encoder has taken the padding out already.
-            return torch.cat(x.unbind())
+    def rows(self, layer: LopsidedLinear, x: Tensor) -> Tensor:
+        """Return the inputs that count of a call of the layer, as its kind reads them."""
+        inputs = layer.kind.inputs(layer.base_layer, x)
         reads_encoder = self._encoder is None or layer in self._in_encoder or x is self._encoded
         mask = self._masks.get("attention_mask" if reads_encoder else "decoder_attention_mask")
-        flat = x.reshape(-1, x.size(-1))
-        return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1).to(x.device)]
+        fits = mask is not None and mask.numel() == len(inputs)
+        return inputs[mask.reshape(-1).to(inputs.device)] if mask is not None and fits else inputs
 
 
 @dataclass(eq=False)
@@ -184,11 +195,6 @@ class _Listener:
 
         def on_call(module: nn.Module, args: tuple[Any, ...]) -> None:
             x: Tensor = args[0]
-            if x.size(-1) != layer.in_features:
-                raise LopsidedError(
-                    f"{name}: the layer was given inputs of width {x.size(-1)}, expected {layer.in_features}; "
-                    "exclude the module, or adapt it with a method that reads no data"
-                )
             if x is not self.last or x._version != self.version:
                 self.number += 1
             # The tensor is kept until the next call, so that no other one can have its place in memory.
@@ -250,10 +256,12 @@ class InputReader:
         """Run the first batch, and return which layers are given the same tensors by every call."""
         calls: dict[str, list[int]] = {name: [] for name in self.watched}
         self._run(self.batches[:1], self.watched, lambda name, x, number: calls[name].append(number))
-        shared: dict[tuple[int, ...] | str, list[str]] = {}
+        shared: dict[object, list[str]] = {}
         for name, numbers in calls.items():
+            layer = self.watched[name].layer
             # A layer without calls has nothing to share.
-            shared.setdefault(tuple(numbers) or name, []).append(name)
+            key = (tuple(numbers), layer.kind.reading(layer.base_layer)) if numbers else name
+            shared.setdefault(key, []).append(name)
         return [Sharing(tuple(members)) for members in shared.values()]
 
     def _pass(self, sharings: Sequence[Sharing]) -> tuple[dict[str, InputSums], set[str]]:
@@ -262,7 +270,9 @@ class InputReader:
         sums = {}
         for sharing in sharings:
             merged = self._merged(sharing)
-            sums[sharing.members[0]] = InputSums(merged.layer.in_features, merged.products)
+            sums[sharing.members[0]] = InputSums(
+                merged.layer.in_features, merged.takes_products, merged.layer.kind.one_hot
+            )
         counted, apart = Counted(self.model), set[str]()
         numbers: dict[str, list[int]] = {name: [] for name in first}
 
