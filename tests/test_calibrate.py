@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 import lopsided
 from lopsided import METHODS, Chain, LargestColumns, LopsidedConfig, LopsidedError, Method, Principal
 from lopsided.calibrate import Calibration, needs_calibration
 from lopsided.tuner import layers_of
 from lopsided.tuner.input_sums import Counted
+from lopsided.tuner.kinds import LayerKind, kind_of
+from lopsided.tuner.kinds.linear import LinearKind
 from tests import tiny
 
 pytestmark = pytest.mark.uncalibrated
@@ -242,13 +246,98 @@ def test_a_tensor_that_was_changed_in_place_is_another_input():
 def test_padding_counts_in_no_layer_but_where_no_mask_fits():
     counted = Counted(tiny.bert())
     counted.begin({"input_ids": None, "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])})
-    layer, x = nn.Linear(2, 2), torch.arange(12.0).reshape(2, 3, 2)
+    [layer] = layers_of(lopsided.adapt(nn.Sequential(nn.Linear(2, 2)), "cla", r=1, target_modules=["0"])).values()
+    x = torch.arange(12.0).reshape(2, 3, 2)
     assert counted.rows(layer, x).tolist() == [[0, 1], [2, 3], [6, 7]]
     # The same rows, flattened, as some models have them.
     assert torch.equal(counted.rows(layer, x.reshape(6, 2)), counted.rows(layer, x))
     assert torch.equal(counted.rows(layer, x[:, 0]), x[:, 0])
-    counted.begin((x,))
+    counted.begin([x])
     assert len(counted.rows(layer, x)) == 6
+
+
+LAYERS: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+    "linear": (nn.Linear(5, 4), lambda: torch.randn(3, 2, 5)),
+    "Conv1D": (Conv1D(4, 5), lambda: torch.randn(3, 2, 5)),
+    "conv1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), lambda: torch.randn(2, 3, 9)),
+    "conv1d same": (nn.Conv1d(3, 4, 4, padding="same", dilation=2), lambda: torch.randn(2, 3, 9)),
+    "conv1d valid": (nn.Conv1d(3, 4, 4, padding="valid"), lambda: torch.randn(2, 3, 9)),
+    "conv2d": (nn.Conv2d(4, 6, (3, 2), stride=(1, 2), padding=(1, 0), groups=2), lambda: torch.randn(2, 4, 7, 6)),
+    "conv2d reflect": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), lambda: torch.randn(2, 4, 7, 6)),
+    "conv2d alone": (nn.Conv2d(4, 6, 3, dilation=2), lambda: torch.randn(4, 7, 6)),
+    "conv3d": (nn.Conv3d(2, 4, (2, 3, 1), padding=1, groups=2), lambda: torch.randn(2, 2, 4, 5, 3)),
+    "embedding": (nn.Embedding(7, 4), lambda: torch.randint(0, 7, (3, 5))),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_is_its_matrix_times_the_inputs_that_its_kind_reads(kind):
+    """The slow oracle of every kind: W times the inputs that calibration sums is what the layer computes."""
+    torch.manual_seed(0)
+    base, x = LAYERS[kind][0], LAYERS[kind][1]()
+    own = kind_of(base)
+    d_out, d_in = own.widths(base)
+    W, inputs = own.matrix(base.weight), own.inputs(base, x)
+    inputs = F.one_hot(inputs, d_in).float() if own.one_hot else inputs
+    out, bias = base(x), torch.zeros(d_out) if own.one_hot else base.bias
+    if kind.startswith("conv"):
+        # Places last, and groups of rows of W for the groups of channels.
+        axes, groups = len(base.kernel_size), base.groups
+        out = out if out.dim() == axes + 2 else out[None]
+        expected = out.flatten(2).movedim(1, 2).reshape(-1, groups, d_out // groups)
+        patches = inputs.view(-1, groups, d_in)
+        found = torch.einsum("ngi,goi->ngo", patches, W.view(groups, d_out // groups, d_in)) + bias.view(groups, -1)
+    else:
+        expected, found = out.reshape(-1, d_out), inputs @ W.T + bias
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", READING)
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind.startswith(("conv", "emb"))])
+def test_convolutions_and_embeddings_are_calibrated_by_what_they_read(kind, method):
+    torch.manual_seed(1)
+    base, make = LAYERS[kind]
+    rows = [make() for _ in range(3)]
+    model = lopsided.adapt(nn.Sequential(copy.deepcopy(base)), method, r=2, target_modules=["0"]).eval()
+    before = [base(x) for x in rows]
+    result = lopsided.calibrate(model, rows)
+    own = kind_of(base)
+    x = torch.cat([own.inputs(base, row) for row in rows])
+    x = (F.one_hot(x, 7) if own.one_hot else x).double().numpy()
+    sigma = x.T @ x / len(x)
+    Q = next(iter(sketches(model).values())).double().numpy()
+    most = np.linalg.eigvalsh(sigma)[-2:] if method == "ipa_b" else np.sort(np.diag(sigma))[-2:]
+    assert np.trace(Q @ sigma @ Q.T) == pytest.approx(most.sum(), rel=1e-4)
+    [layer] = result.layers
+    assert (layer.rows, layer.share) == (len(x), pytest.approx(most.sum() / np.trace(sigma), rel=1e-4))
+    assert all(torch.equal(model(x), out) for x, out in zip(rows, before))
+
+
+def test_convolutions_of_one_input_share_it_if_they_read_it_alike():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv1d(3, 4, 3), nn.Conv1d(3, 5, 3), nn.Conv1d(3, 4, 3, dilation=2)
+            self.d = nn.Conv1d(3, 4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x).sum() + self.b(x).sum() + self.c(x).sum() + self.d(x).sum()
+
+    model = lopsided.adapt(Branches(), "ipa_b", r=2, target_modules=["a", "b", "c", "d"])
+    assert lopsided.calibrate(model, [torch.randn(2, 3, 12)]).moments == 3
+    found = sketches(model)
+    assert torch.equal(found["a"], found["b"])
+    assert not torch.equal(found["a"], found["c"])
+
+
+def test_a_kind_that_does_not_say_what_it_multiplies_is_refused_by_name():
+    class Odd(LinearKind):
+        inputs = LayerKind.inputs
+
+    model = lopsided.adapt(nn.Sequential(nn.Linear(4, 3)), "act_cla", r=1, target_modules=["0"])
+    next(iter(layers_of(model).values())).kind = Odd()
+    with pytest.raises(LopsidedError, match="Linear: what its weight multiplies is not known"):
+        lopsided.calibrate(model, [torch.ones(2, 4)])
 
 
 # -- what happens when -------------------------------------------------------------------------------------------------

@@ -72,9 +72,10 @@ def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
     build, shape = NETWORKS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        built = build().eval()
         # Of the tokens each occurs, since a selector may read any of them.
         x = torch.randn(shape) if kind != "embedding" else torch.randperm(shape[0] * shape[1]).view(shape) % 7
-        return build().eval(), x
+        return built, x
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:

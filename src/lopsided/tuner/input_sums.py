@@ -129,9 +129,7 @@ class InputSums:
                 "other batches, or exclude the module"
             )
         products = None if self.products is None else self.products.cpu().double().numpy() / self.rows
-        return InputMoments(
-            rows=self.rows, squares=squares.numpy(), products=products, diagonal=self.one_hot
-        )
+        return InputMoments(rows=self.rows, squares=squares.numpy(), products=products, diagonal=self.one_hot)
 
 
 class Counted:
