@@ -20,8 +20,9 @@ from lopsided.tuner import LopsidedLinear, layers_of, layers_with
 from lopsided.tuner.adapter import Adapter, LinkSketch, select
 from lopsided.tuner.arrivals import check_unmerged, take_over
 from lopsided.tuner.forward.compute import Selected
-from lopsided.tuner.input_sums import Batch, InputReader, SummedLayer, from_first_process
+from lopsided.tuner.input_sums import Batch, InputReader, SummedLayer
 from lopsided.tuner.links import begin_calibrated
+from lopsided.tuner.processes import from_first
 from lopsided.tuner.weight.sharded import gathered
 
 # Bytes that sums of products take at a time.
@@ -274,8 +275,8 @@ class _Drawn:
     def _draw(adapter: Adapter, layer: LopsidedLinear, inputs: InputMoments) -> LinkSketch:
         drawn = adapter.draw(0, layer.base_weight.for_sketches(layer.adapters), inputs)
         if isinstance(drawn.factor, Selected):
-            return select(from_first_process(drawn.factor.indices).numpy(), adapter.d_in)
-        S = from_first_process(drawn.factor)
+            return select(from_first(drawn.factor.indices).numpy(), adapter.d_in)
+        S = from_first(drawn.factor)
         return LinkSketch(S, checksum(S.numpy()))
 
 

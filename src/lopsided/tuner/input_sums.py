@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lopsided.errors import LopsidedError
 from lopsided.method import InputMoments
 from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.processes import added_up, agreed, several, united
 
 # Keyword arguments of a model's forward, or its positional ones.
 Batch = Mapping[str, Any] | Sequence[Any]
@@ -96,15 +96,13 @@ class InputSums:
 
     def reduce(self) -> None:
         """Add the sums of all processes."""
-        device = collective_device()
-        numbers = torch.cat([self.squares, torch.tensor([self.rows], dtype=torch.float64)]).to(device)
-        dist.all_reduce(numbers)
-        self.squares, self.rows = numbers[:-1].cpu(), round(numbers[-1].item())
+        numbers = torch.cat([self.squares, torch.tensor([self.rows], dtype=torch.float64)])
+        *squares, rows = added_up(numbers).tolist()
+        self.squares, self.rows = torch.tensor(squares, dtype=torch.float64), round(rows)
         if self.takes_products:
             # A process may have had no batches.
             mine = torch.zeros(self.width, self.width) if self.products is None else self.products
-            self.products = mine.to(device)
-            dist.all_reduce(self.products)
+            self.products = added_up(mine)
 
     def moments(self, module: str) -> InputMoments:
         """Return the means.
@@ -221,18 +219,18 @@ class InputReader:
 
     def each(self) -> Iterator[tuple[Sharing, InputSums]]:
         """Yield the layers that share their inputs, with their sums over the batches of all processes."""
-        waiting = _agreed(self._sharings())
+        waiting = agreed(self._sharings())
         while waiting:
             chosen = self._fitting(waiting)
             sums, apart = self._pass(chosen)
-            if apart := _union(apart):
+            if apart := united(apart):
                 # A later batch gave layers of one sharing different tensors: they are summed again, each by itself.
                 waiting = [part for sharing in waiting for part in _split(sharing, apart)]
                 continue
             waiting = waiting[len(chosen) :]
             for sharing in chosen:
                 own = sums.pop(sharing.members[0])
-                if _several_processes():
+                if several():
                     own.reduce()
                 yield sharing, own
 
@@ -311,43 +309,3 @@ def _split(sharing: Sharing, apart: set[str]) -> list[Sharing]:
     """Take layers out of a sharing."""
     together = tuple(name for name in sharing.members if name not in apart)
     return [Sharing(members) for members in (together, *((n,) for n in sharing.members if n in apart)) if members]
-
-
-# -- several processes -------------------------------------------------------------------------------------------------
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def collective_device() -> torch.device:
-    """Return where a collective of this process group takes its tensors from."""
-    on_cuda = "nccl" in dist.get_backend()
-    return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
-
-
-def _agreed(sharings: list[Sharing]) -> list[Sharing]:
-    """Return what the first process has found: all make the same passes, whatever batches each has."""
-    if not _several_processes():
-        return sharings
-    found: list[Any] = [sharings]
-    dist.broadcast_object_list(found, src=0)
-    agreed: list[Sharing] = found[0]
-    return agreed
-
-
-def _union(names: set[str]) -> set[str]:
-    if not _several_processes():
-        return names
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, names)
-    return set().union(*gathered)
-
-
-def from_first_process(tensor: Tensor) -> Tensor:
-    """Return the first process's tensor, on the CPU: equal bits everywhere."""
-    if not _several_processes():
-        return tensor
-    there = tensor.to(collective_device(), copy=True)
-    dist.broadcast(there, src=0)
-    return there.cpu()
