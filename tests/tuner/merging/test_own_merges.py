@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import PeftModel, get_peft_model
 from torch import nn
 
@@ -265,15 +266,12 @@ def test_a_gain_of_zero_loses_nothing():
     assert stock.same_bits(stock.base_weights(model), before)
 
 
-@pytest.mark.parametrize("offload", ["cpu", "disk"])
-def test_offloaded_layers(offload, tmp_path):
-    from accelerate import cpu_offload, disk_offload
-
+def test_layers_that_accelerate_keeps_elsewhere():
     model = stock.three_layers(torch.float32)
     expected = stock.base_weights(model)
     with lopsided.exact_merge(model):
         merged = stock.base_weights(model)
-    cpu_offload(model) if offload == "cpu" else disk_offload(model, str(tmp_path))
+    cpu_offload(model)
     x = torch.randn(2, 400)
     plain = model(x)
     with lopsided.exact_merge(model):

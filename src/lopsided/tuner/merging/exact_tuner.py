@@ -108,16 +108,19 @@ def _share_weights(layers: Mapping[str, Any]) -> None:
         base, weights = layer.get_base_layer(), layer.exact_state.weights
         for parameter in layer.kind.parameters(layer):
             matrices = as_column if parameter == BIAS else layer.kind.matrices
-            label = f"{name}.{parameter}"
-            own = weights.get(parameter) or MergedWeight(base, parameter, label, matrices)
+            before, here = weights.get(parameter), base._parameters.get(parameter)
+            after = before
+            if before is None or before.parameter is not here:
+                after = MergedWeight(base, parameter, f"{name}.{parameter}", matrices)
             # Without a parameter, as under a parametrization, there is nothing to have in common.
-            known = own if own.parameter is None else by_parameter.setdefault(id(own.parameter), own)
-            if known is not own and own.written:
+            if here is not None:
+                after = by_parameter.setdefault(id(here), after)
+            if before is not after and before is not None and before.written:
                 raise LopsidedError(
-                    f"{own.label} was tied to {known.label} while adapters were merged; expected tied weights before "
-                    "a merge; unmerge, and tie them then"
+                    f"the {parameter} of {name} was tied to another one, or untied, while adapters were merged; expected "
+                    "the same ties until they are unmerged; unmerge first"
                 )
-            weights[parameter] = known
+            weights[parameter] = after
 
 
 def make_layers_stock(model: nn.Module) -> None:
@@ -197,7 +200,12 @@ def _settle_again(layer: LopsidedLinear, merged: list[str]) -> None:
     if layer.merged_adapters != merged or layer.base_weight.held is None:
         layer.merged_adapters[:] = merged
         with onload_layer(layer):
-            layer.settle()
+            try:
+                layer.settle()
+            except KeyboardInterrupt:
+                # As `MergedWeight.hold_at_last` does.
+                layer.settle()
+                raise
 
 
 def _merge_again(layer: BaseTunerLayer, merged: list[str]) -> None:

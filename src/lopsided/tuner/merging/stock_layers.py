@@ -295,4 +295,4 @@ def merged_names(layer: Any, names: Sequence[str] | None) -> list[str]:
     """Return which adapters of a layer a call asks for: those named, or the active ones, that the layer has."""
     requested = layer.active_adapters if names is None else names
     known = adapters_of(layer)
-    return [name for name in requested if name in known]
+    return [name for name in dict.fromkeys(requested) if name in known]
