@@ -106,6 +106,11 @@ CASES = [
 ]
 
 
+def cases(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[tuple[str, str, torch.dtype]]:
+    """Every case in every dtype; PEFT starts MiCA in no float64."""
+    return [(*case, dtype) for case in CASES for dtype in dtypes if (case[1], dtype) != ("mica", torch.float64)]
+
+
 def config(layer: str, option: str = "plain", **more: Any) -> LoraConfig:
     targets: dict[str, Any] = {"target_modules": ["layer"]}
     if layer in PARAMETERS:

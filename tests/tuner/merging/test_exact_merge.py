@@ -51,8 +51,7 @@ def assert_rounded_once(merged: dict[str, torch.Tensor], exact: dict[str, torch.
         assert ((weight.double() - exact[name]).abs() <= allowed).all(), name
 
 
-@pytest.mark.parametrize("dtype", stock.DTYPES, ids=str)
-@pytest.mark.parametrize(("layer", "option"), stock.CASES)
+@pytest.mark.parametrize(("layer", "option", "dtype"), stock.cases())
 def test_merged_is_rounded_once_and_every_bit_comes_back(layer, option, dtype):
     model = stock.lora(layer, option, dtype)
     before, expected = stock.base_weights(model), in_float64(model)
@@ -72,9 +71,9 @@ def test_merged_is_rounded_once_and_every_bit_comes_back(layer, option, dtype):
 
 
 def test_the_oracle_tells_stock_peft_s_roundings_from_one():
-    model = stock.lora("large linear", "plain", torch.bfloat16, r=2)
-    expected = in_float64(model)
-    model.merge_adapter()
+    model = two(second="plain")
+    expected = in_float64(model, ["default", "second"])
+    model.merge_adapter(["default", "second"])
     with pytest.raises(AssertionError, match="layer"):
         assert_rounded_once(stock.base_weights(model), expected)
 
@@ -167,7 +166,8 @@ def test_tokens_that_are_trained_next_to_lora_are_merged_as_well():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_lopsided_adapters(name, dtype):
     links = {"links": 3} if name in tiny.CHAINS else {}
-    model = lopsided.adapt(nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype), name, r=2, **links)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+    model = lopsided.adapt(net, name, r=2, target_modules=["0", "2"], **links)
     model.add_adapter("second", LopsidedConfig(method=name, r=2, target_modules=["2"], **links))
     generator = torch.Generator().manual_seed(0)
     for adapter in ("second", "default"):
@@ -282,13 +282,14 @@ def test_a_weight_that_somebody_changed_is_named_and_all_others_come_back():
             merged.update(stock.base_weights(model))
             model.base_model.model[2].weight[3, 4] += 1
 
-    with pytest.raises(LopsidedError, match=r"model\.2\.weight: the base weight was changed while"):
+    with pytest.raises(LopsidedError, match=r"^2\.weight: the base weight was changed while"):
         changes_a_weight()
     assert stock.changed(stock.base_weights(model), before).keys() == {"2.weight"}
     # The way back is not lost: with the number as the merge left it, the original can be given back.
     with torch.no_grad():
         model.base_model.model[2].weight.copy_(merged["2.weight"])
-    model.unmerge_adapter()
+    assert [model.base_model.model[i].merged_adapters for i in (0, 2, 4)] == [[], ["default"], []]
+    model.base_model.model[2].unmerge()
     assert stock.same_bits(stock.base_weights(model), before)
 
 
@@ -327,18 +328,19 @@ def test_moving_and_casting_while_merged_act_on_the_original():
     assert stock.same_bits(stock.base_weights(model), expected)
 
 
-def test_a_thousand_merges_leave_memory_as_it_was_and_cost_less_than_a_copy():
+def test_the_way_back_takes_a_tenth_of_a_byte_per_weight_while_it_is_merged():
     model = stock.three_layers(r=1)
+    layer = model.base_model.model[0]
+    share = layer.get_delta_weight("default").norm() / layer.weight.float().norm()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.mul_(0.05)
+        layer.lora_B["default"].weight.mul_(0.03 / share)
     lopsided.make_merges_exact(model)
-    weight: MergedWeight = model.base_model.model[0].exact_state.weights["weight"]
+    weight: MergedWeight = layer.exact_state.weights["weight"]
     assert weight.nbytes == 0
     model.merge_adapter()
+    # The factors, and what docs/performance.md says of an update of 3 % of the weights' norm.
     copied = 4 * (400 + 300)
-    assert copied < weight.nbytes < copied + 0.2 * 400 * 300
+    assert copied < weight.nbytes < copied + 0.12 * 400 * 300
     model.unmerge_adapter()
     assert weight.nbytes == 0
 

@@ -177,7 +177,7 @@ def test_weights_that_are_tied_or_untied_later():
     lopsided.make_merges_exact(tied)
     head = tied.base_model.model.head
     head.base_layer.weight = nn.Parameter(head.base_layer.weight.detach().clone())
-    with pytest.raises(LopsidedError, match=r"was tied to .*embed\.weight and is not any more"):
+    with pytest.raises(LopsidedError, match=r"was tied to embed\.weight and is not any more"):
         tied.merge_adapter()
     lopsided.make_merges_exact(tied)
     before = stock.base_weights(tied)
@@ -201,7 +201,7 @@ def test_adapters_and_layers_that_come_later_merge_exactly():
     assert stock.same_bits(stock.base_weights(model), before)
     # One that cannot be exact is refused when it is merged, and the others go on.
     model.add_adapter("third", stock.config("linear", target_modules=["2"], alora_invocation_tokens=[1]))
-    with pytest.raises(LopsidedError, match=r"adapter 'third' of model\.2 .*aLoRA"):
+    with pytest.raises(LopsidedError, match=r"adapter 'third' of 2 .*aLoRA"):
         model.merge_adapter(["second", "third"])
     assert stock.same_bits(stock.base_weights(model), before)
     assert not model.base_model.model[0].merged

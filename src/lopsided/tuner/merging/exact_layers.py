@@ -111,27 +111,35 @@ class ExactMerges:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         label = self.exact_state.label
-        try:
-            for weight in weights:
-                weight.hold_at_last(tuple(share for share in weight.shares if share.layer != label))
-        finally:
-            # After an error or an interrupt as well: what is out must not count as merged.
-            still = {share.adapter for weight in weights for share in weight.shares if share.layer == label}
-            self.merged_adapters[:] = [name for name in self.merged_adapters if name in still]
+        others = {weight: tuple(share for share in weight.shares if share.layer != label) for weight in weights}
+        self._hold(others, self.merged_adapters)
 
     def way_back(self) -> Callable[[], None]:
         """Return what brings the layer, and the weights under it, back to what they are now."""
         merged = list(self.merged_adapters)
-        held = {weight: weight.shares for weight in self.exact_state.weights.values()}
+        shares = {weight: weight.shares for weight in self.exact_state.weights.values()}
 
         def back() -> None:
-            for weight, shares in held.items():
-                if not weight.settled or weight.shares != shares:
-                    with onload_layer(self):
-                        weight.hold_at_last(shares)
-            self.merged_adapters[:] = merged
+            there = all(weight.settled and weight.shares == held for weight, held in shares.items())
+            # A tied weight may be back already, by way of the other layer.
+            if not there or self.merged_adapters != merged:
+                with onload_layer(self):
+                    self._hold(shares, [*merged, *self.merged_adapters])
 
         return back
+
+    def _hold(self, shares: Mapping[MergedWeight, tuple[MergedShare, ...]], merged: list[str]) -> None:
+        """Make the weights hold these shares; an error or an interrupt at one of them waits for the others."""
+        with ExitStack() as all_weights:
+            all_weights.callback(self._keep_books, merged)
+            for weight, held in shares.items():
+                all_weights.callback(weight.hold_at_last, held)
+
+    def _keep_books(self, merged: list[str]) -> None:
+        """List as merged, of these adapters and in this order, what is in the weights."""
+        weights, label = self.exact_state.weights.values(), self.exact_state.label
+        held = {share.adapter for weight in weights for share in weight.shares if share.layer == label}
+        self.merged_adapters[:] = [name for name in dict.fromkeys(merged) if name in held]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         # Moves and casts act on W0, and what was merged is merged again into what they made of it.

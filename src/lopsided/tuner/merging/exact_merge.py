@@ -19,6 +19,7 @@ from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.merging.exact_layers import ExactMerges
 from lopsided.tuner.merging.exact_tuner import (
     check_layers,
+    check_stock_layers,
     make_layers_exact,
     make_layers_stock,
     tuner_layers,
@@ -62,11 +63,11 @@ def exact_merge(peft_model: nn.Module, adapter_names: Sequence[str] | None = Non
         True
     """
     names = _checked_names(peft_model, adapter_names)
-    check_layers(peft_model, names)
+    check_stock_layers(peft_model, names)
     with ExitStack() as ending:
         ending.callback(make_layers_stock, peft_model)
         make_layers_exact(peft_model)
-        # Once more, since the parameters are known now; nothing is written yet.
+        # The parameters are known now, and nothing is written yet.
         check_layers(peft_model, names)
         for layer in tuner_layers(peft_model).values():
             ending.callback(way_back(layer))
@@ -106,7 +107,7 @@ def make_merges_exact(peft_model: nn.Module) -> None:
         True
     """
     _checked_names(peft_model, None)
-    check_layers(peft_model, None, every_adapter=True)
+    check_stock_layers(peft_model, None, every_adapter=True)
     with ExitStack() as back:
         back.callback(make_layers_stock, peft_model)
         make_layers_exact(peft_model)

@@ -18,6 +18,9 @@ from lopsided.tuner.merging.merged_weight import MergedWeight
 from lopsided.tuner.merging.stock_layers import BIAS, KINDS, as_column, merged_names, why_no_kind, why_not_exact
 from lopsided.tuner.peft_seams import give_class
 
+# Where a `PeftModel` has the base model.
+OF_PEFT = "base_model.model."
+
 
 class ExactLoraModel(LoraModel):
     """`peft.tuners.lora.LoraModel` whose merges are whole, or change nothing, and are exact."""
@@ -71,8 +74,9 @@ def _unmerge(layer: BaseTunerLayer) -> None:
 
 
 def tuner_layers(model: nn.Module) -> dict[str, Any]:
-    """Return all layers that PEFT would merge, by module name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    """Return all layers that PEFT would merge, by their name in the base model."""
+    named = ((name.removeprefix(OF_PEFT), module) for name, module in model.named_modules())
+    return {name: module for name, module in named if isinstance(module, BaseTunerLayer)}
 
 
 def make_layers_exact(model: nn.Module, *, stays: bool | None = None) -> None:
@@ -117,7 +121,7 @@ def _share_weights(layers: Mapping[str, Any]) -> None:
                 after = by_parameter.setdefault(id(here), after)
             if before is not after and before is not None and before.written:
                 raise LopsidedError(
-                    f"the {parameter} of {name} was tied to another one, or untied, while adapters were merged; expected "
+                    f"the {parameter} of {name} was tied or untied while adapters were merged; expected "
                     "the same ties until they are unmerged; unmerge first"
                 )
             weights[parameter] = after
@@ -163,11 +167,17 @@ def check_layers(model: nn.Module, adapter_names: list[str] | None, *, every_ada
             names = merged_names(layer, list(layer.scaling) if every_adapter else adapter_names)
             check_adapters(layer, [n for n in names if n not in layer.merged_adapters])
         else:
-            check_stock(name, layer, every_adapter, adapter_names)
+            _check_stock(name, layer, adapter_names, every_adapter)
 
 
-def check_stock(name: str, layer: Any, every_adapter: bool, adapter_names: list[str] | None) -> None:
-    """Raise if a layer that is not exact yet cannot become so."""
+def check_stock_layers(model: nn.Module, adapter_names: list[str] | None, *, every_adapter: bool = False) -> None:
+    """Raise what `check_layers` raises for layers that are not exact yet: before any of them is made so."""
+    for name, layer in tuner_layers(model).items():
+        if not isinstance(layer, (ExactMerges, LopsidedLinear, TrainableTokensLayer)):
+            _check_stock(name, layer, adapter_names, every_adapter)
+
+
+def _check_stock(name: str, layer: Any, adapter_names: list[str] | None, every_adapter: bool) -> None:
     if reason := why_no_kind(layer):
         raise refusal(name, layer, reason)
     if layer.merged:

@@ -30,6 +30,7 @@ from lopsided.tuner.adapter import CPU
 from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.weight.change import norms
 from lopsided.tuner.weight.delta import Part
+from lopsided.tuner.weight.exact_product import in_single_precision
 from lopsided.tuner.weight.sharded import gathered
 
 BIAS = "bias"
@@ -252,24 +253,7 @@ def _misfit(layer: Any, adapter: str, parameter: Tensor) -> LopsidedError:
 def _copied(A: Tensor, B: Tensor, scaling: float) -> tuple[Part, ...]:
     # On the CPU, where the way back is kept: training may go on in the factors, and the undo needs them as merged.
     A, B = (factor.detach().to(CPU, copy=True) for factor in (A, B))
-    return tuple(Part((Term(a, b),), scaling, a.nbytes + b.nbytes) for a, b in _single_precision(A, B))
-
-
-def _single_precision(A: Tensor, B: Tensor) -> Pairs:
-    """Return pairs of float32 or narrower whose products sum to B·A: to 2⁻⁴⁷ of it where it is float64."""
-    if torch.float64 not in (A.dtype, B.dtype):
-        return [(A, B)]
-    (A, a), (B, b) = _halves(A), _halves(B)
-    return [(A, B), (a, B), (A, b)]
-
-
-def _halves(factor: Tensor) -> tuple[Tensor, Tensor]:
-    high = factor.float()
-    if not torch.equal(high.isfinite(), factor.isfinite()):
-        raise LopsidedError(
-            "a float64 factor has entries beyond float32's range; expected less than 3.4e38; lower the learning rate"
-        )
-    return high, (factor.double() - high.double()).float()
+    return tuple(Part((Term(a, b),), scaling, a.nbytes + b.nbytes) for b, a in in_single_precision(B, A))
 
 
 def _with_gain(parts: tuple[Part, ...], W0: Tensor, magnitude: Tensor, dim: int) -> tuple[Part, ...]:
