@@ -42,7 +42,7 @@ def test_the_update_has_the_share_that_it_is_named_after():
     model = exact_merge.adapted(TINY, torch.float32, 0.1)
     for layer in model.modules():
         if hasattr(layer, "lora_B"):
-            share = layer.get_delta_weight("default").norm() / layer.weight.norm()
+            share = float(layer.get_delta_weight("default").norm() / layer.weight.norm())
             assert share == pytest.approx(0.1, rel=1e-4)
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from lopsided.errors import LopsidedError
 from lopsided.tuner.adapter import CPU
 from lopsided.tuner.forward.compute import Term
-from lopsided.tuner.weight.change import norms
 from lopsided.tuner.weight.delta import Part
 from lopsided.tuner.weight.exact_product import in_single_precision
 from lopsided.tuner.weight.sharded import gathered
+from lopsided.tuner.weight.weight_change import norms
 
 BIAS = "bias"
 

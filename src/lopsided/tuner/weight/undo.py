@@ -2,7 +2,7 @@
 
 Notation: W0 is the original weight and Δ what is added to it, in float32 (float64 under a float64 weight). The weight
 then holds W1 = round(W0 + Δ), rounded once to its dtype. Where a part has a gain g, read g ⊙ (W0 + Δ) for W0 + Δ, and
-W1 / g - Δ for W1 - Δ (see `change`).
+W1 / g - Δ for W1 - Δ (see `weight_change`).
 
 Keeping a copy of W0 would double the memory of the model. W1 - Δ is rarely off from W0 by more than its last bits, and
 mostly not at all, and Δ can be computed again bit for bit (see `delta`). So per tile only the corrections are kept,
@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError, LopsidedWarning
-from lopsided.tuner.weight.change import Change
 from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undisturbed
 from lopsided.tuner.weight.undo_records import HEAD, INTEGERS, OBJECT, corrected, digest, digests, is_copy, record
+from lopsided.tuner.weight.weight_change import WeightChange
 
 
 class Undo:
@@ -93,7 +93,7 @@ class Undo:
         wide = torch.promote_types(weight.dtype, torch.float32)
         copy_nbytes = region.height * region.width * weight.dtype.itemsize
         with undisturbed(weight.device):
-            changes = Change(parts, weight.device, wide)
+            changes = WeightChange(parts, weight.device, wide)
             for tile in region.tiles(self._entries):
                 W0, change = region.read(weight, *tile), changes.tile(*tile)
                 W1 = change.applied(W0.to(wide)).to(weight.dtype)
@@ -169,7 +169,7 @@ class Undo:
                 "can't be given back; expected the weight as the merge left it; load the base model again"
             )
         wide = torch.promote_types(weight.dtype, torch.float32)
-        changes = Change(self._parts, weight.device, wide) if self._parts else None
+        changes = WeightChange(self._parts, weight.device, wide) if self._parts else None
         for i, (tile, kept) in reversed(list(enumerate(tiles))):
             W0, (before, _) = region.read(weight, *tile), digests(kept)
             if current[i] != before:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undisturbed
 
 
-class Change:
+class WeightChange:
     """What some parts make of a weight, over their region. Its calls belong into `undisturbed`.
 
     Args:
