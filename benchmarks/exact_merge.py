@@ -1,6 +1,6 @@
 """What merging for a while does to the weights, cycle by cycle: stock PEFT, a copy of the weights, and exact merges.
 
-    python -m benchmarks.exact_merge [--hidden 768] [--r 16] [--rounds 1000] [--out DIR]
+    python -m benchmarks.exact_merge [--hidden 512] [--r 16] [--rounds 996] [--out DIR]
 
 A cycle is `merge_adapter` and `unmerge_adapter` of a stock LoRA model, as TRL runs it before each generation; between
 two cycles the factors move, as in training. W0 is normal with a standard deviation of 0.02, and B is scaled so that the
@@ -8,6 +8,7 @@ norm of ΔW is the given share of W0's at the start. The ways take turns within 
 
     changed    weights whose bits are not W0's, as a share of all
     drift      mean |W - W0|, relative to mean |W0|
+    worst      max |W - W0|, relative to mean |W0|: the figure of trl#6688, whose adapter does not move
     bytes      kept while merged in addition to the model, per weight: the largest of all cycles
     time       of a cycle: merging and unmerging, not what comes between
 """
@@ -32,10 +33,16 @@ from lopsided.tuner.merging.exact_layers import ExactMerges
 from lopsided.tuner.weight.undo_records import INTEGERS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-# (dtype, ‖ΔW‖ / ‖W0‖ at the start)
-CASES = (("bfloat16", 0.01), ("bfloat16", 0.1), ("float16", 0.1), ("float32", 0.1))
 # How far B moves between two cycles, relative to its size.
 STEP = 0.02
+# (dtype, ‖ΔW‖ / ‖W0‖ at the start, how far B moves)
+CASES = (
+    ("bfloat16", 0.01, STEP),
+    ("bfloat16", 0.1, STEP),
+    ("bfloat16", 0.1, 0.0),
+    ("float16", 0.1, STEP),
+    ("float32", 0.1, STEP),
+)
 
 
 class Cycles:
@@ -46,6 +53,8 @@ class Cycles:
         merge, unmerge: what a cycle calls.
         kept: () -> bytes that are kept while merged.
     """
+
+    step = STEP
 
     def __init__(
         self,
@@ -69,17 +78,18 @@ class Cycles:
         with torch.no_grad():
             for B in factors(self.model):
                 noise = torch.randn(B.shape, generator=self.generator)
-                B.add_(noise, alpha=STEP * float(B.square().mean().sqrt()))
+                B.add_(noise, alpha=self.step * float(B.square().mean().sqrt()))
         return merging + unmerging
 
     def state(self) -> dict[str, float]:
-        """Return what has become of the weights: the shares that changed, and the drift."""
+        """Return what has become of the weights: the share that changed, the drift, and that of the worst one."""
         pairs = list(zip(base_weights(self.model), self.originals))
         count = sum(W0.numel() for _, W0 in pairs)
         changed = sum(int((W.view(INTEGERS[W.dtype]) != W0.view(INTEGERS[W0.dtype])).sum()) for W, W0 in pairs)
         moved = sum(float((W.double() - W0.double()).abs().sum()) for W, W0 in pairs)
+        worst = max(float((W.double() - W0.double()).abs().max()) for W, W0 in pairs)
         size = sum(float(W0.double().abs().sum()) for _, W0 in pairs)
-        return {"changed": changed / count, "drift": moved / size}
+        return {"changed": changed / count, "drift": moved / size, "worst": worst * count / size}
 
 
 def base_weights(model: PeftModel) -> list[Tensor]:
@@ -125,7 +135,8 @@ def stock(model: PeftModel) -> Cycles:
 
 def copied(model: PeftModel) -> Cycles:
     """PEFT's own merge, next to a copy of every weight, which is written back."""
-    weights, copies = base_weights(model), []
+    weights = base_weights(model)
+    copies: list[Tensor] = []
 
     def merge() -> None:
         copies[:] = [weight.clone() for weight in weights]
@@ -155,16 +166,19 @@ WAYS: Mapping[str, Callable[[PeftModel], Cycles]] = {"stock PEFT": stock, "a cop
 def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
     """Return what each way does to the weights, and what it takes, by dtype and size of the update."""
     figures: dict[str, dict[str, Any]] = {}
-    for dtype, share in CASES:
+    for dtype, share, step in CASES:
         if only is None or dtype in only:
-            figures[f"{dtype}, {100 * share:g} %"] = compared(setting, DTYPES[dtype], share)
+            rests = "" if step else ", at rest"
+            figures[f"{dtype}, {100 * share:g} %{rests}"] = compared(setting, DTYPES[dtype], share, step)
     return {"figures": figures}
 
 
-def compared(setting: Setting, dtype: torch.dtype, share: float) -> dict[str, Any]:
+def compared(setting: Setting, dtype: torch.dtype, share: float, step: float) -> dict[str, Any]:
     """Return the figures of each way on one model."""
     model = adapted(setting, dtype, share)
     ways = {name: way(copy.deepcopy(model)) for name, way in WAYS.items()}
+    for cycles in ways.values():
+        cycles.step = step
     taken = turns({name: cycles.run for name, cycles in ways.items()}, setting, f"cycles in {dtype}")
     count = sum(weight.numel() for weight in base_weights(model))
     found = {}
@@ -187,14 +201,16 @@ def table(result: Mapping[str, Any]) -> str:
     for case, found in result["figures"].items():
         for name, way in found["ways"].items():
             one, end = way["after_one"], way["after_all"]
-            shares = [f"{100 * state[key]:.3g} %" for state in (one, end) for key in ("changed", "drift")]
+            keys = (("changed", "drift"), ("changed", "drift", "worst"))
+            shares = [f"{100 * state[key]:.3g} %" for state, of in zip((one, end), keys) for key in of]
             rows.append([f"{case}: {name}", *shares, f"{way['bytes_a_weight']:.2g}", figure(way["ms"], 1)])
-    header = ["weights, ‖ΔW‖/‖W0‖: way", "changed by one cycle", "drift", f"changed by {cycles:,}", "drift"]
+    header = ["weights, ‖ΔW‖/‖W0‖: way", "changed by one cycle", "drift", f"changed by {cycles:,}", "drift", "worst"]
     header += ["bytes kept per weight", "ms per cycle"]
     setting = result["setting"]
     shape = f"{2 * setting['layers']} weights of {setting['hidden']} x {4 * setting['hidden']}, rank {setting['r']}"
     said = (
-        "Drift is mean |W - W0| relative to mean |W0|. Between two cycles the factors move. What exact merges keep "
+        "Drift is mean |W - W0|, and worst max |W - W0|, relative to mean |W0|. Between two cycles the factors move, as in "
+        "training, but where they are at rest. What exact merges keep "
         f"includes copies of both factors in float32: {copies(setting):.2g} bytes per weight here."
     )
     return "\n\n".join([said, markdown(header, rows), provenance(result, f"{shape}, {cycles:,} cycles")])
@@ -207,7 +223,10 @@ def copies(setting: Mapping[str, Any]) -> float:
 
 
 BENCHMARK = Benchmark(
-    name="exact_merge", measure=measure, table=table, default=Setting(layers=1, rounds=996, warmup=4, threads=1)
+    name="exact_merge",
+    measure=measure,
+    table=table,
+    default=Setting(layers=1, hidden=512, rounds=996, warmup=4, threads=1),
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from peft.tuners.lora import layer as lora
 from peft.tuners.tuners_utils import check_adapters_to_merge, onload_layer
+from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.merging.merged_weight import MergedShare, MergedWeight
@@ -50,8 +51,11 @@ class ExactMerges:
 
     stock: ClassVar[type]
     exact_state: ExactState
+    # The stock layer's own.
     merged_adapters: list[str]
     merged: bool
+    scaling: dict[str, float]
+    get_base_layer: Callable[[], nn.Module]
 
     @property
     def kind(self) -> StockKind:

@@ -1,8 +1,8 @@
 """`exact_merge` and `make_merges_exact`: merged for a while, and then the original weights, bit for bit.
 
 PEFT merges by W ← W + ΔW and unmerges by W ← W - ΔW, each rounded to the weight's dtype. Subtraction does not undo a
-rounding, so the weights move with every cycle; in bfloat16 they are off by two thirds of their mean size after a
-thousand (trl#6688). Here the rounding is undone by what `lopsided.tuner.weight.undo` keeps of it.
+rounding, so the weights move with every cycle; in bfloat16 the worst of them is off by two thirds of the weights' mean
+size after a thousand (trl#6688). Here the rounding is undone by what `lopsided.tuner.weight.undo` keeps of it.
 """
 
 from __future__ import annotations

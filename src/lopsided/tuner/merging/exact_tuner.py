@@ -15,7 +15,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.merging.exact_layers import EXACT, ExactMerges, ExactState, check_adapters, refusal
 from lopsided.tuner.merging.merged_weight import MergedWeight
-from lopsided.tuner.merging.stock_layers import BIAS, KINDS, as_column, merged_names, why_no_kind, why_not_exact
+from lopsided.tuner.merging.stock_layers import BIAS, as_column, merged_names, why_no_kind, why_not_exact
 from lopsided.tuner.peft_seams import give_class
 
 # Where a `PeftModel` has the base model.
@@ -113,8 +113,9 @@ def _share_weights(layers: Mapping[str, Any]) -> None:
         for parameter in layer.kind.parameters(layer):
             matrices = as_column if parameter == BIAS else layer.kind.matrices
             before, here = weights.get(parameter), base._parameters.get(parameter)
-            after = before
-            if before is None or before.parameter is not here:
+            if before is not None and before.parameter is here:
+                after = before
+            else:
                 after = MergedWeight(base, parameter, f"{name}.{parameter}", matrices)
             # Without a parameter, as under a parametrization, there is nothing to have in common.
             if here is not None:
@@ -129,13 +130,14 @@ def _share_weights(layers: Mapping[str, Any]) -> None:
 
 def make_layers_stock(model: nn.Module) -> None:
     """Turn exact layers back into stock ones, but for those that stay, and those that hold something still."""
-    for layer in tuner_layers(model).values():
-        if isinstance(layer, ExactMerges) and not layer.exact_state.stays:
+    layers = tuner_layers(model)
+    for layer in layers.values():
+        if type(layer) in EXACT.values() and not layer.exact_state.stays:
             if any(weight.written for weight in layer.exact_state.weights.values()):
                 continue
             give_class(layer, layer.stock)
             del layer.exact_state
-    if not any(isinstance(layer, ExactMerges) for layer in tuner_layers(model).values()):
+    if not any(isinstance(layer, ExactMerges) for layer in layers.values()):
         for tuner in model.modules():
             if isinstance(tuner, ExactLoraModel):
                 give_class(tuner, LoraModel)
@@ -189,8 +191,8 @@ def _check_stock(name: str, layer: Any, adapter_names: list[str] | None, every_a
 
 
 def _parameters_of_exact_layers(model: nn.Module) -> set[int]:
-    stock = (layer for layer in tuner_layers(model).values() if isinstance(layer, (*KINDS,)))
-    return {id(parameter) for layer in stock for parameter in layer.get_base_layer()._parameters.values()}
+    layers = [layer for layer in tuner_layers(model).values() if isinstance(layer, ExactMerges)]
+    return {id(parameter) for layer in layers for parameter in layer.get_base_layer()._parameters.values()}
 
 
 # -- the way back to an earlier state ----------------------------------------------------------------------------
