@@ -54,8 +54,6 @@ class Cycles:
         kept: () -> bytes that are kept while merged.
     """
 
-    step = STEP
-
     def __init__(
         self,
         model: PeftModel,
@@ -66,7 +64,7 @@ class Cycles:
         self.model, self.merge, self.unmerge, self.kept = model, merge, unmerge, kept
         self.originals = [weight.detach().clone() for weight in base_weights(model)]
         self.generator = torch.Generator().manual_seed(1)
-        self.bytes_kept = 0
+        self.bytes_kept, self.step = 0, STEP
         self.after_one: dict[str, float] = {}
 
     def run(self) -> float:
@@ -209,9 +207,9 @@ def table(result: Mapping[str, Any]) -> str:
     setting = result["setting"]
     shape = f"{2 * setting['layers']} weights of {setting['hidden']} x {4 * setting['hidden']}, rank {setting['r']}"
     said = (
-        "Drift is mean |W - W0|, and worst max |W - W0|, relative to mean |W0|. Between two cycles the factors move, as in "
-        "training, but where they are at rest. What exact merges keep "
-        f"includes copies of both factors in float32: {copies(setting):.2g} bytes per weight here."
+        "Drift is mean |W - W0|, and worst max |W - W0|, relative to mean |W0|. Between two cycles the factors move, "
+        "as in training, but where they are at rest. What exact merges keep includes copies of both factors in "
+        f"float32: {copies(setting):.2g} bytes per weight here."
     )
     return "\n\n".join([said, markdown(header, rows), provenance(result, f"{shape}, {cycles:,} cycles")])
 

@@ -24,7 +24,7 @@ import torch
 
 from lopsided.tuner import peft_seams
 from lopsided.tuner.merging.exact_layers import EXACT, ExactMerges
-from lopsided.tuner.merging.stock_layers import KINDS
+from lopsided.tuner.merging.stock_layers import STOCK_KINDS
 from lopsided.tuner.peft_seams import Seam, add_enum_member
 
 SOURCE = Path(peft_seams.__file__).parents[2]
@@ -149,7 +149,7 @@ def test_a_stock_layer_merges_as_the_exact_one_that_takes_its_place(name):
         assert vars(ExactMerges)[method], method
         ours, theirs = (list(inspect.signature(getattr(owner, method)).parameters) for owner in (exact, layer))
         assert ours == theirs, method
-    assert set(STOCK_LAYERS) == {cls.__name__ for cls in KINDS}
+    assert set(STOCK_LAYERS) == {cls.__name__ for cls in STOCK_KINDS}
 
 
 def test_a_module_gets_another_class_and_keeps_what_it_has():

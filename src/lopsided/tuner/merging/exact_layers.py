@@ -20,7 +20,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tuner.merging.merged_weight import MergedShare, MergedWeight
 from lopsided.tuner.merging.stock_layers import (
     BIAS,
-    KINDS,
+    STOCK_KINDS,
     StockKind,
     adds_to_bias,
     is_dora,
@@ -60,7 +60,7 @@ class ExactMerges:
     @property
     def kind(self) -> StockKind:
         """The entry of the stock layer's class."""
-        return KINDS[self.stock]
+        return STOCK_KINDS[self.stock]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Merge adapters into the base layer, or change nothing.

@@ -9,7 +9,7 @@ s·B_i·A_i to M_i, with A_i of (r, n) and B_i of (m, r); with DoRA, M becomes g
     parameters          M_i = W[i], one per expert   A_i, B_i, transposed where the layer computes x·W[i]
     a bias              M = b as (d_out, 1)          A = 1, B = the bias of lora_B
 
-`KINDS` is the table. A kind that is not in it is refused, and so are the variants of LoRA that are not in `PLAIN` or
+`STOCK_KINDS` is the table. A kind that is not in it is refused, and so are the variants of LoRA that are not in `PLAIN` or
 `DORA`.
 """
 
@@ -144,7 +144,7 @@ def _expert_pairs(layer: Any, adapter: str, parameter: Tensor) -> Pairs:
 
 CONVOLUTIONS = (lora.Conv1d, lora.Conv2d, lora.Conv3d)
 _CONV = StockKind(parameters=_weight_and_bias, matrices=_kernels, pairs=_conv_pairs, norm_dim=lambda layer: 1)
-KINDS: Mapping[type, StockKind] = {
+STOCK_KINDS: Mapping[type, StockKind] = {
     lora.Linear: StockKind(
         parameters=_weight_and_bias,
         matrices=_itself,
@@ -186,7 +186,7 @@ def why_no_kind(layer: BaseTunerLayer) -> str:
     cls = type(layer)
     if layer.quantization_backend is not None or cls.__module__ in QUANTIZED:
         return "its base weight is quantized, and a grid does not hold W0 + ΔW; load the base unquantized to merge"
-    if cls not in KINDS:
+    if cls not in STOCK_KINDS:
         return REFUSED_KINDS.get(cls.__name__, OTHER_KIND)
     if isinstance(layer, CONVOLUTIONS) and layer.get_base_layer().groups > 1:
         return "a grouped convolution's update is no s·B·A over all channels, and PEFT does not merge it either"
