@@ -9,8 +9,8 @@ s·B_i·A_i to M_i, with A_i of (r, n) and B_i of (m, r); with DoRA, M becomes g
     parameters          M_i = W[i], one per expert   A_i, B_i, transposed where the layer computes x·W[i]
     a bias              M = b as (d_out, 1)          A = 1, B = the bias of lora_B
 
-`STOCK_KINDS` is the table. A kind that is not in it is refused, and so are the variants of LoRA that are not in `PLAIN` or
-`DORA`.
+`STOCK_KINDS` is the table. A kind that is not in it is refused, and so are the variants of LoRA that are not in `PLAIN`
+or `DORA`.
 """
 
 from __future__ import annotations
