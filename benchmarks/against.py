@@ -179,7 +179,9 @@ def main() -> int:
     options = parser.parse_args()
     parts = options.llama.split(",") if options.llama else None
     shape = LLAMA_BENCHMARK.default if parts else Setting()
-    setting = dataclasses.replace(shape, **QUICK) if options.quick else dataclasses.replace(shape, rounds=options.rounds)
+    setting = (
+        dataclasses.replace(shape, **QUICK) if options.quick else dataclasses.replace(shape, rounds=options.rounds)
+    )
     load = [os.getloadavg()[0]]
     figures = measure(options.before.resolve(), setting, options.only.split(","), parts)
     load.append(os.getloadavg()[0])
