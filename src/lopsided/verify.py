@@ -6,10 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedModel
 
 from lopsided.errors import LopsidedError, LopsidedWarning, unknown
 from lopsided.files.fingerprint import check_line
@@ -178,7 +177,7 @@ def _verify_lora(folder: Path, base: str | None) -> Checks:
         checks["base"] = f"{base}: the adapter loads, and answers its probe as expected"
     else:
         source = open_source(folder, base)
-        put_adapter(cast(PreTrainedModel, source.load()), folder, peft_config(folder), base)
+        put_adapter(source.load(), folder, peft_config(folder), base)
         checks["base"] = f"{base}: the adapter loads"
     return checks
 

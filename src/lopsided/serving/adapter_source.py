@@ -5,12 +5,15 @@ Neither the task's data nor the folder that the run was started in is needed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lopsided.errors import LopsidedError
 from lopsided.files.untrusted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, open_tensors, read_json, weights_in
@@ -77,38 +80,50 @@ class AdapterSource:
 
     # -- the base ----------------------------------------------------------------------------------------------
 
-    def skeleton(self) -> nn.Module:
+    def skeleton(self, use: str = "its layers' widths") -> nn.Module:
         """Build the base without weights, from its configuration alone.
 
-        Raises:
-            LopsidedError: if it is not there.
-        """
-        return base_skeleton(peft_config(self.folder), self._base_name("its layers' widths"), **self._where)
-
-    def load(self, dtype: torch.dtype = torch.float32) -> nn.Module:
-        """Load the base, with a head of the saved one's size that starts the same each time.
+        Args:
+            use: what it is needed for, for the error.
 
         Raises:
             LopsidedError: if it is not there.
         """
-        name, config = self._base_name("its weights"), peft_config(self.folder)
+        with self._needing(use):
+            return base_skeleton(peft_config(self.folder), self._base_name(), **self._where)
+
+    def load(self) -> PreTrainedModel:
+        """Load the base in float32, with a head of the saved one's size that starts the same each time.
+
+        Raises:
+            LopsidedError: if it is not there.
+        """
+        config = peft_config(self.folder)
         with open_tensors(weights_in(self.folder)) as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]), self._needing("its weights"):
             torch.default_generator.manual_seed(0)
-            return load_base(config, name, dtype=dtype, **self._where, **head_arguments(config, shapes)).eval()
+            arguments = {**self._where, **head_arguments(config, shapes)}
+            return load_base(config, self._base_name(), dtype=torch.float32, **arguments).eval()
 
     @property
     def _where(self) -> dict[str, bool]:
         return {} if self.named else {"local_files_only": True}
 
-    def _base_name(self, what: str) -> str:
+    def _base_name(self) -> str:
         if self.base is None:
-            raise LopsidedError(
-                f"{self.folder} names no base model, of which {what} are needed; expected base_model_name_or_path in "
-                f"{ADAPTER_CONFIG}; name it with --base"
-            )
+            raise LopsidedError(f"{ADAPTER_CONFIG} has no base_model_name_or_path")
         return self.base
+
+    @contextmanager
+    def _needing(self, use: str) -> Iterator[None]:
+        """Say what the base was needed for where it is not there, and how to name it."""
+        try:
+            yield
+        except LopsidedError as error:
+            raise LopsidedError(
+                f"the base of {self.folder} is needed for {use}, and is not at hand ({error}); name it with --base"
+            ) from error
 
 
 def open_source(path: Path, base: str | None = None) -> AdapterSource:

@@ -113,7 +113,7 @@ def make_probe(source: AdapterSource, exported: Path, fingerprints: list[str] | 
 
 def _check_memory(source: AdapterSource) -> None:
     """Raise where the base in float32 would not fit into memory, which the system answers by killing the process."""
-    needed = 4 * sum(parameter.numel() for parameter in source.skeleton().parameters())
+    needed = 4 * sum(parameter.numel() for parameter in source.skeleton("a probe").parameters())
     free = memory_free().host
     if needed > free:
         raise LopsidedError(

@@ -63,7 +63,8 @@ class OwnFile:
     @property
     def link(self) -> int:
         """The link that the adapter stands at."""
-        return max(kinds["checksum"].numel() for kinds in self.layers.values() if "checksum" in kinds) - 1
+        links = (kinds["checksum"].numel() for kinds in self.layers.values() if "checksum" in kinds)
+        return max(links, default=1) - 1
 
 
 def read_own_file(folder: Path) -> OwnFile:
@@ -274,6 +275,7 @@ def _updates_on(model: nn.Module, file: OwnFile, method: Method) -> tuple[dict[s
         LopsidedError: if the base has no such linear layer, or its tensors do not fit it.
     """
     modules = dict(model.named_modules())
+    _check_noted(file, modules)
     updates, transposed = {}, False
     for name, kinds in file.layers.items():
         module = modules.get(name)
@@ -289,6 +291,19 @@ def _updates_on(model: nn.Module, file: OwnFile, method: Method) -> tuple[dict[s
         weight = None if module.weight.is_meta else _weight_of(module)
         updates[name] = _update(file, method, name, kinds, shape, weight)
     return updates, transposed
+
+
+def _check_noted(file: OwnFile, modules: Mapping[str, nn.Module]) -> None:
+    """Raise for a base whose weights have other shapes than the fingerprints say, as one of another size."""
+    weights = [module.weight for name in file.layers if isinstance(module := modules.get(name), nn.Linear | Conv1D)]
+    shapes = Counter("x".join(map(str, weight.shape)) for weight in weights)
+    noted = Counter(line.partition(" ")[0] for line in file.config.base or ())
+    if noted and len(weights) == len(file.layers) and shapes != noted:
+        odd = min((noted - shapes) or (shapes - noted))
+        raise LopsidedError(
+            f"the base is another one: the adapter was saved on {noted[odd]} weights of shape {odd}, this base has "
+            f"{shapes[odd]} among those that it names; name the base that it was trained on with --base"
+        )
 
 
 def _weight_of(module: nn.Linear | Conv1D) -> np.ndarray:

@@ -32,8 +32,8 @@ def probe_folder(folder: Path, base: str | None = None) -> Verdict:
         raise LopsidedError(f"{folder} holds an adapter of type {source.kind}, expected an export; export it first")
     source.check_fields()
     model = source.load()
-    _check_model(probe, kind_of(model), model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    adapted = put_adapter(model, folder, peft_config(folder), str(source.base)).eval()  # type: ignore[arg-type]
+    _check_model(probe, kind_of(model), model.get_input_embeddings().num_embeddings)
+    adapted = put_adapter(model, folder, peft_config(folder), str(source.base)).eval()
     return judge(probe, answers_of(adapted, probe), slack=LOCAL_SLACK, rounding=0.0)
 
 
