@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 import lopsided
@@ -79,6 +79,11 @@ def stock_lora(kind: str, folder: Path, name: str = "stock", **options):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     model.eval().save_pretrained(folder / name)
     return folder / name, tiny.logits(model)
+
+
+def with_peft(kind: str, base: Path, exported: Path) -> torch.Tensor:
+    """The logits of an exported adapter on its base, by PEFT in this process."""
+    return tiny.logits(PeftModel.from_pretrained(load_base(kind, base), str(exported)).eval())
 
 
 def in_stock_peft(kind: str, base: Path, *folders: Path) -> list[torch.Tensor]:

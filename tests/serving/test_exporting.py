@@ -18,7 +18,7 @@ from lopsided.method.sketch import Sketch, generator
 from lopsided.serving import SERVERS, export_adapter
 from tests import test_samples as samples
 from tests import tiny
-from tests.serving.adapters import base_of, in_stock_peft, load_base, stock_lora, trained
+from tests.serving.adapters import base_of, in_stock_peft, load_base, stock_lora, trained, with_peft
 
 FILE = "adapter_model.safetensors"
 
@@ -66,6 +66,7 @@ def test_an_export_from_a_folder_is_what_to_lora_writes(tmp_path):
     assert live.keys() == file.keys()
     assert all(torch.equal(live[name], file[name]) for name in live)
     one, other = (json.loads((tmp_path / each / "adapter_config.json").read_text()) for each in ("live", "file"))
+    assert set(one.pop("modules_to_save")) == set(other.pop("modules_to_save"))
     assert one == other
 
 
@@ -79,8 +80,7 @@ def test_neither_the_base_nor_its_folder_is_needed_where_the_files_say_it_all(na
     assert not exported.probe
     assert exported.notes[-1].startswith("no probe: ")
     assert exported.notes[-1].endswith("name it with --base")
-    [found] = in_stock_peft("bert", kept, exported.path)
-    close(found, logits)
+    close(with_peft("bert", kept, exported.path), logits)
 
 
 def test_widths_that_the_files_leave_open_are_the_bases_which_an_option_names(tmp_path):
@@ -94,8 +94,7 @@ def test_widths_that_the_files_leave_open_are_the_bases_which_an_option_names(tm
     (kept / "model.safetensors").rename(tmp_path / "weights")
     export_adapter(saved, tmp_path / "lora", base=str(kept), probe=False)
     (tmp_path / "weights").rename(kept / "model.safetensors")
-    [found] = in_stock_peft("llama", kept, tmp_path / "lora")
-    close(found, logits)
+    close(with_peft("llama", kept, tmp_path / "lora"), logits)
     with pytest.raises(LopsidedError, match=r"the base has no module named model.layers.0"):
         export_adapter(saved, tmp_path / "other", base=str(base_of("gpt2", tmp_path)), probe=False)
 
@@ -133,8 +132,7 @@ def test_sketches_of_a_users_own_and_sketches_that_read_the_base(train, sketch, 
         with pytest.raises(LopsidedError, match=r"is not at hand .*name it with --base"):
             export_adapter(saved, folder, probe=False)
     export_adapter(saved, folder, base=str(kept) if reads_base or train == "coin" else None, probe=False)
-    [found] = in_stock_peft("bert", kept, folder)
-    close(found, logits)
+    close(with_peft("bert", kept, folder), logits)
 
 
 def test_chains_that_do_not_merge_and_chains_that_keep_their_sketch(tmp_path):
@@ -148,8 +146,7 @@ def test_chains_that_do_not_merge_and_chains_that_keep_their_sketch(tmp_path):
         )
         saved, logits = trained(method, "bert", tmp_path, links=2)
         export_adapter(saved, tmp_path / f"lora{number}", probe=False)
-        [found] = in_stock_peft("bert", tmp_path / "bert", tmp_path / f"lora{number}")
-        close(found, logits)
+        close(with_peft("bert", tmp_path / "bert", tmp_path / f"lora{number}"), logits)
 
 
 # -- stock LoRA ----------------------------------------------------------------------------------------------------
@@ -170,15 +167,13 @@ def test_stock_lora_with_patterns_and_square_roots_gets_one_rank_and_a_scale_of_
         assert not config["rank_pattern"]
         assert not config["alpha_pattern"]
         assert not config["use_rslora"]
-    [found] = in_stock_peft("llama", tmp_path / "llama", exported.path)
-    close(found, logits)
+    close(with_peft("llama", tmp_path / "llama", exported.path), logits)
 
 
 def test_what_is_more_than_plain_lora_is_copied_for_peft_and_refused_otherwise(tmp_path):
     saved, logits = stock_lora("llama", tmp_path, use_dora=True)
     exported = export_adapter(saved, tmp_path / "copy", probe=False)
-    [found] = in_stock_peft("llama", tmp_path / "llama", exported.path)
-    close(found, logits)
+    close(with_peft("llama", tmp_path / "llama", exported.path), logits)
     for options in ({"server": "vllm"}, {"rank": 2}):
         with pytest.raises(LopsidedError, match="has use_dora=True, more than s·B·A"):
             export_adapter(saved, tmp_path / "out", probe=False, **options)
@@ -262,8 +257,7 @@ def test_vllm_gets_a_rank_that_it_serves_by_zeros(links, r, served, tmp_path):
     assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (served, served, None)
     note = [note for note in exported.notes if "above vLLM's default of 16: start it with --max-lora-rank 32" in note]
     assert bool(note) == (served > 16)
-    [found] = in_stock_peft("llama", tmp_path / "llama", exported.path)
-    close(found, logits)
+    close(with_peft("llama", tmp_path / "llama", exported.path), logits)
 
 
 def test_a_four_link_chain_of_rank_16_says_what_it_takes_and_what_the_default_would_cost(tmp_path):
@@ -330,8 +324,7 @@ def test_embeddings_that_peft_saves_along_are_left_to_the_base(tmp_path):
     assert any(name.endswith(".base_layer.weight") for name in tensors)
     exported = export_adapter(saved, tmp_path / "out", server="vllm", probe=False)
     assert not [name for name in load_file(exported.path / FILE) if "base_layer" in name]
-    [found] = in_stock_peft("llama", tmp_path / "llama", exported.path)
-    close(found, logits)
+    close(with_peft("llama", tmp_path / "llama", exported.path), logits)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from lopsided import LopsidedError
 from lopsided.serving import export_adapter, probe_folder, probe_server
 from lopsided.serving.completions import is_loopback
 from lopsided.serving.probe_file import ListedToken, Probe, Prompt, read_probe
-from lopsided.serving.verdict import Score, judge
+from lopsided.serving.verdict import TokenScore, judge
 from tests.serving.adapters import base_of, stock_lora, trained
 from tests.serving.servers import FORMS, listening, serving
 from tests.tiny_runs import VOCABULARY, word_tokenizer
@@ -326,13 +326,13 @@ def one_prompt(base, adapter):
 def test_verdicts_by_hand(answer, word):
     probe = one_prompt([-2.0, -1.0], [-1.0, -2.0])
     assert probe.difference == 1.0
-    said = [Score(id=n, text=None, value=value) for n, value in enumerate(answer)]
+    said = [TokenScore(id=n, text=None, value=value) for n, value in enumerate(answer)]
     assert judge(probe, [[said, said]], slack=0.5, rounding=0.0).word == word
 
 
 def test_a_likely_token_that_no_model_lists_is_another_models():
     probe = one_prompt([-9.0, -8.0], [-8.0, -9.0])
-    said = [Score(id=99, text=None, value=-0.1), Score(id=None, text="x", value=-3.0)]
+    said = [TokenScore(id=99, text=None, value=-0.1), TokenScore(id=None, text="x", value=-3.0)]
     verdict = judge(probe, [[said]], slack=0.5, rounding=0.0)
     assert verdict.word == "neither"
     # At least as far as from the floor.

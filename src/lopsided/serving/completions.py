@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import parse_json
-from lopsided.serving.verdict import Score
+from lopsided.serving.verdict import TokenScore
 
 SECONDS = 120.0
 MAX_BYTES = 2**22
@@ -75,7 +75,7 @@ class CompletionServer:
     url: str
     model: str
 
-    def likeliest(self, ids: Sequence[int], count: int) -> list[Score]:
+    def likeliest(self, ids: Sequence[int], count: int) -> list[TokenScore]:
         """Return the likeliest next tokens after a prompt.
 
         Args:
@@ -164,7 +164,7 @@ def _exchange(address: str, question: Mapping[str, Any] | None) -> dict[str, Any
     return parse_json(body, f"the answer of {address}")
 
 
-def _scores(record: Mapping[str, Any]) -> list[Score]:
+def _scores(record: Mapping[str, Any]) -> list[TokenScore]:
     """Return the scores of the first token of an answer, in either form; [] if there are none."""
     choices = record.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -184,14 +184,14 @@ def _scores(record: Mapping[str, Any]) -> list[Score]:
     ]
 
 
-def _score(token: Any, name: Any, value: Any) -> Score | None:
+def _score(token: Any, name: Any, value: Any) -> TokenScore | None:
     """Return a score, or None where an answer has no number or no name for it."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     if isinstance(token, int) and not isinstance(token, bool):
-        return Score(id=token, text=None, value=float(value))
+        return TokenScore(id=token, text=None, value=float(value))
     if not isinstance(name, str):
         return None
     if name.startswith(TOKEN_ID) and name.removeprefix(TOKEN_ID).isdecimal():
-        return Score(id=int(name.removeprefix(TOKEN_ID)), text=None, value=float(value))
-    return Score(id=None, text=name, value=float(value))
+        return TokenScore(id=int(name.removeprefix(TOKEN_ID)), text=None, value=float(value))
+    return TokenScore(id=None, text=name, value=float(value))

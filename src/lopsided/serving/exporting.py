@@ -153,8 +153,10 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
         LopsidedError: for an adapter that is damaged, or that the server does not take.
     """
     updates = adapter.updates()
-    if updates.transposed is None and not server.transposed:
-        updates = dataclasses.replace(updates, transposed=_is_transposed(adapter, updates))
+    if updates.transposed is None:
+        updates = dataclasses.replace(
+            updates, transposed=_is_transposed(adapter, updates, needed=not server.transposed)
+        )
     server.check_modules(updates.layers, transposed=updates.transposed)
     server.check_others(updates.others)
     layers, change = fitted(updates, server, rank)
@@ -168,8 +170,20 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
     )
 
 
-def _is_transposed(adapter: AdapterSource, updates: SavedUpdates) -> bool:
-    modules = dict(adapter.skeleton().named_modules())
+def _is_transposed(adapter: AdapterSource, updates: SavedUpdates, *, needed: bool) -> bool | None:
+    """Return whether the adapted layers store their weights as (d_in, d_out), which the base alone knows.
+
+    PEFT corrects a configuration that says nothing of it, with a warning.
+
+    Raises:
+        LopsidedError: if that is needed, and the base's configuration is not at hand.
+    """
+    try:
+        modules = dict(adapter.skeleton("how its layers store their weights").named_modules())
+    except LopsidedError:
+        if needed:
+            raise
+        return None
     return any(isinstance(modules.get(name), Conv1D) for name in updates.layers)
 
 

@@ -22,7 +22,7 @@ from lopsided.models.skeleton import GENERATES
 from lopsided.runs.memory import memory_free
 from lopsided.serving.adapter_source import AdapterSource
 from lopsided.serving.probe_file import Kind, ListedToken, Probe, Prompt, root_mean_square
-from lopsided.serving.verdict import Answer, Score
+from lopsided.serving.verdict import Answer, TokenScore
 
 # What a probe may ask: of these and of drawn tokens, those are taken on which adapter and base differ most.
 TEXTS = (
@@ -72,7 +72,7 @@ def answers_of(model: nn.Module, probe: Probe) -> list[list[Answer]]:
         else:
             top = values.topk(min(ASKED, len(values)))
             pairs = zip(top.indices.tolist(), top.values.tolist())
-            said.append([[Score(id=token, text=None, value=value) for token, value in pairs]])
+            said.append([[TokenScore(id=token, text=None, value=value) for token, value in pairs]])
     return said
 
 
@@ -126,7 +126,7 @@ def _check_base(base: nn.Module, config: PeftConfig, fingerprints: list[str] | N
     if fingerprints is None:
         return
     adapted = {
-        name: fingerprint(module.weight)  # type: ignore[arg-type]
+        name: fingerprint(module.weight.T if isinstance(module, Conv1D) else module.weight)
         for name, module in base.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and check_target_module_exists(config, name)
     }

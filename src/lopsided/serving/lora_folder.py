@@ -100,7 +100,8 @@ def write_lora(folder: Path, updates: SavedUpdates, layers: Mapping[str, LowRank
         {name: update.rank for name, update in layers.items()},
         _target_modules(list(layers), expression=server.expression),
         transposed=bool(updates.transposed),
-        modules_to_save=updates.modules_to_save if server.heads else None,
+        # PEFT adds the names that it knows for a task at every load.
+        modules_to_save=list(dict.fromkeys(updates.modules_to_save or ())) or None if server.heads else None,
         task_type=updates.task_type,
         base=updates.base,
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.files.fingerprint import check_line
 from lopsided.files.manifest import KEY, PEFT_PREFIX, Manifest, unseal
 from lopsided.files.patterns import check_patterns
 from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, weights_in
@@ -123,10 +124,13 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
         )
     config, method = file.config, _without_needless_draws(file.config.as_method())
     sketch = method.sketch
+    layers: Mapping[str, LowRankUpdate]
+    transposed: bool | None
     if sketch is not None and sketch.reads_weight and not sketch.stored:
         layers, transposed = _updates_on(base(), file, method)
     else:
-        layers, transposed = _updates_of_files(file, method) or _updates_on(skeleton(), file, method)
+        alone = _updates_of_files(file, method)
+        layers, transposed = (alone, None) if alone is not None else _updates_on(skeleton(), file, method)
     others, bases = split_bases(file.others)
     chain = f", link {file.link}" if method.chain is not None else ""
     return SavedUpdates(
@@ -191,54 +195,36 @@ def _update(
 # -- widths ----------------------------------------------------------------------------------------------------------
 
 
-def _updates_of_files(file: OwnFile, method: Method) -> tuple[dict[str, LowRankUpdate], bool | None] | None:
-    """Return each layer's update from the files alone, and whether weights are stored transposed.
-
-    None where the files leave a layer's widths open.
+def _updates_of_files(file: OwnFile, method: Method) -> dict[str, LowRankUpdate] | None:
+    """Return each layer's update from the files alone; None where they leave a layer's widths open.
 
     Raises:
         LopsidedError: if no widths that the files name fit a layer.
     """
-    pairs, transposed = _noted_shapes(file, method)
+    # The fingerprint of a weight begins with its shape (d_out, d_in), also where the base stores it transposed.
+    noted = {_shape_in(line) for line in file.config.base or ()}
     updates: dict[str, LowRankUpdate] = {}
     for module, kinds in file.layers.items():
         both = "A" in kinds and "B" in kinds
-        known = {(len(kinds["B"]), kinds["A"].shape[-1])} if both else pairs
+        known = {(len(kinds["B"]), kinds["A"].shape[-1])} if both else noted
         fitting = list(_fitting(file, method, module, sorted(known)))
         if len(fitting) != 1:
             return None
         updates[module] = fitting[0]
-    return updates, transposed
+    return updates
 
 
-def _noted_shapes(file: OwnFile, method: Method) -> tuple[set[Widths], bool | None]:
-    """Return the widths (d_out, d_in) that the base's fingerprints name, and whether weights are stored transposed.
+def _shape_in(line: str) -> Widths:
+    """Return the shape that a fingerprint begins with.
 
-    A weight's shape is (d_out, d_in), or (d_in, d_out) in a `Conv1D`. All layers taken together say which it is,
-    unless both would do; that is None.
+    Raises:
+        LopsidedError: if it is none.
     """
-    noted = [tuple(int(part) for part in line.partition(" ")[0].split("x")) for line in file.config.base or ()]
-    if len(noted) != len(file.layers) or any(len(shape) != 2 for shape in noted):
-        return set(), None
-    stored = {False: [(a, b) for a, b in noted], True: [(b, a) for a, b in noted]}
-    side = method.adapter_side
-    possible = {}
-    for is_transposed, pairs in stored.items():
-        agrees = all(
-            Counter(max(side.shapes(d_out, d_in, 1)[letter]) for d_out, d_in in pairs)
-            == Counter(
-                kinds[letter].numel() // file.config.rank_and_scale(module)[0] for module, kinds in _with(file, letter)
-            )
-            for letter in side.letters
-        )
-        if agrees:
-            possible[is_transposed] = pairs
-    # Square weights have one shape either way.
-    return {pair for pairs in possible.values() for pair in pairs}, next(iter(possible)) if len(possible) == 1 else None
-
-
-def _with(file: OwnFile, letter: str) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    return ((module, kinds) for module, kinds in file.layers.items() if letter in kinds)
+    check_line(line)
+    rows, _, columns = line.partition(" ")[0].partition("x")
+    if not rows.isdecimal() or not columns.isdecimal():
+        raise LopsidedError(f"{ADAPTER_CONFIG} has the fingerprint {line!r:.60} of no matrix; get the adapter again")
+    return int(rows), int(columns)
 
 
 def _fitting(file: OwnFile, method: Method, module: str, pairs: Sequence[Widths]) -> Iterator[LowRankUpdate]:
@@ -272,12 +258,12 @@ def _updates_on(model: nn.Module, file: OwnFile, method: Method) -> tuple[dict[s
     Also whether the base stores weights transposed.
 
     Raises:
-        LopsidedError: if the base has no such linear layer, or its tensors do not fit it.
+        LopsidedError: if the base has no such linear layer, or others than the fingerprints say, or its tensors do not
+            fit it.
     """
     modules = dict(model.named_modules())
-    _check_noted(file, modules)
-    updates, transposed = {}, False
-    for name, kinds in file.layers.items():
+    layers = {}
+    for name in file.layers:
         module = modules.get(name)
         if not isinstance(module, nn.Linear | Conv1D):
             got = "no module" if module is None else f"a {type(module).__name__}"
@@ -285,28 +271,36 @@ def _updates_on(model: nn.Module, file: OwnFile, method: Method) -> tuple[dict[s
                 f"the base has {got} named {name}, expected a linear layer, which the adapter is on; name the base "
                 "that it was trained on with --base"
             )
-        transposed = isinstance(module, Conv1D)
-        rows, columns = module.weight.shape
-        shape = (columns, rows) if transposed else (rows, columns)
-        weight = None if module.weight.is_meta else _weight_of(module)
-        updates[name] = _update(file, method, name, kinds, shape, weight)
-    return updates, transposed
+        layers[name] = module
+    shapes = {name: _shape_of(module) for name, module in layers.items()}
+    _check_noted(file, shapes.values())
+    updates = {
+        name: _update(file, method, name, file.layers[name], shapes[name], _weight_of(module))
+        for name, module in layers.items()
+    }
+    return updates, any(isinstance(module, Conv1D) for module in layers.values())
 
 
-def _check_noted(file: OwnFile, modules: Mapping[str, nn.Module]) -> None:
+def _check_noted(file: OwnFile, shapes: Iterable[Widths]) -> None:
     """Raise for a base whose weights have other shapes than the fingerprints say, as one of another size."""
-    weights = [module.weight for name in file.layers if isinstance(module := modules.get(name), nn.Linear | Conv1D)]
-    shapes = Counter("x".join(map(str, weight.shape)) for weight in weights)
-    noted = Counter(line.partition(" ")[0] for line in file.config.base or ())
-    if noted and len(weights) == len(file.layers) and shapes != noted:
-        odd = min((noted - shapes) or (shapes - noted))
+    noted, found = Counter(map(_shape_in, file.config.base or ())), Counter(shapes)
+    if noted and found != noted:
+        odd = min((noted - found) or (found - noted))
         raise LopsidedError(
-            f"the base is another one: the adapter was saved on {noted[odd]} weights of shape {odd}, this base has "
-            f"{shapes[odd]} among those that it names; name the base that it was trained on with --base"
+            f"the base is another one: the adapter was saved on {noted[odd]} weights of shape {odd[0]}x{odd[1]}, this "
+            f"base has {found[odd]} in the same layers; name the base that it was trained on with --base"
         )
 
 
-def _weight_of(module: nn.Linear | Conv1D) -> np.ndarray:
-    """Return W0 as (d_out, d_in)."""
+def _shape_of(module: nn.Linear | Conv1D) -> Widths:
+    """Return (d_out, d_in)."""
+    rows, columns = module.weight.shape
+    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+
+
+def _weight_of(module: nn.Linear | Conv1D) -> np.ndarray | None:
+    """Return W0 as (d_out, d_in); None where it has no numbers."""
+    if module.weight.is_meta:
+        return None
     weight = module.weight.detach().float().cpu()
     return (weight.T if isinstance(module, Conv1D) else weight).numpy()

@@ -10,13 +10,13 @@ from lopsided.serving.adapter_source import open_source
 from lopsided.serving.completions import connect, is_loopback
 from lopsided.serving.local_answers import ASKED, answers_of, kind_of
 from lopsided.serving.probe_file import PROBE, Probe, read_probe
-from lopsided.serving.verdict import LOCAL_SLACK, SERVER_SLACK, Verdict, judge
+from lopsided.serving.verdict import LOCAL_SLACK, SERVER_SLACK, ProbeVerdict, judge
 
 # How often each prompt is asked: what differs from one answer to the next is the server's noise.
 REPEATS = 2
 
 
-def probe_folder(folder: Path, base: str | None = None) -> Verdict:
+def probe_folder(folder: Path, base: str | None = None) -> ProbeVerdict:
     """Ask an exported adapter's probe of stock PEFT on its base, in float32.
 
     Args:
@@ -50,7 +50,7 @@ def _check_model(probe: Probe, kind: str | None, vocabulary: int) -> None:
         )
 
 
-def probe_server(url: str, folder: Path, *, model: str | None = None, remote: bool = False) -> Verdict:
+def probe_server(url: str, folder: Path, *, model: str | None = None, remote: bool = False) -> ProbeVerdict:
     """Ask an exported adapter's probe of an OpenAI-compatible server, each prompt twice.
 
     Args:

@@ -29,7 +29,7 @@ LOCAL_SLACK = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class TokenScore:
     """The log p of one token in an answer.
 
     Args:
@@ -44,11 +44,11 @@ class Score:
 
 
 # To one prompt: of a causal model, its likeliest next tokens; of a classifier, its logits.
-Answer = Sequence[Score] | Sequence[float]
+Answer = Sequence[TokenScore] | Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ProbeVerdict:
     """What answers to a probe are.
 
     Args:
@@ -66,7 +66,7 @@ class Verdict:
     noise: float
 
 
-def judge(probe: Probe, answers: Sequence[Sequence[Answer]], *, slack: float, rounding: float) -> Verdict:
+def judge(probe: Probe, answers: Sequence[Sequence[Answer]], *, slack: float, rounding: float) -> ProbeVerdict:
     """Return what the answers are.
 
     Args:
@@ -88,7 +88,7 @@ def judge(probe: Probe, answers: Sequence[Sequence[Answer]], *, slack: float, ro
     }
     noise = math.hypot(_repeat_noise(answers), rounding)
     word, why = _word(distances, probe.difference, noise, max(slack, 4 * noise))
-    return Verdict(word=word, why=why, distances=distances, difference=probe.difference, noise=noise)
+    return ProbeVerdict(word=word, why=why, distances=distances, difference=probe.difference, noise=noise)
 
 
 def _word(distances: Mapping[Model, float], difference: float, noise: float, limit: float) -> tuple[Word, str]:
@@ -116,7 +116,9 @@ def _repeat_noise(answers: Sequence[Sequence[Answer]]) -> float:
 
 def _by_key(answer: Answer) -> dict[object, float]:
     return {
-        (score.id, score.text) if isinstance(score, Score) else at: score.value if isinstance(score, Score) else score
+        (score.id, score.text) if isinstance(score, TokenScore) else at: score.value
+        if isinstance(score, TokenScore)
+        else score
         for at, score in enumerate(answer)
     }
 
@@ -128,7 +130,7 @@ def _deviations(probe: Probe, prompt: Prompt, answer: Answer, model: Model) -> l
     known_ids, known_texts = {token.id: token for token in prompt.tokens}, by_text(prompt)
     deviations = []
     for score in answer:
-        assert isinstance(score, Score)
+        assert isinstance(score, TokenScore)
         token = known_texts.get(score.text or "") if score.id is None else known_ids.get(score.id)
         if token is not None:
             deviations.append(score.value - (token.base if model == "base" else token.adapter))
