@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lopsided.serving import export_adapter
 from tests.serving import llama_cpp
 from tests.serving.adapters import stock_lora, trained
-from tests.tiny_runs import VOCABULARY, word_tokenizer
+from tests.tiny_runs import word_tokenizer
 
 pytestmark = pytest.mark.more
 # llama.cpp's names of a Llama's modules.
@@ -46,7 +46,7 @@ def base(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=24,
-        vocab_size=len(VOCABULARY),
+        vocab_size=40,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     word_tokenizer("$A").save_pretrained(folder)
@@ -89,30 +89,24 @@ def as_llama_cpp_stores(matrix: np.ndarray, short: str) -> np.ndarray:
     return matrix.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def test_the_order_of_rows_is_the_one_of_converted_weights(tmp_path):
-    """The oracle above, held against what llama.cpp makes of a whole model's weights."""
-    folder = base(tmp_path / "llama")
-    convert("convert_lora_to_gguf.py", "--help")
-    model = load_file(folder / "model.safetensors")
-    delta = {name: torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for name, t in model.items()}
-    from lopsided.serving.lora_folder import write_lora
-    from lopsided.serving.lora_tensors import SavedUpdates
-    from lopsided.serving.low_rank import LowRankUpdate
-    from lopsided.serving.servers import SERVERS
+PERMUTE = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
+import torch
+from conversion.llama import LlamaModel
+weights = torch.arange(16.0 * 3).reshape(16, 3), torch.arange(8.0 * 3).reshape(8, 3)
+torch.save([LlamaModel.permute(weights[0], 4, 4), LlamaModel.permute(weights[1], 4, 2)], sys.argv[2])
+"""
 
-    key = "model.layers.0.self_attn.q_proj"
-    # ΔW as A = ΔW, B = I: what the converter does to rows of B is what it does to rows of a weight.
-    whole = LowRankUpdate(delta[f"{key}.weight"], torch.eye(16))
-    (tmp_path / "lora").mkdir()
-    updates = SavedUpdates(
-        layers={key: whole}, others={}, bases={}, what="", transposed=False, task_type="CAUSAL_LM",
-        modules_to_save=None, base=None, auto_mapping=None,
-    )  # fmt: skip
-    write_lora(tmp_path / "lora", updates, updates.layers, SERVERS["gguf"])
-    convert("convert_lora_to_gguf.py", tmp_path / "lora", "--base", folder, "--outfile", tmp_path / "a.gguf")
-    found, _ = tensors_in(tmp_path / "a.gguf")
-    product = found["blk.0.attn_q.weight.lora_b"] @ found["blk.0.attn_q.weight.lora_a"]
-    np.testing.assert_allclose(product, as_llama_cpp_stores(delta[f"{key}.weight"].numpy(), "attn_q"), atol=1e-6)
+
+def test_the_order_of_rows_is_the_one_that_llama_cpp_gives_to_weights(tmp_path):
+    """The oracle above, held against what llama.cpp makes of a whole model's weights of 4 heads and 2 of keys."""
+    out = tmp_path / "permuted.pt"
+    command = [sys.executable, "-c", PERMUTE, str(llama_cpp.sources()), str(out)]
+    subprocess.run(command, capture_output=True, timeout=300, check=True)
+    for short, rows, permuted in zip(("attn_q", "attn_k"), (16, 8), torch.load(out)):
+        weight = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+        np.testing.assert_array_equal(permuted.numpy(), as_llama_cpp_stores(weight, short))
 
 
 def test_what_is_refused_for_llama_cpp_would_come_out_wrong(tmp_path):

@@ -9,28 +9,37 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 import torch
 from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lopsided import LopsidedError
 from lopsided.serving import export_adapter, probe_folder, probe_server
 from lopsided.serving.completions import is_loopback
+from lopsided.serving.local_answers import TEXTS
 from lopsided.serving.probe_file import ListedToken, Probe, Prompt, read_probe
 from lopsided.serving.verdict import TokenScore, judge
 from tests.serving.adapters import base_of, stock_lora, trained
 from tests.serving.servers import FORMS, listening, serving
-from tests.tiny_runs import VOCABULARY, word_tokenizer
 
+WORDS = ["[UNK]", *(word for text in TEXTS[:4] for word in text.split()), *(f"w{n}" for n in range(40))]
 WIDE = LlamaConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=48,
-    vocab_size=len(VOCABULARY) + 40, initializer_range=0.3,
+    vocab_size=len(set(WORDS)), initializer_range=0.3,
 )  # fmt: skip
+
+
+def tokenizer():
+    """Words, one token each: more of them than a probe lists."""
+    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(dict.fromkeys(WORDS))}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="w39")
 
 
 def llama(folder, seed=0, config=WIDE):
     """A base whose next tokens differ as those of a trained model do, with a tokenizer."""
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
-    word_tokenizer("$A").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -63,9 +72,9 @@ def base_and_adapter(folder, exported, name="llama", **options):
     return scores_of(base, **options), scores_of(PeftModel.from_pretrained(adapted, str(exported)).eval(), **options)
 
 
-def text_of(folder):
-    tokenizer = word_tokenizer("$A")
-    return lambda token: tokenizer.decode([token])
+def text_of():
+    words = tokenizer()
+    return lambda token: words.decode([token])
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -74,13 +83,13 @@ def test_a_right_server_one_that_ignores_the_adapter_and_one_with_another_base(e
     folder, out = exported
     base, adapter = base_and_adapter(folder, out, rounded=rounded)
     other_base, other_adapter = base_and_adapter(folder, out, "other", rounded=rounded)
-    models = {"right": adapter, "ignoring": base, "other-base": other_base, "other-adapter": other_adapter}
-    with serving(models, form=form, text=text_of(folder)) as (url, asked):
-        words = {name: probe_server(url, out, model=name).word for name in models}
+    served = {"right": adapter, "ignoring": base, "other-base": other_base, "other-adapter": other_adapter}
+    with serving(served, form=form, text=text_of()) as (url, asked):
+        words = {name: probe_server(url, out, model=name).word for name in served}
     assert words == {"right": "adapter", "ignoring": "base", "other-base": "neither", "other-adapter": "neither"}
     prompts = len(read_probe(out / "probe.json").prompts)
     # Each prompt twice.
-    assert len(asked) == len(models) * prompts * 2
+    assert len(asked) == len(served) * prompts * 2
     assert {question["max_tokens"] for question in asked} == {1}
 
 
@@ -302,7 +311,7 @@ def test_a_probe_comes_back_as_it_was_written(exported, tmp_path):
     probe = read_probe(exported[1] / "probe.json")
     probe.write(tmp_path / "probe.json")
     assert read_probe(tmp_path / "probe.json") == probe
-    assert any(prompt.text is not None for prompt in probe.prompts) or all(prompt.ids for prompt in probe.prompts)
+    assert {prompt.text for prompt in probe.prompts} < set(TEXTS)
     # In float32 of bfloat16: some thousandths to hundredths of a nat.
     assert 0 < probe.rounding < probe.difference
 

@@ -24,7 +24,7 @@ from lopsided.serving.adapter_source import AdapterSource
 from lopsided.serving.probe_file import Kind, ListedToken, Probe, Prompt, root_mean_square
 from lopsided.serving.verdict import Answer, TokenScore
 
-# What a probe may ask: of these and of drawn tokens, those are taken on which adapter and base differ most.
+# What a probe may ask: those are taken on which adapter and base differ most.
 TEXTS = (
     "The capital of France is",
     "Question: What is 17 plus 25? Answer:",
@@ -103,7 +103,8 @@ def make_probe(source: AdapterSource, exported: Path, fingerprints: list[str] | 
     tokenizer = _tokenizer(source)
     model = put_adapter(base, exported, config, str(source.base)).eval()
     vocabulary = base.get_input_embeddings().num_embeddings
-    candidates = [*_texts(tokenizer, vocabulary), *((ids, None) for ids in _drawn(vocabulary))]
+    # Drawn tokens are unlike anything that a model has seen, and move it more by rounding: texts, where there are any.
+    candidates = list(_texts(tokenizer, vocabulary)) or [(ids, None) for ids in _drawn(vocabulary)]
     prompts = [_prompt(model, kind, ids, text, tokenizer) for ids, text in candidates]
     probe = Probe(kind=kind, base=str(source.base), rounding=0.0, prompts=tuple(prompts))
     prompts.sort(key=lambda prompt: dataclasses.replace(probe, prompts=(prompt,)).difference, reverse=True)
