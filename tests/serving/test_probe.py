@@ -252,7 +252,7 @@ def test_nobody_listens(exported):
         pass
     with pytest.raises(LopsidedError, match=r"does not answer: .*start it, or check the URL"):
         probe_server(url, exported[1], model="any")
-    for odd in ("http://", "ftp://127.0.0.1", "http://user:secret@127.0.0.1", "http://127.0.0.1/?a=b"):
+    for odd in ("http://", "http://[::1", "ftp://127.0.0.1", "http://user:secret@127.0.0.1", "http://127.0.0.1/?a=b"):
         with pytest.raises(LopsidedError, match=r"expected a URL as|is on another machine"):
             probe_server(odd, exported[1], model="any")
 

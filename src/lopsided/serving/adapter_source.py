@@ -21,6 +21,7 @@ from lopsided.models.adapter_base import base_skeleton, head_arguments, peft_con
 from lopsided.models.load import load_base, quiet
 from lopsided.runs import read_run
 from lopsided.runs.saved_forms import FORMS
+from lopsided.serving.export_record import read_record
 from lopsided.serving.lora_tensors import SavedUpdates
 from lopsided.serving.own_adapter import read_own
 from lopsided.serving.stock_adapter import read_fields, read_stock
@@ -90,7 +91,11 @@ class AdapterSource:
             LopsidedError: if it is not there.
         """
         with self._needing(use):
-            return base_skeleton(peft_config(self.folder), self._base_name(), **self._where)
+            return self._skeleton
+
+    @cached_property
+    def _skeleton(self) -> nn.Module:
+        return base_skeleton(peft_config(self.folder), self._base_name(), **self._where)
 
     def load(self) -> PreTrainedModel:
         """Load the base in float32, with a head of the saved one's size that starts the same each time.
@@ -137,8 +142,12 @@ def open_source(path: Path, base: str | None = None) -> AdapterSource:
         LopsidedError: if there is neither, or a run that ended early or trained no low-rank adapter.
     """
     if (path / ADAPTER_CONFIG).exists() or (path / ADAPTER_WEIGHTS).exists():
+        exported = read_record(path)
         noted = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
-        return AdapterSource(path, base or (noted if isinstance(noted, str) and noted else None), base is not None)
+        known = noted if isinstance(noted, str) and noted else None
+        # An export's record has the name that its caller knew, which may be newer than the adapter's.
+        known = exported.base if exported is not None else known
+        return AdapterSource(path, base or known, base is not None)
     run = read_run(path)
     if run is None or not run.is_finished:
         state = "no run and no adapter" if run is None else f"a run that is {run.status!r}"

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from lopsided.errors import LopsidedError, first_line
 from lopsided.files.untrusted import parse_json
@@ -53,7 +53,7 @@ def is_loopback(url: str) -> bool:
         >>> is_loopback("http://127.0.0.1:8000"), is_loopback("http://127.0.0.1.example.org")
         (True, False)
     """
-    host = urlsplit(url).hostname or ""
+    host = _parts(url).hostname or ""
     if host == "localhost":
         return True
     try:
@@ -101,7 +101,7 @@ class CompletionServer:
         if not scores:
             raise LopsidedError(
                 f"{self.url} answers without log-probabilities of tokens; expected choices[0].logprobs with "
-                f"top_logprobs or content; received {json.dumps(record)[:160]}; ask a server that has them"
+                f"top_logprobs or content; received {record!r:.160}; ask a server that has them"
             )
         return scores
 
@@ -117,20 +117,28 @@ def connect(url: str, model: str | None) -> CompletionServer:
         LopsidedError: if the URL is no plain one, the server does not answer, or serves several models and none is
             named.
     """
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
         raise LopsidedError(f"expected a URL as http://127.0.0.1:8000, got {url!r:.120}; correct it")
     if model is not None:
         return CompletionServer(url, model)
     data = _exchange(f"{_root(url)}/models", None).get("data")
-    names = [entry.get("id") for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-    names = [name for name in names if isinstance(name, str)]
+    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    names = [name for entry in entries if isinstance(name := entry.get("id"), str)]
     if len(names) != 1:
         shown = ", ".join(repr(name)[:60] for name in names[:8]) or "none"
         raise LopsidedError(
             f"{url} serves the models {shown}; name the one that the adapter is served under with --model"
         )
     return CompletionServer(url, names[0])
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    # Brackets that do not close, and the like.
+    except ValueError as error:
+        raise LopsidedError(f"expected a URL as http://127.0.0.1:8000, got {url!r:.120}; correct it") from error
 
 
 def _root(url: str) -> str:
@@ -140,7 +148,7 @@ def _root(url: str) -> str:
 
 def _exchange(address: str, question: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a server's JSON answer to a question, or to none, which is asked by GET."""
-    data = None if question is None else json.dumps(question).encode()
+    data = None if question is None else json.dumps(question, allow_nan=False).encode()
     request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     try:

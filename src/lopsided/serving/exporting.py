@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, unknown
@@ -24,6 +25,7 @@ from lopsided.serving.lora_tensors import SavedUpdates
 from lopsided.serving.probe_file import PROBE, Probe
 from lopsided.serving.servers import SERVERS, Server
 from lopsided.serving.stock_adapter import read_fields
+from lopsided.tuner.forward.plain_product import why_no_product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +155,10 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
         LopsidedError: for an adapter that is damaged, or that the server does not take.
     """
     updates = adapter.updates()
-    if updates.transposed is None:
-        updates = dataclasses.replace(
-            updates, transposed=_is_transposed(adapter, updates, needed=not server.transposed)
-        )
+    layers_of_base = _layers_of_base(adapter, updates, needed=updates.transposed is None and not server.transposed)
+    if updates.transposed is None and layers_of_base:
+        transposed = any(isinstance(layer, Conv1D) for layer in layers_of_base.values())
+        updates = dataclasses.replace(updates, transposed=transposed)
     server.check_modules(updates.layers, transposed=updates.transposed)
     server.check_others(updates.others)
     layers, change = fitted(updates, server, rank)
@@ -166,14 +168,15 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
         task_type=updates.task_type,
         write=lambda folder: write_lora(folder, updates, layers, server),
         fingerprints=updates.fingerprints,
-        notes=tuple(_rank_notes(updates, server, change)),
+        notes=(*_rank_notes(updates, server, change), *_merge_notes(layers_of_base)),
     )
 
 
-def _is_transposed(adapter: AdapterSource, updates: SavedUpdates, *, needed: bool) -> bool | None:
-    """Return whether the adapted layers store their weights as (d_in, d_out), which the base alone knows.
+def _layers_of_base(adapter: AdapterSource, updates: SavedUpdates, *, needed: bool) -> dict[str, nn.Module]:
+    """Return the adapted layers of the base without weights; {} where its configuration is not at hand.
 
-    PEFT corrects a configuration that says nothing of it, with a warning.
+    Without it, nobody knows whether they store their weights as (d_in, d_out): PEFT corrects a configuration that says
+    nothing of it, with a warning.
 
     Raises:
         LopsidedError: if that is needed, and the base's configuration is not at hand.
@@ -183,8 +186,18 @@ def _is_transposed(adapter: AdapterSource, updates: SavedUpdates, *, needed: boo
     except LopsidedError:
         if needed:
             raise
-        return None
-    return any(isinstance(modules.get(name), Conv1D) for name in updates.layers)
+        return {}
+    return {name: modules[name] for name in updates.layers if name in modules}
+
+
+def _merge_notes(layers: Mapping[str, nn.Module]) -> Iterator[str]:
+    reasons = {name: reason for name, layer in layers.items() if (reason := why_no_product(layer))}
+    if reasons:
+        [(name, reason), *others] = reasons.items()
+        more = f" and {len(others)} more layers" if others else ""
+        yield (
+            f"merging the exported adapter would change the function in {name}{more}: {reason}; keep it unmerged there"
+        )
 
 
 def _rank_notes(updates: SavedUpdates, server: Server, change: RankChange) -> Iterator[str]:

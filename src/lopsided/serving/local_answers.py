@@ -67,12 +67,10 @@ def answers_of(model: nn.Module, probe: Probe) -> list[list[Answer]]:
     said: list[list[Answer]] = []
     for prompt in probe.prompts:
         values = outputs(model, probe.kind, prompt.ids)
-        if probe.kind == "logits":
-            said.append([values.tolist()])
-        else:
-            top = values.topk(min(ASKED, len(values)))
-            pairs = zip(top.indices.tolist(), top.values.tolist())
-            said.append([[TokenScore(id=token, text=None, value=value) for token, value in pairs]])
+        # Of a classifier, all logits.
+        top = values.topk(min(ASKED, len(values)) if probe.kind == "causal" else len(values))
+        pairs = zip(top.indices.tolist(), top.values.tolist())
+        said.append([[TokenScore(id=each, text=None, value=value) for each, value in pairs]])
     return said
 
 

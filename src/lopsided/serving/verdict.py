@@ -30,12 +30,12 @@ LOCAL_SLACK = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScore:
-    """The log p of one token in an answer.
+    """The log p of one token in an answer, or the logit of one label.
 
     Args:
-        id: of the token; None where the server gives its text alone.
+        id: of the token or the label; None where the server gives its text alone.
         text: of the token; None where the server gives its id alone.
-        value: log p, in nats.
+        value: log p, in nats, or the logit.
     """
 
     id: int | None
@@ -43,8 +43,8 @@ class TokenScore:
     value: float
 
 
-# To one prompt: of a causal model, its likeliest next tokens; of a classifier, its logits.
-Answer = Sequence[TokenScore] | Sequence[float]
+# To one prompt: a causal model's likeliest next tokens, or a classifier's logits.
+Answer = Sequence[TokenScore]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,23 +114,17 @@ def _repeat_noise(answers: Sequence[Sequence[Answer]]) -> float:
     return root_mean_square(differences)
 
 
-def _by_key(answer: Answer) -> dict[object, float]:
-    return {
-        (score.id, score.text) if isinstance(score, TokenScore) else at: score.value
-        if isinstance(score, TokenScore)
-        else score
-        for at, score in enumerate(answer)
-    }
+def _by_key(answer: Answer) -> dict[tuple[int | None, str | None], float]:
+    return {(score.id, score.text): score.value for score in answer}
 
 
 def _deviations(probe: Probe, prompt: Prompt, answer: Answer, model: Model) -> list[float]:
     """Return answer minus expectation, for each token or logit of an answer."""
     if probe.kind == "logits":
-        return [float(value) - expected for value, expected in zip(answer, prompt.values(model))]  # type: ignore[arg-type]
+        return [score.value - prompt.values(model)[score.id or 0] for score in answer]
     known_ids, known_texts = {token.id: token for token in prompt.tokens}, by_text(prompt)
     deviations = []
     for score in answer:
-        assert isinstance(score, TokenScore)
         token = known_texts.get(score.text or "") if score.id is None else known_ids.get(score.id)
         if token is not None:
             deviations.append(score.value - (token.base if model == "base" else token.adapter))
