@@ -11,7 +11,7 @@ import lopsided
 from lopsided import METHODS, Chain, LopsidedError, Method, Orthonormal
 from lopsided.method import A, B, method_from_parts, method_named
 from lopsided.method.sketch import layer_seed
-from lopsided.testing import METHOD_CONTRACTS, check_method
+from lopsided.testing import METHOD_CONTRACTS, NETWORKS, check_method
 from tests.tiny import ADAPTERS
 
 NAMES = (
@@ -22,8 +22,9 @@ STUDY = "full lora lora_plus cola asym_b rac_b cla rcla c3la rc3la paca"
 
 @pytest.mark.parametrize("contract", METHOD_CONTRACTS, ids=lambda contract: contract.__name__)
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_contract(name, contract):
-    contract(METHODS[name])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_contract(name, contract, kind):
+    contract(METHODS[name], kind)
 
 
 def test_the_table_holds_the_designs_methods():

@@ -14,10 +14,11 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lopsided.errors import LopsidedWarning
+from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_folder
 from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
+from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
@@ -36,23 +37,26 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         The LoRA configuration that was written.
 
     Raises:
-        LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning, or several active ones.
+        LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning, or several active ones; if a
+            layer's LoRA adapter would be another function in stock PEFT.
     """
     name = adapter_name or single_active(model)
     assert isinstance(model, PeftModel)
     layers = layers_with(model, name)
+    _check_layers(layers)
     _warn_of_merges(layers)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for module, layer in layers.items():
-        A, B = _lora_factors(layer, name)
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = A, B
-        ranks[module.removeprefix("base_model.model.")] = len(A)
+        factors = layer.kind.as_lora(layer.base_layer, *_lora_factors(layer, name))
+        tensors |= {f"{module}.{factor}": tensor.contiguous() for factor, tensor in factors.items()}
+        ranks[module.removeprefix("base_model.model.")] = len(next(iter(factors.values())))
+    linear = [layer.kind for layer in layers.values() if isinstance(layer.kind, LinearKind)]
     ours = model.peft_config[name]
     config = plain_lora_config(
         ranks,
         _target_modules(model, ranks),
-        transposed=all(layer.transposed for layer in layers.values()),
+        transposed=bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear),
         modules_to_save=ours.modules_to_save,
         task_type=ours.task_type,
         base=ours.base_model_name_or_path,
@@ -62,6 +66,15 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(folder))
     return config
+
+
+def _check_layers(layers: Mapping[str, LopsidedLinear]) -> None:
+    for name, layer in layers.items():
+        if reason := layer.kind.why_no_lora(layer.base_layer):
+            raise LopsidedError(
+                f"{name} can't be a LoRA adapter: {reason}, so it would be another function; expected layers in which "
+                "both agree; merge the adapter into the model instead, with merge_and_unload"
+            )
 
 
 def _warn_of_merges(layers: Mapping[str, LopsidedLinear]) -> None:

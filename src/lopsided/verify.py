@@ -30,7 +30,7 @@ from lopsided.serving import SERVERS, probe_folder
 from lopsided.serving.adapter_source import open_source
 from lopsided.serving.export_record import RECORD as EXPORT_RECORD
 from lopsided.serving.export_record import ExportRecord, changed_files, read_record
-from lopsided.serving.own_adapter import read_own_file
+from lopsided.serving.own_file import read_own_file
 from lopsided.serving.probe_file import PROBE, read_probe
 from lopsided.serving.stock_adapter import read_fields, read_stock
 from lopsided.tuner import LopsidedConfig, layers_of
@@ -195,7 +195,7 @@ def _verify_export(folder: Path, record: ExportRecord) -> Checks:
     server, tensors, copied = SERVERS[record.server], _finite(weights_in(folder)), not record.errors
     if not copied:
         updates = read_stock(folder)
-        server.check_modules(updates.layers, transposed=updates.transposed)
+        server.check_modules(updates.layers, updates.shaped, transposed=updates.transposed)
         server.check_others(updates.others)
         tensors += f", factors of {len(updates.layers)} layers up to rank {updates.rank}"
         if updates.rank != record.rank or (server.one_rank and len({u.rank for u in updates.layers.values()}) != 1):

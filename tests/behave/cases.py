@@ -196,7 +196,7 @@ def oracle_weights(arch: str, model: PeftModel, names: Sequence[str]) -> dict[st
             for term in layer.terms(adapter, torch.device("cpu")) if adapter in layer.adapters else ():
                 A, B = term.dense()
                 product = layer.scaling[adapter] * (B.detach().double() @ A.detach().double())
-                weight = weight + (product.T if layer.transposed else product)
+                weight = weight + layer.kind.stored(product, weight.shape)
         weights[f"{key}.weight"] = weight.detach()
     for key, wrapper in heads_of(model).items():
         head = wrapper.modules_to_save[names[0]] if names else wrapper.original_module
@@ -218,7 +218,7 @@ def oracle_gradients(arch: str, model: PeftModel, names: Sequence[str] = ("defau
             *_, current = layer.terms(adapter, torch.device("cpu"))
             A, B = (factor.detach().double().requires_grad_() for factor in current.dense())
             product = layer.scaling[adapter] * (B @ A)
-            product = product.T if layer.transposed else product
+            product = layer.kind.stored(product, layer.base_layer.weight.shape)
             # Its value is in the weight already; only its gradient is wanted.
             weights[key] = weights[key] + product - product.detach()
             factors[name, adapter] = (A, B)

@@ -19,7 +19,7 @@ METHODS_EACH = pytest.mark.parametrize("method", tiny.ADAPTERS)
 def dense(layer: LopsidedLinear, x: torch.Tensor, name: str = "default") -> torch.Tensor:
     """One layer in float64 with its terms written out; its base weight must be the original one."""
     weight = layer.base_layer.weight.detach().double()
-    weight = weight.T if layer.transposed else weight
+    weight = layer.kind.matrix(weight)
     for term in layer.terms(name, torch.device("cpu")):
         A, B = term.dense()
         weight = weight + layer.scaling[name] * (B.detach().double() @ A.detach().double())

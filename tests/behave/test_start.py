@@ -55,7 +55,7 @@ def test_the_function_is_that_of_the_dense_matrices(arch, method):
     for layer in layers_of(model).values():
         dense = sum(B @ A for A, B in (term.dense() for term in layer.terms("default", torch.device("cpu"))))
         delta = layer.get_delta_weight("default")
-        assert_near(delta.T if layer.transposed else delta, layer.scaling["default"] * dense)
+        assert_near(layer.kind.matrix(delta), layer.scaling["default"] * dense)
 
 
 @everywhere()

@@ -66,7 +66,8 @@ def test_an_export_from_a_folder_is_what_to_lora_writes(tmp_path):
     assert live.keys() == file.keys()
     assert all(torch.equal(live[name], file[name]) for name in live)
     one, other = (json.loads((tmp_path / each / "adapter_config.json").read_text()) for each in ("live", "file"))
-    assert set(one.pop("modules_to_save")) == set(other.pop("modules_to_save"))
+    for names in ("modules_to_save", "target_modules"):
+        assert set(one.pop(names)) == set(other.pop(names))
     assert one == other
 
 
@@ -302,12 +303,16 @@ def test_llama_cpps_converter_would_transpose_what_is_transposed(tmp_path):
     saved, _ = trained("cla", "gpt2", tmp_path)
     with pytest.raises(LopsidedError, match="transposes the factors of layers that store their weights as"):
         export_adapter(saved, tmp_path / "out", server="gguf", probe=False)
-    # Square layers alone: only the base can tell.
+    # Square layers, whose shape says nothing; files from before kinds were noted leave it to the base.
     square, _ = trained("lora", "gpt2", tmp_path, target_modules=["attn.c_proj"])
-    with pytest.raises(LopsidedError, match="transposes the factors"):
-        export_adapter(square, tmp_path / "out", server="gguf", probe=False)
+    config = json.loads((square / "adapter_config.json").read_text())
+    assert set(config["kinds"].values()) == {"Conv1D"}
+    for noted in (config["kinds"], None):
+        (square / "adapter_config.json").write_text(json.dumps({**config, "kinds": noted}))
+        with pytest.raises(LopsidedError, match="transposes the factors"):
+            export_adapter(square, tmp_path / "out", server="gguf", probe=False)
     shutil.rmtree(tmp_path / "gpt2")
-    with pytest.raises(LopsidedError, match="is not at hand"):
+    with pytest.raises(LopsidedError, match="is needed for how its layers store their weights, and is not at hand"):
         export_adapter(square, tmp_path / "out", server="gguf", probe=False)
 
 
@@ -451,3 +456,26 @@ def test_a_base_of_another_size_is_seen_by_its_shapes(tmp_path):
         LopsidedError, match="the base is another one: the adapter was saved on 2 weights of shape 16x24"
     ):
         export_adapter(saved, tmp_path / "lora", base=str(tmp_path / "wide"), probe=False)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "embedding"])
+@pytest.mark.parametrize("name", ["c3la", "rac_a", "cola"])
+def test_layers_that_are_not_linear_go_to_peft_alone_and_take_the_bases_configuration(kind, name, tmp_path):
+    if kind == "convolution":
+        saved, logits = trained(name, "vit", tmp_path, target_modules=["projection", "q_proj"])
+        model, what = "vit", "lora_A.weight"
+    else:
+        saved, logits = trained(name, "llama", tmp_path, target_modules=["embed_tokens", "q_proj"])
+        model, what = "llama", "lora_embedding_A"
+    export_adapter(saved, tmp_path / "lora", probe=False)
+    tensors = load_file(tmp_path / "lora" / FILE)
+    assert any(key.endswith(what) and ("projection" in key or "embed" in key) for key in tensors)
+    close(with_peft(model, tmp_path / model, tmp_path / "lora"), logits)
+    # Truncated to the rank that there is: the same function, in the same form.
+    export_adapter(saved, tmp_path / "again", rank=6, probe=False)
+    close(with_peft(model, tmp_path / model, tmp_path / "again"), logits)
+    with pytest.raises(LopsidedError, match="exports to vLLM are of linear layers; got"):
+        export_adapter(saved, tmp_path / "out", server="vllm", probe=False)
+    shutil.rmtree(tmp_path / model)
+    with pytest.raises(LopsidedError, match="is not at hand"):
+        export_adapter(saved, tmp_path / "out", probe=False)

@@ -353,7 +353,7 @@ class Machine(RuleBasedStateMachine):
                 layer = self.layers[name]
                 if self.enabled and layer.base_weight.written:
                     found = layer.base_weight.original()
-                    weight = weight.T if layer.transposed else weight
+                    weight = layer.kind.matrix(weight)
             assert torch.equal(bits(found), bits(weight)), f"{name}: W0 has changed"
         shared = self.model.get_submodule("base_model.model.embed").weight
         assert shared is self.weight("out"), "the tied pair came apart"
@@ -365,7 +365,7 @@ class Machine(RuleBasedStateMachine):
         generator = torch.Generator().manual_seed(1)
         for name, layer in self.layers.items():
             W0 = self.W0[name].double()
-            W0 = W0.T if layer.transposed else W0
+            W0 = layer.kind.matrix(W0)
             x = torch.randn(3, W0.shape[1], generator=generator).to(self.dtype)
             # As PEFT has it, a layer with merged adapters computes those, and another one what is active.
             merged = [adapter for adapter in self.merged if adapter in layer.adapters]

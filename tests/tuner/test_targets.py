@@ -136,15 +136,15 @@ def test_get_peft_model_works_as_well_as_adapt():
 class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(5, 4)
-        self.conv = nn.Conv1d(4, 4, 1)
+        self.bag = nn.EmbeddingBag(5, 4)
+        self.conv = nn.ConvTranspose1d(4, 4, 1)
         self.attention = nn.MultiheadAttention(4, 2)
         self.small = nn.Linear(4, 4)
 
 
 @pytest.mark.parametrize(
     ("target", "kind"),
-    [("embed", "Embedding"), ("conv", "Conv1d"), ("attention.out_proj", "NonDynamicallyQuantizableLinear")],
+    [("bag", "EmbeddingBag"), ("conv", "ConvTranspose1d"), ("attention.out_proj", "NonDynamicallyQuantizableLinear")],
 )
 def test_other_layers_are_refused_by_name(target, kind):
     with pytest.raises(LopsidedError, match=rf"{target} is a {kind}.*supported: torch.nn.Linear") as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, unknown
 from lopsided.files.atomic import atomic_folder, write_text
@@ -22,10 +21,12 @@ from lopsided.serving.export_record import check_replaceable, write_record
 from lopsided.serving.local_answers import make_probe
 from lopsided.serving.lora_folder import RankChange, error_at, fitted, write_lora
 from lopsided.serving.lora_tensors import SavedUpdates
+from lopsided.serving.own_adapter import all_transposed
 from lopsided.serving.probe_file import PROBE, Probe
 from lopsided.serving.servers import SERVERS, Server
 from lopsided.serving.stock_adapter import read_fields
 from lopsided.tuner.forward.plain_product import why_no_product
+from lopsided.tuner.kinds import kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +158,9 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
     updates = adapter.updates()
     layers_of_base = _layers_of_base(adapter, updates, needed=updates.transposed is None and not server.transposed)
     if updates.transposed is None and layers_of_base:
-        transposed = any(isinstance(layer, Conv1D) for layer in layers_of_base.values())
-        updates = dataclasses.replace(updates, transposed=transposed)
-    server.check_modules(updates.layers, transposed=updates.transposed)
+        kinds = [kind_of(layer) for layer in layers_of_base.values()]
+        updates = dataclasses.replace(updates, transposed=all_transposed(kinds))
+    server.check_modules(updates.layers, updates.shaped, transposed=updates.transposed)
     server.check_others(updates.others)
     layers, change = fitted(updates, server, rank)
     return _Contents(

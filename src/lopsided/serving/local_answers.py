@@ -11,7 +11,6 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
 from lopsided.files.fingerprint import check_base, fingerprint
@@ -23,6 +22,7 @@ from lopsided.runs.memory import memory_free
 from lopsided.serving.adapter_source import AdapterSource
 from lopsided.serving.probe_file import Kind, ListedToken, Probe, Prompt, root_mean_square
 from lopsided.serving.verdict import Answer, TokenScore
+from lopsided.tuner.kinds import kind_of
 
 # What a probe may ask: those are taken on which adapter and base differ most.
 TEXTS = (
@@ -42,7 +42,7 @@ PROMPTS = 6
 LISTED, ASKED = 20, 5
 
 
-def kind_of(model: nn.Module) -> Kind | None:
+def answer_kind(model: nn.Module) -> Kind | None:
     """Return what a model answers to token ids: the next token, or logits; None for what a probe does not know."""
     names = [kind.__name__ for kind in type(model).__mro__]
     if any(name.endswith(GENERATES) for name in names) and not model.config.is_encoder_decoder:  # type: ignore[union-attr]
@@ -92,7 +92,7 @@ def make_probe(source: AdapterSource, exported: Path, fingerprints: list[str] | 
     base: Any = source.load()
     config = peft_config(exported)
     _check_base(base, config, fingerprints)
-    kind = kind_of(base)
+    kind = answer_kind(base)
     if kind is None:
         raise LopsidedError(
             f"a probe needs a causal model or a classifier of texts; the base is a {type(base).__name__}; export with "
@@ -125,9 +125,9 @@ def _check_base(base: nn.Module, config: PeftConfig, fingerprints: list[str] | N
     if fingerprints is None:
         return
     adapted = {
-        name: fingerprint(module.weight.T if isinstance(module, Conv1D) else module.weight)
+        name: fingerprint(kind.matrix(module.weight.data))
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and check_target_module_exists(config, name)
+        if (kind := kind_of(module)) is not None and check_target_module_exists(config, name)
     }
     check_base(fingerprints, adapted, hint="--no-probe")
 

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lopsided.export import plain_lora_config
+from lopsided.files.atomic import write_json
 from lopsided.files.manifest import PEFT_PREFIX
-from lopsided.files.untrusted import ADAPTER_WEIGHTS
+from lopsided.files.untrusted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 from lopsided.serving.lora_tensors import SavedUpdates
 from lopsided.serving.low_rank import LowRankUpdate, relative
 from lopsided.serving.servers import Server
@@ -91,13 +92,16 @@ def write_lora(folder: Path, updates: SavedUpdates, layers: Mapping[str, LowRank
         layers: the updates at the ranks to write, of modules that the server takes.
     """
     tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     for name, update in layers.items():
-        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = update.A
-        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = update.B
+        factors = updates.factors(name, update)
+        tensors |= {f"{PEFT_PREFIX}{name}.{what}": factor.contiguous() for what, factor in factors.items()}
+        # Of a convolution in groups it is a multiple of the update's.
+        ranks[name] = len(next(iter(factors.values())))
     others = {**updates.others, **(updates.bases if server.heads else {})}
     tensors |= {name: tensor.contiguous() for name, tensor in others.items()}
     config = plain_lora_config(
-        {name: update.rank for name, update in layers.items()},
+        ranks,
         _target_modules(list(layers), expression=server.expression),
         transposed=bool(updates.transposed),
         # PEFT adds the names that it knows for a task at every load.
@@ -108,6 +112,12 @@ def write_lora(folder: Path, updates: SavedUpdates, layers: Mapping[str, LowRank
     config.auto_mapping = updates.auto_mapping
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
+    # PEFT keeps names in a set, whose order differs from one process to the next.
+    written = read_json(folder / ADAPTER_CONFIG)
+    names = written["target_modules"]
+    write_json(
+        folder / ADAPTER_CONFIG, {**written, "target_modules": names if isinstance(names, str) else sorted(names)}
+    )
 
 
 def _target_modules(names: list[str], *, expression: bool) -> list[str] | str:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lopsided.serving.low_rank import LowRankUpdate
+from lopsided.tuner.kinds import LayerKind
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedLayer:
+    """A layer of the base, which may be without weights, and its kind."""
+
+    kind: LayerKind
+    base: nn.Module
+
+    def factors(self, update: LowRankUpdate) -> dict[str, Tensor]:
+        """Return ΔW as PEFT holds it, by what follows the module's name."""
+        return self.kind.as_lora(self.base, update.A, update.B)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +32,8 @@ class SavedUpdates:
         others: trained tensors next to them, as a task's head, by their names in a file of PEFT's.
         bases: base weights that PEFT has saved along, by the same names; every base has them itself.
         what: the adapter in a few words, for people.
-        transposed: whether the modules store their weights as (d_in, d_out); None where that is not known.
+        transposed: whether the linear layers store their weights as (d_in, d_out); None where that is not known.
+        shaped: the layers that are not linear, as convolutions, by module: PEFT holds their factors in another form.
         task_type, modules_to_save, base, auto_mapping: as in the adapter's configuration.
         fingerprints: of the modules' base weights, in the model's order; None where nobody noted them.
     """
@@ -33,7 +47,14 @@ class SavedUpdates:
     modules_to_save: list[str] | None
     base: str | None
     auto_mapping: dict[str, str] | None
-    fingerprints: list[str] | None = field(default=None)
+    shaped: Mapping[str, ShapedLayer] = field(default_factory=dict)
+    fingerprints: list[str] | None = None
+
+    def factors(self, name: str, update: LowRankUpdate) -> dict[str, Tensor]:
+        """Return an update of a module as PEFT holds it, by what follows the module's name."""
+        if name in self.shaped:
+            return self.shaped[name].factors(update)
+        return {"lora_A.weight": update.A, "lora_B.weight": update.B}
 
     @property
     def rank(self) -> int:

@@ -14,96 +14,29 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_line
-from lopsided.files.manifest import KEY, PEFT_PREFIX, Manifest, unseal
-from lopsided.files.patterns import check_patterns
-from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, weights_in
-from lopsided.finite import check_finite
+from lopsided.files.untrusted import ADAPTER_CONFIG
 from lopsided.method import Method
 from lopsided.method.sketch import Stored
-from lopsided.serving.lora_tensors import SavedUpdates, split_bases
+from lopsided.serving.lora_tensors import SavedUpdates, ShapedLayer, split_bases
 from lopsided.serving.low_rank import LowRankUpdate
-from lopsided.tuner import LopsidedConfig
+from lopsided.serving.own_file import OwnFile, read_own_file
 from lopsided.tuner.adapter import Adapter
+from lopsided.tuner.kinds import LayerKind, kind_of
+from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
 from lopsided.tuner.packing import check_complete, unpack
-from lopsided.tuner.state_modules import parse_key
 
 Widths = tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class OwnFile:
-    """The checked content of a saved adapter's folder.
-
-    Args:
-        config: its configuration.
-        manifest: its hashes; None for a file of version 0.1.0 or one whose manifest was dropped.
-        is_pefts: whether the manifest lies where PEFT's loader finds it.
-        tensors: by their names in the file.
-        layers: by module, what each holds, by what it is.
-        others: by their names in the file.
-    """
-
-    config: LopsidedConfig
-    manifest: Manifest | None
-    is_pefts: bool
-    tensors: Mapping[str, Tensor]
-    layers: Mapping[str, Mapping[str, Tensor]]
-    others: Mapping[str, Tensor]
-
-    @property
-    def link(self) -> int:
-        """The link that the adapter stands at."""
-        links = (kinds["checksum"].numel() for kinds in self.layers.values() if "checksum" in kinds)
-        return max(links, default=1) - 1
-
-
-def read_own_file(folder: Path) -> OwnFile:
-    """Read a saved adapter's folder after every check that needs no base.
-
-    Raises:
-        LopsidedError: for what is damaged, not ours, or contradicts itself.
-    """
-    config = LopsidedConfig.from_pretrained(str(folder))
-    weights = weights_in(folder)
-    with open_tensors(weights):
-        saved = load_file(weights)
-    manifest, tensors = unseal(saved)
-    if manifest is not None:
-        manifest.check_tensors(tensors)
-    layers: dict[str, dict[str, Tensor]] = {}
-    others = {}
-    for name, tensor in tensors.items():
-        place = parse_key(name.removeprefix(PEFT_PREFIX))
-        if place is None:
-            others[name] = tensor
-        else:
-            layers.setdefault(place[0], {})[place[1]] = tensor
-    if not layers:
-        raise LopsidedError(f"{folder} holds no tensors of an adapter of lopsided; get the folder again")
-    check_patterns(config.patterns(), sorted(layers))
-    if manifest is not None:
-        manifest.check_owner(config.as_method(), map(config.rank_and_scale, sorted(layers)), ADAPTER_CONFIG)
-    for name, tensor in tensors.items():
-        check_finite(name, tensor, fix="go back to an earlier save")
-    return OwnFile(
-        config=config,
-        manifest=manifest,
-        is_pefts=f"{PEFT_PREFIX}{KEY}" in saved,
-        tensors=tensors,
-        layers={module: layers[module] for module in sorted(layers)},
-        others=others,
-    )
+# The kinds whose factors are the matrices themselves.
+LINEAR = (LinearKind.word, TransposedKind.word)
 
 
 def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[], nn.Module]) -> SavedUpdates:
@@ -123,14 +56,16 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
             f"{folder} was saved without a manifest, so damage to it can't be seen", LopsidedWarning, stacklevel=2
         )
     config, method = file.config, _without_needless_draws(file.config.as_method())
-    sketch = method.sketch
-    layers: Mapping[str, LowRankUpdate]
-    transposed: bool | None
+    sketch, kinds = method.sketch, config.kinds
+    # What PEFT holds in another form takes the layer itself.
+    shaped = [module for module, word in (kinds or {}).items() if word not in LINEAR and module in file.layers]
+    alone, modules = None, {}
     if sketch is not None and sketch.reads_weight and not sketch.stored:
-        layers, transposed = _updates_on(base(), file, method)
-    else:
-        alone = _updates_of_files(file, method)
-        layers, transposed = (alone, None) if alone is not None else _updates_on(skeleton(), file, method)
+        modules = _modules_of(base(), file)
+    elif shaped or (alone := _updates_of_files(file, method)) is None:
+        modules = _modules_of(skeleton(), file)
+    layers = alone if alone is not None else _updates_on(modules, file, method)
+    _check_known(file)
     others, bases = split_bases(file.others)
     chain = f", link {file.link}" if method.chain is not None else ""
     return SavedUpdates(
@@ -138,7 +73,8 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
         others=others,
         bases=bases,
         what=f"{config.method}, r={config.r}{chain}",
-        transposed=transposed,
+        transposed=_is_transposed(file, modules),
+        shaped={module: modules[module] for module in modules if modules[module].kind.word not in LINEAR},
         task_type=config.task_type,
         modules_to_save=config.modules_to_save,
         base=config.base_model_name_or_path,
@@ -252,55 +188,81 @@ def _fitting(file: OwnFile, method: Method, module: str, pairs: Sequence[Widths]
         raise wrong
 
 
-def _updates_on(model: nn.Module, file: OwnFile, method: Method) -> tuple[dict[str, LowRankUpdate], bool]:
-    """Return each layer's update with the widths, and where they are there the weights, of its base.
-
-    Also whether the base stores weights transposed.
+def _modules_of(model: nn.Module, file: OwnFile) -> dict[str, ShapedLayer]:
+    """Return the adapted layers of a base.
 
     Raises:
-        LopsidedError: if the base has no such linear layer, or others than the fingerprints say, or its tensors do not
-            fit it.
+        LopsidedError: if it has no such layer, or others than the fingerprints say, or one in which stock PEFT's LoRA
+            would compute something else.
     """
     modules = dict(model.named_modules())
     layers = {}
     for name in file.layers:
         module = modules.get(name)
-        if not isinstance(module, nn.Linear | Conv1D):
+        kind = None if module is None else kind_of(module)
+        if module is None or kind is None:
             got = "no module" if module is None else f"a {type(module).__name__}"
             raise LopsidedError(
-                f"the base has {got} named {name}, expected a linear layer, which the adapter is on; name the base "
-                "that it was trained on with --base"
+                f"the base has {got} named {name}, expected a layer, which the adapter is on; name the base that it "
+                "was trained on with --base"
             )
-        layers[name] = module
-    shapes = {name: _shape_of(module) for name, module in layers.items()}
-    _check_noted(file, shapes.values())
-    updates = {
-        name: _update(file, method, name, file.layers[name], shapes[name], _weight_of(module))
-        for name, module in layers.items()
-    }
-    return updates, any(isinstance(module, Conv1D) for module in layers.values())
-
-
-def _check_noted(file: OwnFile, shapes: Iterable[Widths]) -> None:
-    """Raise for a base whose weights have other shapes than the fingerprints say, as one of another size."""
-    noted, found = Counter(map(_shape_in, file.config.base or ())), Counter(shapes)
+        if reason := kind.why_no_lora(module):
+            raise LopsidedError(
+                f"{name} can't be a LoRA adapter: {reason}, so it would be another function; expected layers in which "
+                "both agree; merge the adapter into the model instead, with merge_and_unload"
+            )
+        layers[name] = ShapedLayer(kind, module)
+    noted = Counter(map(_shape_in, file.config.base or ()))
+    found = Counter(layer.kind.widths(layer.base) for layer in layers.values())
     if noted and found != noted:
         odd = min((noted - found) or (found - noted))
         raise LopsidedError(
             f"the base is another one: the adapter was saved on {noted[odd]} weights of shape {odd[0]}x{odd[1]}, this "
             f"base has {found[odd]} in the same layers; name the base that it was trained on with --base"
         )
+    return layers
 
 
-def _shape_of(module: nn.Linear | Conv1D) -> Widths:
-    """Return (d_out, d_in)."""
-    rows, columns = module.weight.shape
-    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+def _updates_on(modules: Mapping[str, ShapedLayer], file: OwnFile, method: Method) -> dict[str, LowRankUpdate]:
+    """Return each layer's update with the widths, and where they are there the weights, of its base.
+
+    Raises:
+        LopsidedError: if its tensors do not fit it.
+    """
+    return {
+        name: _update(file, method, name, file.layers[name], layer.kind.widths(layer.base), _weight_of(layer))
+        for name, layer in modules.items()
+    }
 
 
-def _weight_of(module: nn.Linear | Conv1D) -> np.ndarray | None:
+def _weight_of(layer: ShapedLayer) -> np.ndarray | None:
     """Return W0 as (d_out, d_in); None where it has no numbers."""
-    if module.weight.is_meta:
+    weight = layer.base.weight
+    assert isinstance(weight, Tensor)
+    return None if weight.is_meta else layer.kind.matrix(weight.detach()).float().cpu().numpy()
+
+
+def _is_transposed(file: OwnFile, modules: Mapping[str, ShapedLayer]) -> bool | None:
+    """Return whether the linear layers store their weights as (d_in, d_out); None where nobody says."""
+    if modules:
+        return all_transposed([layer.kind for layer in modules.values()])
+    if file.config.kinds is None:
         return None
-    weight = module.weight.detach().float().cpu()
-    return (weight.T if isinstance(module, Conv1D) else weight).numpy()
+    words = [file.config.kinds.get(module, LinearKind.word) for module in file.layers]
+    return TransposedKind.word in words and LinearKind.word not in words
+
+
+def all_transposed(kinds: Sequence[LayerKind | None]) -> bool:
+    """Return whether some layers of these kinds are linear, and all of those store their weights as (d_in, d_out)."""
+    linear = [kind for kind in kinds if isinstance(kind, LinearKind)]
+    return bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear)
+
+
+def _check_known(file: OwnFile) -> None:
+    """Raise for trained tensors that an export's configuration would not name, so that PEFT would pass over them."""
+    odd = [name for name in sorted(file.others) if ".trainable_tokens" in name or name.endswith(".base_layer.bias")]
+    if odd:
+        raise LopsidedError(
+            f"the adapter holds {odd[0]}, which an export from files does not carry over; expected factors and whole "
+            "modules; load it and export it with lopsided.to_lora"
+        )

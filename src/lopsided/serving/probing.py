@@ -8,7 +8,7 @@ from lopsided.errors import LopsidedError
 from lopsided.models.adapter_base import peft_config, put_adapter
 from lopsided.serving.adapter_source import open_source
 from lopsided.serving.completions import connect, is_loopback
-from lopsided.serving.local_answers import ASKED, answers_of, kind_of
+from lopsided.serving.local_answers import ASKED, answer_kind, answers_of
 from lopsided.serving.probe_file import PROBE, Probe, read_probe
 from lopsided.serving.verdict import LOCAL_SLACK, SERVER_SLACK, ProbeVerdict, judge
 
@@ -32,7 +32,7 @@ def probe_folder(folder: Path, base: str | None = None) -> ProbeVerdict:
         raise LopsidedError(f"{folder} holds an adapter of type {source.kind}, expected an export; export it first")
     source.check_fields()
     model = source.load()
-    _check_model(probe, kind_of(model), model.get_input_embeddings().num_embeddings)
+    _check_model(probe, answer_kind(model), model.get_input_embeddings().num_embeddings)
     adapted = put_adapter(model, folder, peft_config(folder), str(source.base)).eval()
     return judge(probe, answers_of(adapted, probe), slack=LOCAL_SLACK, rounding=0.0)
 

@@ -22,6 +22,7 @@ class Server:
         rank_option: that option, with "{rank}".
         one_rank: whether it reads one rank and one scale for all layers, so that layers of several ranks would be
             scaled wrongly, or refused. Exports to it have one rank, and a scale of 1.
+        shaped: whether it takes adapters on layers that are not linear.
         heads: whether it takes trained modules next to the factors: a task's head, embeddings, biases.
         transposed: whether it takes adapters on layers that store W as (d_in, d_out), as GPT-2's do.
         expression: whether `target_modules` may be a regular expression.
@@ -35,6 +36,7 @@ class Server:
     default_rank: int | None = None
     rank_option: str = ""
     one_rank: bool = True
+    shaped: bool = False
     heads: bool = False
     transposed: bool = True
     expression: bool = True
@@ -76,17 +78,22 @@ class Server:
                 f"{self.title} can be started for ranks {listed}, got --rank {rank}; choose one of them"
             )
 
-    def check_modules(self, names: Iterable[str], *, transposed: bool | None) -> None:
+    def check_modules(self, names: Iterable[str], shaped: Iterable[str], *, transposed: bool | None) -> None:
         """Raise for adapted modules that the server does not take.
 
         Args:
             names: of the adapted modules.
+            shaped: of those that are not linear layers.
             transposed: whether they store their weights as (d_in, d_out); None where that is not known.
 
         Raises:
             LopsidedError: naming one of them.
         """
-        names = list(names)
+        names, others = list(names), list(shaped)
+        if others and not self.shaped:
+            raise LopsidedError(
+                f"exports to {self.title} are of linear layers; got {others[0]}, which is another kind; {self.without}"
+            )
         unknown = [name for name in names if self.modules is not None and name.rpartition(".")[2] not in self.modules]
         if unknown:
             assert self.modules is not None
@@ -115,7 +122,7 @@ class Server:
 
 
 SERVERS: Mapping[str, Server] = {
-    "peft": Server(title="PEFT", one_rank=False, heads=True),
+    "peft": Server(title="PEFT", one_rank=False, shaped=True, heads=True),
     "vllm": Server(
         title="vLLM",
         ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),

@@ -37,9 +37,9 @@ READ = {
         "inference_mode",
     ),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "fan_in_fan_out"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),
-    *("ensure_weight_tying", "trainable_token_indices", "megatron_core", "qalora_group_size"),
+    *("megatron_core", "qalora_group_size"),
 }
 # Starts of A and B that leave the base weights as they are.
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -119,6 +119,11 @@ def read_stock(folder: Path) -> SavedUpdates:
     layers = {module: _update(weights, fields, module, factors[module]) for module in sorted(factors)}
     if not layers:
         raise LopsidedError(f"{weights} holds no lora_A.weight; expected factors of linear layers; get it again")
+    if unread := [name for name in sorted(others) if ".lora_" in name]:
+        raise LopsidedError(
+            f"{weights} holds {unread[0]}, of an adapter on another kind of layer than a linear one; export it --for "
+            "peft without --rank, which copies it"
+        )
     trained, bases = split_bases(others)
     return SavedUpdates(
         layers=layers,

@@ -1,7 +1,7 @@
 """What every method and every sketch must do: the library's own tests, published for users' own.
 
-`check_method` puts a method on a small network of a `Linear` and a `Conv1D` and tries each contract of
-`METHOD_CONTRACTS`; `check_sketch` does the same for `SKETCH_CONTRACTS`. A broken contract is an `AssertionError`
+`check_method` puts a method on small networks of each kind of layer, and tries each contract of
+`METHOD_CONTRACTS` there; `check_sketch` does the same for `SKETCH_CONTRACTS`. A broken contract is an `AssertionError`
 that says which one.
 """
 
@@ -14,11 +14,12 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.method.sketch import Sketch
 from lopsided.testing.method_contracts import METHOD_CONTRACTS
-from lopsided.testing.network import Net, adapted, network, optimizer_of, take_steps
+from lopsided.testing.network import NETWORKS, Net, adapted, network, optimizer_of, take_steps
 from lopsided.testing.sketch_contracts import SKETCH_CONTRACTS
 
 __all__ = [
     "METHOD_CONTRACTS",
+    "NETWORKS",
     "SKETCH_CONTRACTS",
     "Net",
     "adapted",
@@ -43,7 +44,8 @@ def check_method(method: Method) -> None:
     """
     if not method.is_adapter:
         raise LopsidedError(f"method {method.name!r} trains {method.train!r}; expected an adapter method")
-    _try(METHOD_CONTRACTS, method, method.name)
+    for kind in NETWORKS:
+        _try(METHOD_CONTRACTS, f"{method.name} on {kind} layers", method, kind)
 
 
 def check_sketch(sketch: Sketch) -> None:
@@ -56,12 +58,12 @@ def check_sketch(sketch: Sketch) -> None:
         >>> from lopsided import Orthonormal
         >>> check_sketch(Orthonormal())
     """
-    _try(SKETCH_CONTRACTS, sketch, str(sketch))
+    _try(SKETCH_CONTRACTS, str(sketch), sketch)
 
 
-def _try(contracts: Sequence[Callable[[Any], None]], subject: Any, name: str) -> None:
+def _try(contracts: Sequence[Callable[..., None]], name: str, *subject: Any) -> None:
     for contract in contracts:
         try:
-            contract(subject)
+            contract(*subject)
         except AssertionError as error:
             raise AssertionError(f"{name}, {contract.__name__}: {error}") from error

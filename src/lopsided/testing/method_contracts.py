@@ -1,4 +1,8 @@
-"""What every adapter method must do, on a small network. A broken contract is an `AssertionError`."""
+"""What every adapter method must do, on a small network of each kind of layer.
+
+A contract takes the method and the kind of the layers, one of `lopsided.testing.network.NETWORKS`. A broken one is an
+`AssertionError`.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,16 @@ from lopsided.testing.network import RANK, adapted, network, optimizer_of, take_
 from lopsided.tuner import layers_of
 
 
-def starts_as_the_base(method: Method) -> None:
+def starts_as_the_base(method: Method, kind: str = "linear") -> None:
     """Check that a new adapter does not change the function."""
-    base, x = network()
+    base, x = network(kind=kind)
     expected = base(x)
     assert torch.equal(adapted(method, base)(x), expected), "a new adapter must not change the function"
 
 
-def moves_only_what_it_trains(method: Method) -> None:
+def moves_only_what_it_trains(method: Method, kind: str = "linear") -> None:
     """Check that training moves the trained factors and the head, and neither the base nor the sketch."""
-    base, x = network()
+    base, x = network(kind=kind)
     model = adapted(method, base)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     sketches = {name: copy.deepcopy(layer.frozen) for name, layer in layers_of(model).items()}
@@ -41,9 +45,9 @@ def moves_only_what_it_trains(method: Method) -> None:
             assert _same(frozen.sketch, sketches[name][adapter].sketch), f"{name}: the sketch moved"
 
 
-def trains_without_its_head(method: Method) -> None:
+def trains_without_its_head(method: Method, kind: str = "linear") -> None:
     """Check that the adapter alone, without its head, learns."""
-    base, x = network()
+    base, x = network(kind=kind)
     expected = base(x)
     model = adapted(method, base)
     model.base_model.model.head.requires_grad_(False)
@@ -51,9 +55,9 @@ def trains_without_its_head(method: Method) -> None:
     assert not torch.allclose(model(x), expected, atol=1e-4), "training must change the function"
 
 
-def has_right_gradients(method: Method) -> None:
+def has_right_gradients(method: Method, kind: str = "linear") -> None:
     """Check the gradient of the factors against differences of the loss along a random direction."""
-    base, x = network()
+    base, x = network(kind=kind)
     model = adapted(method, base)
     take_steps(model, optimizer_of(model), x, 3)
     factors = [p for p in model.parameters() if p.requires_grad]
@@ -80,14 +84,14 @@ def has_right_gradients(method: Method) -> None:
     assert abs(slope - measured) <= 2e-3 * max(1.0, abs(measured)), f"gradient {slope}, differences {measured}"
 
 
-def advances_as_its_chain_says(method: Method) -> None:
+def advances_as_its_chain_says(method: Method, kind: str = "linear") -> None:
     """Check what an advance changes: the function only if the chain jumps, and weights, sketch, factors and optimizer
     state as its switches say.
     """
     chain = method.chain
     if chain is None:
         return
-    base, x = network()
+    base, x = network(kind=kind)
     model = adapted(method, base)
     optimizer, jumps = optimizer_of(model), []
     for link in range(1, 4):
@@ -114,16 +118,16 @@ def advances_as_its_chain_says(method: Method) -> None:
                 _assert_forgotten(optimizer, factor, learned[factor][1], chain)
     assert any(jumps) == chain.jumps, f"three advances jumped: {jumps}, the chain says {chain.jumps}"
     for layer in layers_of(model).values():
-        rank = torch.linalg.matrix_rank(layer.get_delta_weight("default"), rtol=1e-4)
+        rank = torch.linalg.matrix_rank(layer.get_delta_weight("default").flatten(1), rtol=1e-4)
         assert rank > RANK or not (chain.merge and chain.redraw), f"three links must exceed one link's rank, got {rank}"
         assert rank <= RANK or chain.merge, f"links that are not merged have one link's rank, got {rank}"
 
 
-def freezes_its_rate(method: Method) -> None:
+def freezes_its_rate(method: Method, kind: str = "linear") -> None:
     """Check that a chain that freezes its learning rate keeps it whatever a schedule writes, and no other does."""
     if method.chain is None:
         return
-    base, x = network()
+    base, x = network(kind=kind)
     model = adapted(method, base)
     optimizer = optimizer_of(model)
     take_steps(model, optimizer, x, 1)
@@ -168,9 +172,9 @@ def _assert_forgotten(
             assert share <= 1.0 - chain.prune + 1.0 / value.numel(), f"{share:.0%} of {name} survived the advance"
 
 
-def comes_back_from_a_file(method: Method) -> None:
+def comes_back_from_a_file(method: Method, kind: str = "linear") -> None:
     """Check that a saved and loaded adapter is the same function, and so is its export as LoRA."""
-    base, x = network()
+    base, x = network(kind=kind)
     model = _trained_and_chained(method, copy.deepcopy(base), x)
     expected = model(x)
     with tempfile.TemporaryDirectory() as folder:
@@ -182,9 +186,9 @@ def comes_back_from_a_file(method: Method) -> None:
         assert torch.allclose(lora(x), expected, atol=1e-5), "the exported LoRA must be the same function"
 
 
-def keeps_the_frozen_frozen(method: Method) -> None:
+def keeps_the_frozen_frozen(method: Method, kind: str = "linear") -> None:
     """Check that no call of PEFT makes a frozen tensor trainable."""
-    base, x = network()
+    base, x = network(kind=kind)
     model = _trained_and_chained(method, copy.deepcopy(base), x)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
 
@@ -202,9 +206,9 @@ def keeps_the_frozen_frozen(method: Method) -> None:
         check(PeftModel.from_pretrained(copy.deepcopy(base), folder, is_trainable=True), "is_trainable=True")
 
 
-def undoes_exactly(method: Method) -> None:
+def undoes_exactly(method: Method, kind: str = "linear") -> None:
     """Check that disabling, unmerging and unloading give the base weights back bit for bit."""
-    base, x = network()
+    base, x = network(kind=kind)
     original = copy.deepcopy(base.state_dict())
     model = _trained_and_chained(method, base, x)
     expected = model(x)
@@ -243,7 +247,7 @@ def _same(a: object, b: object) -> bool:
     return torch.equal(a.indices, b.indices)  # type: ignore[attr-defined]
 
 
-METHOD_CONTRACTS: tuple[Callable[[Method], None], ...] = (
+METHOD_CONTRACTS: tuple[Callable[[Method, str], None], ...] = (
     starts_as_the_base,
     moves_only_what_it_trains,
     trains_without_its_head,

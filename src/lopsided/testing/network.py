@@ -1,8 +1,9 @@
-"""A small network for the contracts of methods: a `Linear`, a `Conv1D` and a head."""
+"""Small networks for the contracts of methods: two layers of each kind that takes an adapter, and a head."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import torch
 from peft import PeftModel
@@ -28,11 +29,51 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
 
 
-def network(seed: int = 0) -> tuple[Net, Tensor]:
-    """Return a network in evaluation mode, and an input of 5 rows."""
+class ConvolutionNet(nn.Module):
+    """(n, 4, 7, 6) -> (n, 3): a grouped convolution in two dimensions, one in one dimension, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, (3, 2), stride=2, padding=1, groups=2)
+        self.second, self.head = nn.Conv1d(6, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the network's output."""
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)).flatten(2))).mean(-1))
+
+
+class EmbeddingNet(nn.Module):
+    """(n, 6) tokens -> (n, 3): two embeddings of other widths, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Embedding(7, 9), nn.Embedding(8, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the network's output."""
+        return self.head(torch.tanh(self.first(x) * self.second(x)).sum(-2))
+
+
+# By the kind of the layers: the network, and the shape of its input of 5 rows.
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (Net, (5, 7)),
+    "convolution": (ConvolutionNet, (5, 4, 7, 6)),
+    "embedding": (EmbeddingNet, (5, 6)),
+}
+
+
+def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
+    """Return a network in evaluation mode, and an input of 5 rows.
+
+    Args:
+        kind: of the layers to adapt, among `NETWORKS`.
+    """
+    build, shape = NETWORKS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Net().eval(), torch.randn(5, 7)
+        # Of the tokens each occurs, since a selector may read any of them.
+        x = torch.randn(shape) if kind != "embedding" else torch.randperm(shape[0] * shape[1]).view(shape) % 7
+        return build().eval(), x
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:

@@ -75,9 +75,9 @@ class Adapter:
 
     `past` holds the trained tensors of each merged link by their letter ("A", "B", or "C" for a coin's), and
     `sketches` the sketch of each link, the one in training included; where both factors train, those of past links are
-    without their numbers. The factors of the link in training are parameters of the layer; where a chain does not merge,
-    they are those of every link, and `past` is empty. Nobody changes a tensor that is in here: base weights are undone
-    from them.
+    without their numbers. The factors of the link in training are parameters of the layer; where a chain does not
+    merge, they are those of every link, and `past` is empty. Nobody changes a tensor that is in here: base weights are
+    undone from them.
 
     Args:
         module: the layer's name, for errors.

@@ -1,9 +1,10 @@
-"""A linear layer with adapters: how it computes, and what PEFT asks of it.
+"""A layer with adapters: how it computes, and what PEFT asks of it.
 
-Notation: the base layer holds W0, of shape (d_out, d_in), or its transpose in a `Conv1D`. The layer computes
+Notation: the base layer holds W0, a matrix of (d_out, d_in) as the kind of the layer takes it. The layer computes
 W0·x + s·B·A·x for its active adapters. Past links of a chain are part of the base weight when that is float32
 ("merged"), and are computed next to it in float32 otherwise ("stacked").
 
+    kinds/              linear layers, convolutions, embeddings: what W0 is, and how s·B·A acts next to it
     adapter.py          one adapter: its method, its sketches, its past links
     links.py            the end of a link and the start of the next
     weight/holder.py    what the base weight holds now, and how it changes
@@ -24,14 +25,15 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.tuner.adapter import Adapter, FrozenPart
 from lopsided.tuner.arrivals import after_load, before_load, check_loaded, loaded_factors, put_original
-from lopsided.tuner.forward.compute import Term, add_term
+from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.forward.fused import can_fuse, product_dtype
 from lopsided.tuner.forward.rows import forward_rows
 from lopsided.tuner.forward.ways import compute_fused, fuses, lends, may_lend
+from lopsided.tuner.kinds import LayerKind
+from lopsided.tuner.kinds.linear import LinearKind
 from lopsided.tuner.links import begin_first, start_new
 from lopsided.tuner.past_forward import weight_of
 from lopsided.tuner.state_modules import Factor, State
@@ -45,7 +47,7 @@ LIVE_LAYERS: weakref.WeakSet[LopsidedLinear] = weakref.WeakSet()
 
 
 class LopsidedLinear(nn.Module, BaseTunerLayer):
-    """A `nn.Linear` or `Conv1D` with Lopsided adapters.
+    """A layer of one of `KINDS` with Lopsided adapters.
 
     Only trained factors are parameters, so nothing that switches gradients on can reach a frozen one:
     `lopsided_A.<adapter>.weight` (r, d_in), `lopsided_B.<adapter>.weight` (d_out, r), and for methods that toss a coin
@@ -59,14 +61,12 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     active_adapters: list[str]
     _active_adapter: str | list[str]
 
-    def __init__(self, base_layer: nn.Module, *, shared: bool) -> None:
+    def __init__(self, base_layer: nn.Module, kind: LayerKind, *, shared: bool) -> None:
         super().__init__()
-        self.base_layer = base_layer
-        self.base_weight = BaseWeight(base_layer, shared=shared)
-        self.transposed = isinstance(base_layer, Conv1D)
-        shape = self.base_layer.weight.shape
-        self.in_features: int = shape[0] if self.transposed else self.base_layer.in_features
-        self.out_features: int = shape[1] if self.transposed else self.base_layer.out_features
+        self.base_layer, self.kind = base_layer, kind
+        self.base_weight = BaseWeight(base_layer, kind, shared=shared)
+        # Of the weight as a matrix.
+        self.out_features, self.in_features = kind.widths(base_layer)
         self.lopsided_A = nn.ModuleDict()
         self.lopsided_B = nn.ModuleDict()
         self.lopsided_C = nn.ModuleDict()
@@ -104,7 +104,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.r[name] = adapter.r
         self.scaling[name] = adapter.scaling
         self.lopsided_state[name] = State(adapter)
-        self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.lopsided_dropout[name] = nn.Dropout(dropout) if dropout > 0 and self.kind.drops else nn.Identity()
         # Where the base is not in memory, its adapters are all the same: there is something to load and to save.
         for letter, shape in adapter.shapes().items():
             factor = torch.zeros(shape, dtype=torch.float32, device=self.base_weight.device)
@@ -179,8 +179,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         self.settle()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Return True: `get_delta_weight` is all that PEFT's conversion needs."""
-        return True
+        """Return whether the layer is a linear one: `get_delta_weight` is all that PEFT's conversion needs then."""
+        return isinstance(self.kind, LinearKind)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters' ΔW, all links of it, to the base weight.
@@ -219,7 +219,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Return s·Σ B_t·A_t over the adapter's links, float32, laid out as the base weight is."""
         device = self.base_weight.tensor.device
         delta = delta_weight(self.terms(adapter, device), self.scaling[adapter], device)
-        return delta.T if self.transposed else delta
+        return self.kind.stored(delta, self.base_weight.tensor.shape)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT's own would round float32 factors to a 16-bit base's dtype.
@@ -232,10 +232,13 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
     # -- forward -------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
-        """Compute W0·x plus every active adapter's s·B·A·x: (..., d_in) -> (..., d_out).
+        """Compute the layer's output plus what every active adapter's s·B·A adds to it.
 
         Args:
             adapter_names: one adapter per row of x, in place of the active ones; "__base__" for none.
+
+        Shapes:
+            x: of a linear layer (..., d_in) -> (..., d_out); of other kinds as the layer itself takes and gives it.
         """
         if adapter_names is not None:
             return forward_rows(self, x, adapter_names, *args, **kwargs)
@@ -273,13 +276,14 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
 
     def add_adapter_terms(self, out: Tensor, x: Tensor, name: str) -> Tensor:
         """Return `out` plus an adapter's terms on x, each next to the layer's product."""
-        narrow = x.dtype in (torch.bfloat16, torch.float16) and not self.adapters[name].float32
-        dtype = x.dtype if narrow else torch.float32
+        own, scaling = self.kind.dtype(x, out), self.scaling[name]
+        narrow = own in (torch.bfloat16, torch.float16) and not self.adapters[name].float32
+        dtype = own if narrow else torch.float32
         cast = self.cast_input_dtype_enabled and not narrow
         for term in self.frozen[name].at(dtype).stacked:
-            out = add_term(out, x, term, self.scaling[name], cast=cast)
+            out = self.kind.add(self.base_layer, out, x, term, scaling, cast=cast)
         x = self.lopsided_dropout[name](x)
-        return add_term(out, x, self.current(name, dtype), self.scaling[name], cast=cast)
+        return self.kind.add(self.base_layer, out, x, self.current(name, dtype), scaling, cast=cast)
 
     def way(self, name: str) -> str:
         """Return how an adapter's term is computed in training: "patched", "gather" or "dense".

@@ -20,6 +20,7 @@ from lopsided.method.sketch import Stored, layer_seed
 from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.kinds import kind_of
 from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
@@ -77,7 +78,9 @@ class LopsidedModel(BaseTuner):
         else:
             check_supported(target, target_name, parent, current_key)
             check_layout(target, current_key, peft_config)
-            layer = LopsidedLinear(target, shared=self._holders[id(target.weight)] > 1)
+            kind = kind_of(target)
+            assert kind is not None, "it is supported"
+            layer = LopsidedLinear(target, kind, shared=self._holders[id(target.weight)] > 1)
             layer._active_adapter = adapter_name
         adapter = self._adapter(peft_config, current_key, layer)
         if self._like is not None and self._like in layer.adapters:
@@ -270,7 +273,7 @@ class LopsidedModel(BaseTuner):
 
 def _set_trainable(requires_grad: Mapping[nn.Parameter, bool]) -> None:
     for parameter, value in requires_grad.items():
-        parameter.requires_grad_(value)
+        parameter.requires_grad = value
 
 
 def like_adapter(

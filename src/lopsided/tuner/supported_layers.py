@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
 from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.kinds import KINDS, kind_of
+from lopsided.tuner.kinds.linear import TransposedKind
 from lopsided.tuner.weight_readers import reader_of
 
-SUPPORTED = "torch.nn.Linear and transformers' Conv1D"
+_NAMES = [name for kind in KINDS for name in kind.names]
+SUPPORTED = f"{', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
 
 # Subclasses of nn.Linear whose output is not (..., out_features), so that no ΔW·x can be added to it.
 OTHER_OUTPUTS = {
@@ -35,8 +38,11 @@ def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | N
             "torch.nn.utils.parametrize.remove_parametrizations, or add the module to exclude_modules"
         )
     ending = f"supported: {SUPPORTED}; narrow target_modules or add it to exclude_modules"
-    if not isinstance(target, (nn.Linear, Conv1D)):
+    layers = kind_of(target)
+    if layers is None:
         return f"is a {kind}, which can't be adapted; {ending}"
+    if isinstance(target.weight, UninitializedParameter):
+        return f"is a {kind} that has no shape yet; expected one that has seen an input; run the model once"
     reader = reader_of(parent, child)
     # Of a subclass of MultiheadAttention under any name, too.
     if reader is None and isinstance(target, nn.modules.linear.NonDynamicallyQuantizableLinear):
@@ -46,7 +52,8 @@ def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | N
     for cls in type(target).__mro__:
         if cls.__name__ in OTHER_OUTPUTS:
             return f"is a {kind}, which {OTHER_OUTPUTS[cls.__name__]}, so it can't be adapted; {ending}"
-    return None
+    reason = layers.why_not(target)
+    return reason and f"{reason}, so it can't be adapted; {ending}"
 
 
 def check_supported(target: nn.Module, child: str, parent: nn.Module, key: str) -> None:
@@ -75,7 +82,7 @@ def check_layout(target: nn.Module, key: str, config: LopsidedConfig) -> None:
 
     A `Conv1D` stores (d_in, d_out) and is adapted so, whatever was said.
     """
-    if config.fan_in_fan_out and not isinstance(target, Conv1D):
+    if config.fan_in_fan_out and not isinstance(kind_of(target), TransposedKind):
         raise LopsidedError(
             f"fan_in_fan_out=True says that weights are stored as (d_in, d_out), as in a Conv1D; {key} is a "
             f"{type(target).__name__}, which stores (d_out, d_in); leave fan_in_fan_out out"

@@ -86,11 +86,20 @@ def add_term(out: Tensor, x: Tensor, term: Term, scaling: float, *, cast: bool =
         out: (..., d_out); x: (..., d_in) -> (..., d_out), of `out`'s dtype.
     """
     h = reads(x, term.A if cast else term.A.to(x.dtype))
-    if isinstance(term.B, Selected):
-        return out.index_add(-1, term.B.indices, (h * scaling).to(out.dtype))
+    return add_hidden(out, h, term.B, scaling, cast=cast)
+
+
+def add_hidden(out: Tensor, h: Tensor, B: Tensor | Selected, scaling: float, *, cast: bool = True) -> Tensor:
+    """Return out + s·h·Bᵀ: the second half of `add_term`.
+
+    Shapes:
+        out: (..., d_out); h: (..., r) -> (..., d_out), of `out`'s dtype.
+    """
+    if isinstance(B, Selected):
+        return out.index_add(-1, B.indices, (h * scaling).to(out.dtype))
     # Scaling B costs d_out·r numbers; scaling the output would cost d_out per token.
-    B = term.B * scaling
-    return out + _linear(h, B if cast else B.to(x.dtype)).to(out.dtype)
+    B = B * scaling
+    return out + _linear(h, B if cast else B.to(h.dtype)).to(out.dtype)
 
 
 def reads(x: Tensor, A: Tensor | Selected) -> Tensor:

@@ -1,7 +1,8 @@
 """Whether a layer computes the product with its weight and nothing else: one rule for merges, chains and exports.
 
-W0 + ΔW in the weight of such a layer computes x·W0ᵀ + x·ΔWᵀ. A subclass with a forward of its own may compute
-x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what the adapter computes next to it.
+W0 + ΔW in the weight of such a layer computes x·W0ᵀ + x·ΔWᵀ, or what a convolution or a look-up has for it. A subclass
+with a forward of its own may compute x·(g·W)ᵀ, quantize its input, or anything else, and there a merged ΔW is not what
+the adapter computes next to it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 from accelerate.hooks import AlignDevicesHook, CpuOffload, ModelHook, SequentialHook, UserCpuOffloadHook
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers.pytorch_utils import Conv1D
+
+from lopsided.tuner.kinds import KINDS
 
 # The forwards of the layers that are adapted, as they were when this module was imported.
-PRODUCTS: tuple[Callable[..., Any], ...] = (nn.Linear.forward, Conv1D.forward)
+PRODUCTS: tuple[Callable[..., Any], ...] = tuple(forward for kind in KINDS for forward in kind.forwards)
 # Forwards of other classes that were read and found to be the product, by module and name. FalconLinear's rounds once
 # before it adds its bias; a test holds it to F.linear.
 SAME_PRODUCTS = (("transformers.models.falcon.modeling_falcon", "FalconLinear.forward"),)

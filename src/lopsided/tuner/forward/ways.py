@@ -58,8 +58,7 @@ def compute_fused(layer: LopsidedLinear, x: Tensor, name: str, term: Term, dtype
         term: of the link in training, its frozen factor in `dtype`.
         dtype: what autocast, or the weight and x, have the product computed in.
     """
-    weight, bias = layer.base_layer.weight, layer.base_layer.bias
-    weight = weight.t() if layer.transposed else weight
+    weight, bias = layer.kind.matrix(layer.base_layer.weight), layer.base_layer.bias
     scaling, lock = layer.scaling[name], layer.base_weight.lock
     guard = SameWeight(layer.base_weight, layer.adapters)
     # Nothing is lent outside training, where other threads may read the weight.

@@ -1,6 +1,6 @@
 """What the weight under a layer's adapters holds now, and the one writer into it.
 
-Notation: W0 of shape (d_out, d_in) is the base layer's own weight; a `Conv1D` holds its transpose. ΔW = s·Σ_t B_t·A_t
+Notation: W0 of shape (d_out, d_in) is the base layer's own weight as its kind takes it for a matrix. ΔW = s·Σ_t B_t·A_t
 is what one adapter adds, over the links t of its chain.
 
 The invariant: the weight holds W0 plus the ΔW of every merged adapter, plus the past links of every active chain if the
@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lopsided.errors import LopsidedError
 from lopsided.files.fingerprint import fingerprint
@@ -25,6 +24,7 @@ from lopsided.tuner.adapter import CPU, Adapter
 from lopsided.tuner.forward.compute import Term
 from lopsided.tuner.forward.patched import Lock
 from lopsided.tuner.forward.plain_product import why_no_product
+from lopsided.tuner.kinds import LayerKind
 from lopsided.tuner.weight.delta import Part
 from lopsided.tuner.weight.finite_update import check_sum
 from lopsided.tuner.weight.sharded import gathered, overwrite
@@ -37,12 +37,12 @@ class BaseWeight:
 
     Args:
         layer: with the weight.
+        kind: of the layer.
         shared: whether another module holds the same weight; writing into it would change that one, too.
     """
 
-    def __init__(self, layer: nn.Module, *, shared: bool) -> None:
-        self.layer, self.shared = layer, shared
-        self.transposed = isinstance(layer, Conv1D)
+    def __init__(self, layer: nn.Module, kind: LayerKind, *, shared: bool) -> None:
+        self.layer, self.kind, self.shared = layer, kind, shared
         # As it was when the layer was adapted: where past links are must not change with a hook that comes or goes.
         self.why_no_product = why_no_product(layer)
         # Held while the weight is written or lent, so that no thread reads it half changed.
@@ -75,8 +75,7 @@ class BaseWeight:
 
     def view(self) -> Tensor:
         """Return the weight as (d_out, d_in), past autograd's version counter."""
-        weight = self.tensor.data
-        return weight.T if self.transposed else weight
+        return self.kind.matrix(self.tensor.data)
 
     # -- what may be written into it -----------------------------------------------------------------------------
 
@@ -84,7 +83,8 @@ class BaseWeight:
         """Return whether it can be written to: floating point, in one piece, in memory, of this process alone."""
         weight = self.tensor
         private = weight.device.type != "cpu" or not weight.is_shared()
-        return type(weight) is nn.Parameter and weight.is_floating_point() and private and not weight.is_meta
+        plain = type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta
+        return plain and private and self.kind.shares_memory(weight)
 
     def is_lendable(self) -> bool:
         """Return whether its columns or rows may hold an adapter's during one product."""
@@ -250,7 +250,7 @@ class BaseWeight:
             if not self.written:
                 return live.detach().clone() if lent else live
             W0 = self.original()
-            return (W0.T if self.transposed else W0).contiguous().to(live.device)
+            return self.kind.stored(W0, live.shape).contiguous().to(live.device)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of W0, whatever is written over it."""
