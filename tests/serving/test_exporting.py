@@ -16,6 +16,7 @@ import lopsided
 from lopsided import METHODS, LopsidedError, Method
 from lopsided.method.sketch import Sketch, generator
 from lopsided.serving import SERVERS, export_adapter
+from lopsided.verify import verify
 from tests import test_samples as samples
 from tests import tiny
 from tests.serving.adapters import base_of, in_stock_peft, load_base, stock_lora, trained, with_peft
@@ -195,6 +196,23 @@ def test_what_is_more_than_plain_lora_is_copied_for_peft_and_refused_otherwise(t
         with pytest.raises(LopsidedError, match=words):
             export_adapter(saved, tmp_path / "out", server="vllm", probe=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_expressions_of_strangers_have_a_time_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("lopsided.files.patterns.SECONDS", 0.4)
+    saved, _ = stock_lora("llama", tmp_path)
+    config = json.loads((saved / "adapter_config.json").read_text())
+    for field, value in (
+        ("target_modules", "(a|a?|.*)+(.*)*(.*)*x"),
+        ("exclude_modules", ".*.*.*.*.*.*.*.*.*x"),
+        ("rank_pattern", {"((.*)*)*x": 4}),
+        ("modules_to_save", ["(.*)+(.*)+(.*)+x"]),
+        ("layers_pattern", "((.*)*)*x"),
+    ):
+        (saved / "adapter_config.json").write_text(json.dumps({**config, field: value}))
+        for entrance in (lambda: export_adapter(saved, tmp_path / "out"), lambda: verify(saved)):
+            with pytest.raises(LopsidedError, match=f"{field}: .* can't be matched"):
+                entrance()
 
 
 def test_damage_to_a_stock_adapter_is_seen(tmp_path):

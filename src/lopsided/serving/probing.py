@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lopsided.errors import LopsidedError
 from lopsided.models.adapter_base import peft_config, put_adapter
-from lopsided.serving.adapter_source import open_source
+from lopsided.serving.adapter_source import AdapterSource
 from lopsided.serving.completions import connect, is_loopback
 from lopsided.serving.local_answers import ASKED, answer_kind, answers_of
 from lopsided.serving.probe_file import PROBE, Probe, read_probe
@@ -27,7 +27,8 @@ def probe_folder(folder: Path, base: str | None = None) -> ProbeVerdict:
         LopsidedError: if there is no probe, or the adapter or its base cannot be loaded.
     """
     probe = read_probe(folder / PROBE)
-    source = open_source(folder, base or probe.base)
+    # A name that stands in a file is looked for on this machine alone.
+    source = AdapterSource(folder, base or probe.base, base is not None)
     if not source.is_stock:
         raise LopsidedError(f"{folder} holds an adapter of type {source.kind}, expected an export; export it first")
     source.check_fields()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError
 from lopsided.files.manifest import PEFT_PREFIX
-from lopsided.files.patterns import ENDING, check_patterns
+from lopsided.files.patterns import ENDING, HEAD, LAYER, WHOLE, check_patterns
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_fields, open_tensors, read_json, weights_in
 from lopsided.finite import check_finite
 from lopsided.serving.lora_tensors import SavedUpdates, split_bases
@@ -56,6 +56,8 @@ class LoraFields:
     use_rslora: bool = False
     fan_in_fan_out: bool = False
     target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     task_type: str | None = None
     base_model_name_or_path: str | None = None
@@ -74,7 +76,8 @@ def read_fields(folder: Path) -> tuple[LoraFields, dict[str, Any]]:
     """Return the checked fields of a LoRA adapter's configuration, and the whole of it.
 
     Raises:
-        LopsidedError: for a configuration of another type, or a field of another type or range.
+        LopsidedError: for a configuration of another type, a field of another type or range, or an expression that PEFT
+            would match names with for too long.
     """
     path = folder / ADAPTER_CONFIG
     raw = read_json(path)
@@ -98,6 +101,9 @@ def read_fields(folder: Path) -> tuple[LoraFields, dict[str, Any]]:
             raise LopsidedError(f"{path}: alpha must be a finite number, got {name}={alpha}; get it again")
     if fields.task_type is not None and fields.task_type not in list(TaskType):
         raise LopsidedError(f"{path}: task_type must be one of {', '.join(TaskType)}, got {fields.task_type!r:.40}")
+    with open_tensors(weights_in(folder)) as file:
+        names = {_module_of(key) for key in file.keys()}  # noqa: SIM118
+    check_patterns(_patterns(fields), sorted(names))
     return fields, raw
 
 
@@ -115,7 +121,6 @@ def read_stock(folder: Path) -> SavedUpdates:
     for name, tensor in tensors.items():
         check_finite(f"{weights}: {name}", tensor, fix="get the file again")
     factors, others = _split(tensors)
-    check_patterns(_patterns(fields), sorted(factors))
     layers = {module: _update(weights, fields, module, factors[module]) for module in sorted(factors)}
     if not layers:
         raise LopsidedError(f"{weights} holds no lora_A.weight; expected factors of linear layers; get it again")
@@ -155,8 +160,26 @@ def _check_plain_lora(folder: Path, fields: LoraFields, raw: Mapping[str, Any]) 
 
 
 def _patterns(fields: LoraFields) -> list[tuple[str, str, str]]:
-    named = (("rank_pattern", fields.rank_pattern), ("alpha_pattern", fields.alpha_pattern))
-    return [(name, text, ENDING) for name, pattern in named for text in pattern or {}]
+    """Return every regular expression that PEFT matches module names with, as `check_patterns` takes them."""
+    whole = (("target_modules", fields.target_modules), ("exclude_modules", fields.exclude_modules))
+    endings = (("rank_pattern", fields.rank_pattern), ("alpha_pattern", fields.alpha_pattern))
+    layers = [fields.layers_pattern] if isinstance(fields.layers_pattern, str) else fields.layers_pattern
+    return [
+        *((name, text, WHOLE) for name, text in whole if isinstance(text, str)),
+        *(("layers_pattern", text, LAYER) for text in layers or ()),
+        *(("modules_to_save", text, HEAD) for text in fields.modules_to_save or ()),
+        *((name, text, ENDING) for name, pattern in endings for text in pattern or {}),
+    ]
+
+
+def _module_of(key: str) -> str:
+    """Return the module that a tensor of a file belongs to.
+
+    Example:
+        >>> _module_of("base_model.model.layers.0.q_proj.lora_A.weight")
+        'layers.0.q_proj'
+    """
+    return key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
 
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
