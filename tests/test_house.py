@@ -10,7 +10,7 @@ HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "finite", "stats", "settings", "plugins", "method", "methods", "files"),
     *("formatting", "models", "tuner", "optim", "adapt", "baselines", "export", "testing", "tasks", "theory"),
-    *("curvature", "runs", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
+    *("curvature", "runs", "serving", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
 ]
 
 

@@ -56,6 +56,8 @@ class LopsidedConfig(PeftConfig):
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
         base: fingerprints of the targeted layers' original weights, written when saving.
+        kinds: the kind of each targeted layer that is no `nn.Linear`, by its name in the base, written when saving;
+            None in files that do not say.
         allow_base_mismatch: put a saved adapter on a base that its fingerprints say is another one. Never
             written to a file, and refused in one.
         schema: version of the saved form.
@@ -90,6 +92,7 @@ class LopsidedConfig(PeftConfig):
     parts: dict[str, Any] | None = None
     link: int = 0
     base: list[str] | None = None
+    kinds: dict[str, str] | None = None
     allow_base_mismatch: bool = False
     schema: int = SCHEMA
     lora_alpha: InitVar[float | None] = None
