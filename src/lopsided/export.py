@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_folder
+from lopsided.files.manifest import PEFT_PREFIX
 from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
 from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
+from lopsided.tuner.kinds.parameter import MatrixKind
+from lopsided.tuner.parameters.as_lora import parameters_as_lora
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
@@ -48,14 +52,22 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for module, layer in layers.items():
+        if isinstance(layer.kind, MatrixKind):
+            continue
         factors = layer.kind.as_lora(layer.base_layer, *_lora_factors(layer, name))
         tensors |= {f"{module}.{factor}": tensor.contiguous() for factor, tensor in factors.items()}
-        ranks[module.removeprefix("base_model.model.")] = len(next(iter(factors.values())))
+        ranks[module.removeprefix(PEFT_PREFIX)] = len(next(iter(factors.values())))
+    targets = _target_modules(model, ranks)
+    parameters = parameters_as_lora(model, name, partial(_lora_factors, name=name))
+    for key, update in parameters.items():
+        tensors |= {factor: tensor.contiguous() for factor, tensor in update.tensors.items()}
+        ranks[key.removeprefix(PEFT_PREFIX)] = update.rank
     linear = [layer.kind for layer in layers.values() if isinstance(layer.kind, LinearKind)]
     ours = model.peft_config[name]
     config = plain_lora_config(
         ranks,
-        _target_modules(model, ranks),
+        targets,
+        target_parameters=[key.removeprefix(PEFT_PREFIX) for key in parameters],
         transposed=bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear),
         modules_to_save=ours.modules_to_save,
         task_type=ours.task_type,
@@ -102,6 +114,7 @@ def plain_lora_config(
     ranks: Mapping[str, int],
     target_modules: list[str] | str,
     *,
+    target_parameters: list[str] | None = None,
     transposed: bool,
     modules_to_save: list[str] | None,
     task_type: str | None,
@@ -110,8 +123,9 @@ def plain_lora_config(
     """Return the configuration of a LoRA adapter whose scale is 1 in every layer.
 
     Args:
-        ranks: by module.
+        ranks: by module, or parameter.
         target_modules: names of the same modules, or an expression that matches these alone.
+        target_parameters: names of parameters among them.
         transposed: whether they store their weights as (d_in, d_out).
         modules_to_save, task_type: as in PEFT.
         base: the base model's name.
@@ -125,6 +139,7 @@ def plain_lora_config(
         rank_pattern=others,
         alpha_pattern=dict(others),
         target_modules=target_modules,
+        target_parameters=target_parameters or None,
         modules_to_save=modules_to_save,
         fan_in_fan_out=transposed,
         task_type=task_type,

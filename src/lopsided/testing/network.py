@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -27,7 +27,7 @@ class LayersNet(nn.Module):
     """
 
     weights: ClassVar[Sequence[str]] = ("first.weight", "second.weight")
-    targets: ClassVar[Mapping[str, list[str]]] = {"target_modules": ["first", "second"]}
+    targets: ClassVar[Mapping[str, Any]] = {"target_modules": ["first", "second"]}
 
 
 class Net(LayersNet):
@@ -90,7 +90,7 @@ class ExpertsNet(nn.Module):
     """(n, 31) -> (n, 3): experts whose matrices are parameters, and a head."""
 
     weights: ClassVar[Sequence[str]] = ("experts.up", "experts.down")
-    targets: ClassVar[Mapping[str, list[str]]] = {"target_parameters": ["experts.up", "experts.down"]}
+    targets: ClassVar[Mapping[str, Any]] = {"target_parameters": ["experts.up", "experts.down"]}
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class ExpertsNet(nn.Module):
 
 
 # By the kind of the layers: the network, and the shape of its input.
-NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+NETWORKS: Mapping[str, tuple[Callable[[], LayersNet | ExpertsNet], tuple[int, ...]]] = {
     "linear": (Net, (5, 7)),
     "convolution": (ConvolutionNet, (5, 4, 7, 6)),
     "embedding": (EmbeddingNet, (5, 6)),
@@ -110,7 +110,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
+def network(seed: int = 0, kind: str = "linear") -> tuple[LayersNet | ExpertsNet, Tensor]:
     """Return a network in evaluation mode, and an input.
 
     Args:
@@ -126,7 +126,7 @@ def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
-    """Return one of the networks with an adapter of the method on both layers, with a chain of five links if it is chained."""
+    """Return one of the networks with an adapter of the method, with a chain of five links if it is chained."""
     chain = None if method.chain is None else dataclasses.replace(method.chain, links=5, every=None)
     method = dataclasses.replace(method, chain=chain)
     assert isinstance(base, (LayersNet, ExpertsNet))

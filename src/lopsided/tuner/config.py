@@ -128,7 +128,14 @@ class LopsidedConfig(PeftConfig):
         if self.target_parameters and self.target_modules is None:
             # Nothing but the parameters, where PEFT would take the model's default.
             self.target_modules = set()  # type: ignore[assignment]
-        for name in ("target_parameters", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"):
+        for name in (
+            "target_parameters",
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "layers_to_transform",
+            "layers_pattern",
+        ):
             # PEFT adds to some of them: the caller's own stay as they are.
             setattr(self, name, copy.copy(getattr(self, name)))
         self._check_numbers()

@@ -335,3 +335,17 @@ def test_a_saved_configuration_names_its_parameters(name, tmp_path):
     assert "model.layers.0.mlp.experts.down_proj" in config.target_parameters
     assert config.rank_and_scale("model.layers.0.mlp.experts.gate_up_proj") == (4, 2.0)
     assert tiny.ADAPTERS
+
+
+@pytest.mark.parametrize("method", ["c3la", "rac_a", "lora"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss", "llama4_text", "jetmoe"])
+def test_an_export_is_the_same_function_in_stock_peft(kind, method, tmp_path):
+    model, base = made(kind, method, **({"links": 3} if method in tiny.CHAINS else {}))
+    learned(model)
+    if method in tiny.CHAINS:
+        advance_chain(model, torch.optim.AdamW(lopsided.param_groups(model, lr=1e-2)))
+        learned(model, 2)
+    lopsided.to_lora(model, tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).eval()
+    assert any(type(module).__name__ == "ParamWrapper" for module in loaded.modules())
+    torch.testing.assert_close(run(loaded), run(model), rtol=1e-3, atol=1e-4)

@@ -139,4 +139,3 @@ def check_parameter_names(config: LopsidedConfig, model: nn.Module) -> None:
                 f"target_parameters: {name!r:.80} is no parameter's name or end of one; expected one such as "
                 f"{', '.join(loose[:SHOWN]) or 'none here'}; correct it{suggestion(name, loose)}"
             )
-
