@@ -46,8 +46,8 @@ class LopsidedConfig(PeftConfig):
             chain; None keeps the method's own.
         seed: the run's seed, from which each layer derives its own.
         target_modules, target_parameters, exclude_modules, layers_to_transform, layers_pattern, modules_to_save,
-            rank_pattern, alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where they are off,
-            and refused by name where they are not.
+            rank_pattern, alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where
+            they are off, and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
             and keeps links in float32 next to 16-bit and quantized ones.
         precision: what next to 16-bit weights and inputs the products with the factors are computed in. "base": in the

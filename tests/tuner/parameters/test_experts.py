@@ -152,8 +152,6 @@ def test_code_that_does_something_else_with_the_weight_gets_the_sum_written_out(
             return torch.einsum("nd,eod->no", x, torch.softmax(self.stack, -1)) + self.stack.sum()
 
     torch.manual_seed(0)
-    base = nn.ModuleDict({"odd": Odd()})
-    base.forward = lambda x: base["odd"](x)
     net = nn.Sequential(Odd())
     x, expected = torch.randn(2, 5), copy.deepcopy(net)
     model = lopsided.adapt(net, "lora", r=2, target_parameters=["0.stack"])
@@ -167,7 +165,7 @@ def test_code_that_does_something_else_with_the_weight_gets_the_sum_written_out(
 @pytest.mark.parametrize("method", ["cla", "lora"])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_update_far_below_a_16_bit_weight_s_rounding_comes_through(method, way):
-    model, base = made("mixtral", method, dtype=torch.bfloat16, way=way)
+    model, _ = made("mixtral", method, dtype=torch.bfloat16, way=way)
     before = run(model).float()
     learned(model, scale=1e-3)
     # The norm of the change, next to that of the same adapter in float32.
@@ -238,7 +236,7 @@ def test_a_second_adapter_and_switching():
 
 
 def test_training_with_gradient_checkpointing_moves_the_factors_alone():
-    model, base = made("mixtral", "rcla")
+    model, _ = made("mixtral", "rcla")
     model.gradient_checkpointing_enable()
     model.train()
     model.enable_input_require_grads()
@@ -329,12 +327,11 @@ def test_stock_lora_trains_as_many_numbers():
 
 @pytest.mark.parametrize("name", ["cla", "lora"])
 def test_a_saved_configuration_names_its_parameters(name, tmp_path):
-    model, base = made("mixtral", name)
+    model, _ = made("mixtral", name)
     model.save_pretrained(tmp_path)
     config = LopsidedConfig.from_pretrained(tmp_path)
     assert "model.layers.0.mlp.experts.down_proj" in config.target_parameters
     assert config.rank_and_scale("model.layers.0.mlp.experts.gate_up_proj") == (4, 2.0)
-    assert tiny.ADAPTERS
 
 
 @pytest.mark.parametrize("method", ["c3la", "rac_a", "lora"])

@@ -18,7 +18,7 @@ from lopsided.tuner.kinds.contract import LayerKind
 
 
 class ParameterMatrix(nn.Module):
-    """One matrix of a module's parameter, as a layer: its weight is the whole parameter, which stays the module's own."""
+    """One matrix of a module's parameter, as a layer. Its weight is the whole parameter, which stays the module's."""
 
     def __init__(self, owner: nn.Module, parameter: str, kind: MatrixKind) -> None:
         super().__init__()

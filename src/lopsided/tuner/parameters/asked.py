@@ -1,7 +1,7 @@
 """What `target_modules` and `target_parameters` ask for on a model whose experts and routers are parameters.
 
-transformers 5 joins the experts of a checkpoint: `w1` and `w3` of all of them are one stack, `gate_up_proj`. The names of
-the checkpoint go on meaning what they meant, as they do for LoRA in PEFT: a joined stack has the rank of its parts
+transformers 5 joins the experts of a checkpoint: `w1` and `w3` of all of them are one stack, `gate_up_proj`. The names
+of the checkpoint go on meaning what they meant, as they do for LoRA in PEFT: a joined stack has the rank of its parts
 together and their scale, and to ask for one part without the other is an error. Where PEFT gives a name to the experts
 alone, a layer of that name, say of a shared expert, is adapted here as well.
 """
@@ -109,9 +109,9 @@ def _parts_asked(key: str, names: set[str], families: Iterable[frozenset[str]]) 
     for family in families:
         if names & family:
             if missing := family - names:
+                got, rest = (", ".join(sorted(part)) for part in (names & family, missing))
                 raise LopsidedError(
-                    f"target_modules: {', '.join(sorted(names & family))} and {', '.join(sorted(missing))} are joined in "
-                    f"{key}, got the first alone; expected all of them or none; name the others, too, or leave it out"
+                    f"target_modules: {got} and {rest} are joined in {key}, got the first alone; expected all of them or none; name the others, too, or leave it out"
                 )
             return len(family)
     return 1
@@ -129,7 +129,7 @@ def check_parameter_names(config: LopsidedConfig, model: nn.Module) -> None:
     if config.layers_to_transform is not None and config.layers_to_transform != []:
         raise LopsidedError(
             f"layers_to_transform={config.layers_to_transform!r:.60} chooses among modules, got target_parameters="
-            f"{sorted(config.target_parameters)!r:.80}; expected one of the two; list the parameters' whole names instead"
+            f"{sorted(config.target_parameters)!r:.80}; expected one of the two; list the parameters by name"
         )
     keys = [name.replace(".base_layer", "") for name, _ in model.named_parameters()]
     for name in config.target_parameters:

@@ -39,7 +39,7 @@ def _why_not(module: nn.Module, parameter: str, config: LopsidedConfig) -> str |
         return "is offloaded by accelerate; expected it in memory; load the base without offloading"
     if config.dropout:
         return (
-            f"is multiplied inside of {kind}, where no dropout reaches, got dropout={config.dropout}; expected 0; leave "
-            "dropout out, or the parameter"
+            f"is multiplied inside of {kind}, where no dropout reaches, got dropout={config.dropout}; expected 0; "
+            "leave dropout out, or the parameter"
         )
     return None
