@@ -339,6 +339,16 @@ def test_verdicts_by_hand(answer, word):
     assert judge(probe, [[said, said]], slack=0.5, rounding=0.0).word == word
 
 
+def test_a_difference_that_the_answers_do_not_show_decides_nothing():
+    # Base and adapter differ by a nat in the last token alone, which no server gives among its likeliest.
+    probe = one_prompt([-1.0, -2.0, -9.0], [-1.001, -2.001, -8.0])
+    assert probe.difference > 0.5
+    said = [TokenScore(id=n, text=None, value=value) for n, value in enumerate([-1.02, -1.97])]
+    verdict = judge(probe, [[said, said]], slack=0.5, rounding=0.02)
+    assert verdict.word == "undecided"
+    assert verdict.difference == pytest.approx(0.001)
+
+
 def test_a_likely_token_that_no_model_lists_is_another_models():
     probe = one_prompt([-9.0, -8.0], [-8.0, -9.0])
     said = [TokenScore(id=99, text=None, value=-0.1), TokenScore(id=None, text="x", value=-3.0)]

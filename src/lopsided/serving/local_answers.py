@@ -188,5 +188,7 @@ def _rounding(model: PeftModel, probe: Probe) -> float:
         if probe.kind == "logits":
             changes += [float(value) - expected for value, expected in zip(rounded, prompt.adapter)]
         else:
-            changes += [float(rounded[token.id]) - token.adapter for token in prompt.tokens]
+            # Of the tokens that a server is asked for: those that are less likely are rounded by more.
+            likeliest = sorted(prompt.tokens, key=lambda token: token.adapter, reverse=True)[:ASKED]
+            changes += [float(rounded[token.id]) - token.adapter for token in likeliest]
     return root_mean_square(changes)

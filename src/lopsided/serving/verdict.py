@@ -3,7 +3,7 @@
 Notation, all as root mean squares over the tokens (or logits) of all prompts, in nats (or in units of the logits):
 
     d(x)    answers minus what x = base or adapter says
-    D       adapter minus base
+    D       adapter minus base, of the tokens that are answered
     ε       noise: one answer minus another one to the same prompt, together with what 16-bit arithmetic changes
 
 By the triangle inequality, answers with d(adapter) < D/2 are nearer to the adapter than to the base. Where D ≤ 2·ε,
@@ -75,20 +75,21 @@ def judge(probe: Probe, answers: Sequence[Sequence[Answer]], *, slack: float, ro
         slack: how far a right model's answers may be off.
         rounding: what the arithmetic of the model that answered changes.
     """
-    distances = {
-        model: root_mean_square(
-            [
-                value
-                for prompt, repeats in zip(probe.prompts, answers)
-                for answer in repeats
-                for value in _deviations(probe, prompt, answer, model)
-            ]
-        )
+    deviations = {
+        model: [
+            value
+            for prompt, repeats in zip(probe.prompts, answers)
+            for answer in repeats
+            for value in _deviations(probe, prompt, answer, model)
+        ]
         for model in MODELS
     }
+    distances = {model: root_mean_square(values) for model, values in deviations.items()}
+    # Of the same tokens: the two may differ in others, which tell nothing of these answers.
+    difference = root_mean_square([b - a for b, a in zip(deviations["base"], deviations["adapter"])])
     noise = math.hypot(_repeat_noise(answers), rounding)
-    word, why = _word(distances, probe.difference, noise, max(slack, 4 * noise))
-    return ProbeVerdict(word=word, why=why, distances=distances, difference=probe.difference, noise=noise)
+    word, why = _word(distances, difference, noise, max(slack, 4 * noise))
+    return ProbeVerdict(word=word, why=why, distances=distances, difference=difference, noise=noise)
 
 
 def _word(distances: Mapping[Model, float], difference: float, noise: float, limit: float) -> tuple[Word, str]:
