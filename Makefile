@@ -57,6 +57,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.files
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.undo
+	$(BIN)/python -m benchmarks.exact_merge
 	$(BIN)/python -m benchmarks.intruders
 	$(BIN)/python -m benchmarks.landscape
 	$(BIN)/python -m benchmarks.render

@@ -21,7 +21,18 @@ from benchmarks.measuring import RESULTS
 from lopsided import LopsidedError
 
 # Scripts of this folder; each has a function `table(result) -> str`.
-BENCHMARKS = ("llama", "step_time", "memory", "files", "scaling", "undo", "intruders", "landscape", "gpu")
+BENCHMARKS = (
+    "llama",
+    "step_time",
+    "memory",
+    "files",
+    "scaling",
+    "undo",
+    "exact_merge",
+    "intruders",
+    "landscape",
+    "gpu",
+)
 UNMEASURED = "Not measured."
 
 

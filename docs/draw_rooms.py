@@ -6,6 +6,7 @@ A room stands above every room that it imports. Of the imports only those are dr
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -74,7 +75,8 @@ def placed(heights: Mapping[str, int], graph: Mapping[str, set[str]]) -> dict[st
     centres: dict[str, tuple[float, float]] = {}
     for level, row in enumerate(rows):
         below = {room: [centres[other][0] for other in graph[room]] or [width / 2] for room in row}
-        row.sort(key=lambda room: (sum(below[room]) / len(below[room]), room))
+        # Exactly rounded: a plain sum over a set may break ties differently in every process.
+        row.sort(key=lambda room: (math.fsum(below[room]) / len(below[room]), room))
         step = width / len(row)
         for number, room in enumerate(row):
             centres[room] = (step * (number + 0.5), (top - level) * ROW + HEIGHT / 2 + GAP)

@@ -17,10 +17,10 @@ from transformers.pytorch_utils import Conv1D
 import lopsided
 from lopsided import METHODS, Chain, LargestColumns, LopsidedConfig, LopsidedError, Method, Principal
 from lopsided.calibrate import Calibration, needs_calibration
+from lopsided.testing.network import fits, network
 from lopsided.tuner import layers_of
 from lopsided.tuner.input_sums import Counted
-from lopsided.tuner.kinds import LayerKind, kind_of
-from lopsided.tuner.kinds.linear import LinearKind
+from lopsided.tuner.kinds import kind_of
 from tests import tiny
 
 pytestmark = pytest.mark.uncalibrated
@@ -330,14 +330,15 @@ def test_convolutions_of_one_input_share_it_if_they_read_it_alike():
     assert not torch.equal(found["a"], found["c"])
 
 
-def test_a_kind_that_does_not_say_what_it_multiplies_is_refused_by_name():
-    class Odd(LinearKind):
-        inputs = LayerKind.inputs
-
-    model = lopsided.adapt(nn.Sequential(nn.Linear(4, 3)), "act_cla", r=1, target_modules=["0"])
-    next(iter(layers_of(model).values())).kind = Odd()
-    with pytest.raises(LopsidedError, match="Linear: what its weight multiplies is not known"):
-        lopsided.calibrate(model, [torch.ones(2, 4)])
+@pytest.mark.parametrize("method", READING)
+def test_experts_and_routers_are_refused_by_name(method):
+    base, x = network(kind="parameter")
+    assert not fits(METHODS[method], "parameter")
+    with pytest.raises(LopsidedError, match=f"{method}.*inputs.*a parameter are seen by its module alone") as error:
+        lopsided.adapt(base, method, r=2, **base.targets)
+    assert "\n" not in str(error.value)
+    assert not layers_of(base)
+    assert torch.isfinite(base(x)).all()
 
 
 # -- what happens when -------------------------------------------------------------------------------------------------

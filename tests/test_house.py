@@ -22,7 +22,7 @@ ROOMS = [
         "tasks",
         "theory",
     ),
-    *("curvature", "runs", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
+    *("curvature", "runs", "serving", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
 ]
 
 

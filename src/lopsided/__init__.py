@@ -19,6 +19,7 @@ from lopsided.method.selectors import Columns, Window
 from lopsided.method.sketch import Selector, Sketch
 from lopsided.optim import ChainCallback, advance_chain, param_groups
 from lopsided.tuner import LopsidedConfig
+from lopsided.tuner.merging.exact_merge import exact_merge, make_merges_exact
 
 __version__ = "0.2.0.dev0"
 
@@ -45,7 +46,9 @@ __all__ = [
     "adapt",
     "advance_chain",
     "calibrate",
+    "exact_merge",
     "last_checkpoint",
+    "make_merges_exact",
     "param_groups",
     "register",
     "testing",

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_folder
+from lopsided.files.manifest import PEFT_PREFIX
 from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
 from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
+from lopsided.tuner.kinds.parameter import MatrixKind
+from lopsided.tuner.parameters.as_lora import parameters_as_lora
 
 
 def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
@@ -48,12 +52,27 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for module, layer in layers.items():
+        if isinstance(layer.kind, MatrixKind):
+            continue
         factors = layer.kind.as_lora(layer.base_layer, *_lora_factors(layer, name))
         tensors |= {f"{module}.{factor}": tensor.contiguous() for factor, tensor in factors.items()}
-        ranks[module.removeprefix("base_model.model.")] = len(next(iter(factors.values())))
+        ranks[module.removeprefix(PEFT_PREFIX)] = len(next(iter(factors.values())))
+    targets = _target_modules(model, ranks)
+    parameters = parameters_as_lora(model, name, partial(_lora_factors, name=name))
+    for key, update in parameters.items():
+        tensors |= {factor: tensor.contiguous() for factor, tensor in update.tensors.items()}
+        ranks[key.removeprefix(PEFT_PREFIX)] = update.rank
     linear = [layer.kind for layer in layers.values() if isinstance(layer.kind, LinearKind)]
-    transposed = bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear)
-    config = _lora_config(model, name, ranks, transposed)
+    ours = model.peft_config[name]
+    config = plain_lora_config(
+        ranks,
+        targets,
+        target_parameters=[key.removeprefix(PEFT_PREFIX) for key in parameters],
+        transposed=bool(linear) and all(isinstance(kind, TransposedKind) for kind in linear),
+        modules_to_save=ours.modules_to_save,
+        task_type=ours.task_type,
+        base=ours.base_model_name_or_path,
+    )
     tensors |= _heads(model, name)
     with atomic_folder(Path(path)) as folder:
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -91,8 +110,26 @@ def _lora_factors(layer: LopsidedLinear, name: str) -> tuple[Tensor, Tensor]:
     return A.contiguous(), (B * layer.scaling[name]).contiguous()
 
 
-def _lora_config(model: PeftModel, name: str, ranks: dict[str, int], transposed: bool) -> LoraConfig:
-    ours = model.peft_config[name]
+def plain_lora_config(
+    ranks: Mapping[str, int],
+    target_modules: list[str] | str,
+    *,
+    target_parameters: list[str] | None = None,
+    transposed: bool,
+    modules_to_save: list[str] | None,
+    task_type: str | None,
+    base: str | None,
+) -> LoraConfig:
+    """Return the configuration of a LoRA adapter whose scale is 1 in every layer.
+
+    Args:
+        ranks: by module, or parameter.
+        target_modules: names of the same modules, or an expression that matches these alone.
+        target_parameters: names of parameters among them.
+        transposed: whether they store their weights as (d_in, d_out).
+        modules_to_save, task_type: as in PEFT.
+        base: the base model's name.
+    """
     [(rank, _)] = Counter(ranks.values()).most_common(1)
     # Anchored and escaped, since PEFT reads these keys as ends of regular expressions.
     others = {f"^{re.escape(module)}": r for module, r in ranks.items() if r != rank}
@@ -100,12 +137,13 @@ def _lora_config(model: PeftModel, name: str, ranks: dict[str, int], transposed:
         r=rank,
         lora_alpha=rank,
         rank_pattern=others,
-        alpha_pattern=others,
-        target_modules=_target_modules(model, ranks),
-        modules_to_save=ours.modules_to_save,
+        alpha_pattern=dict(others),
+        target_modules=target_modules,
+        target_parameters=target_parameters or None,
+        modules_to_save=modules_to_save,
         fan_in_fan_out=transposed,
-        task_type=ours.task_type,
-        base_model_name_or_path=ours.base_model_name_or_path,
+        task_type=task_type,
+        base_model_name_or_path=base,
         inference_mode=True,
     )
 

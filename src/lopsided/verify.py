@@ -9,26 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors.torch import load_file
-from torch import Tensor
 
-from lopsided.errors import LopsidedError, LopsidedWarning
+from lopsided.errors import LopsidedError, LopsidedWarning, unknown
 from lopsided.files.fingerprint import check_line
-from lopsided.files.manifest import KEY, PEFT_PREFIX, unseal
-from lopsided.files.patterns import check_patterns
+from lopsided.files.model_card import CARD
 from lopsided.files.untrusted import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    check_finite_file,
     check_shards,
-    open_tensors,
     read_json,
     weights_in,
 )
-from lopsided.finite import check_finite
 from lopsided.method import FormName
+from lopsided.models.adapter_base import peft_config, put_adapter
 from lopsided.models.load import load_base
 from lopsided.runs import RECORD, Run, read_run
 from lopsided.runs.saved_forms import HEAD_FILE
+from lopsided.serving import SERVERS, probe_folder
+from lopsided.serving.adapter_source import open_source
+from lopsided.serving.export_record import RECORD as EXPORT_RECORD
+from lopsided.serving.export_record import ExportRecord, changed_files, read_record
+from lopsided.serving.own_file import read_own_file
+from lopsided.serving.probe_file import PROBE, read_probe
+from lopsided.serving.stock_adapter import read_fields, read_stock
 from lopsided.tuner import LopsidedConfig, layers_of
 
 # What was checked, and what was found.
@@ -115,41 +119,30 @@ def _verify_model(folder: Path) -> Checks:
 
 
 def _finite(path: Path) -> str:
-    numbers = 0
-    with open_tensors(path) as file:
-        names = list(file.keys())
-        for name in names:
-            tensor = file.get_tensor(name)
-            numbers += tensor.numel()
-            check_finite(f"{path}: {name}", tensor, fix="get the file again")
-    return f"{len(names)} tensors, {numbers} numbers, all finite"
+    tensors, numbers = check_finite_file(path)
+    return f"{tensors} tensors, {numbers} numbers, all finite"
 
 
 def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -> Checks:
     kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind == "LORA":
+        return _verify_lora(folder, base)
     if kind != "LOPSIDED":
-        raise LopsidedError(f"{folder} holds an adapter of type {kind!r:.40}, expected 'LOPSIDED'; check the path")
-    config = LopsidedConfig.from_pretrained(str(folder))
-    weights = weights_in(folder)
-    with open_tensors(weights):
-        saved = load_file(weights)
-    manifest, tensors = unseal(saved)
-    if manifest is None or f"{PEFT_PREFIX}{KEY}" not in saved:
+        raise LopsidedError(
+            f"{folder} holds an adapter of type {kind!r:.40}, expected 'LOPSIDED' or 'LORA'; check the path"
+        )
+    file = read_own_file(folder)
+    config, manifest = file.config, file.manifest
+    if manifest is None or not file.is_pefts:
         raise LopsidedError(
             f"{folder} holds no manifest, so damage to it can't be seen; expected an adapter saved by this version; "
             "load it and save it again"
         )
-    manifest.check_tensors(tensors)
-    modules = sorted({name.rpartition(".lopsided_")[0].removeprefix(PEFT_PREFIX) for name in tensors} - {""})
-    check_patterns(config.patterns(), modules)
-    manifest.check_owner(config.as_method(), map(config.rank_and_scale, modules), ADAPTER_CONFIG)
-    _check_finite(tensors)
     for line in config.base or ():
         check_line(line)
-    link = max(len(tensor) for name, tensor in tensors.items() if name.endswith(("_checksum", ".checksum"))) - 1
     checks = {
-        "configuration": f"schema {config.schema}, {config.method}, r={config.r}, link {link}",
-        "tensors": f"{len(tensors)} in {len(modules)} layers, safetensors, all finite",
+        "configuration": f"schema {config.schema}, {config.method}, r={config.r}, link {file.link}",
+        "tensors": f"{len(file.tensors)} in {len(file.layers)} layers, safetensors, all finite",
         "hashes": f"{len(manifest.tensors)}, all equal",
         "written by": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         "base": f"{len(config.base or ())} fingerprints; pass --base to compare them",
@@ -159,9 +152,61 @@ def _verify_adapter(folder: Path, base: str | None, allow_base_mismatch: bool) -
     return checks
 
 
-def _check_finite(tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        check_finite(name, tensor, fix="go back to an earlier save")
+def _verify_lora(folder: Path, base: str | None) -> Checks:
+    """Check an adapter of stock LoRA, and that an export is as it was written and as its server takes it."""
+    fields, _ = read_fields(folder)
+    record = read_record(folder)
+    checks = {"configuration": f"LoRA of PEFT, r={fields.r}"}
+    if record is None:
+        # Of whatever kind PEFT's LoRA has; only what is plain has factors that could be compared.
+        checks |= {"tensors": _finite(weights_in(folder)), "hashes": "none: PEFT's files hold none"}
+    else:
+        checks |= _verify_export(folder, record)
+    if (folder / PROBE).exists():
+        probe = read_probe(folder / PROBE)
+        checks["probe"] = f"{len(probe.prompts)} prompts, {probe.kind}, made on {probe.base}"
+    if base is None:
+        checks["base"] = "no fingerprints: PEFT's files hold none"
+    elif (folder / PROBE).exists():
+        verdict = probe_folder(folder, base)
+        if verdict.word != "adapter":
+            raise LopsidedError(
+                f"{folder} on {base}: {verdict.word}: {verdict.why}; expected the adapter's answers; name the base "
+                "that it was exported for"
+            )
+        checks["base"] = f"{base}: the adapter loads, and answers its probe as expected"
+    else:
+        source = open_source(folder, base)
+        put_adapter(source.load(), folder, peft_config(folder), base)
+        checks["base"] = f"{base}: the adapter loads"
+    return checks
+
+
+def _verify_export(folder: Path, record: ExportRecord) -> Checks:
+    changed = changed_files(folder, record)
+    # A card is there to be written to.
+    if damaged := [name for name in changed if name != CARD]:
+        raise LopsidedError(
+            f"{folder / damaged[0]} differs from its hash in {EXPORT_RECORD}, or is gone; expected the export as it "
+            "was written; export it again"
+        )
+    if record.server not in SERVERS:
+        raise LopsidedError(unknown(f"{folder}: server", record.server, SERVERS))
+    server, tensors, copied = SERVERS[record.server], _finite(weights_in(folder)), not record.errors
+    if not copied:
+        updates = read_stock(folder)
+        server.check_modules(updates.layers, updates.shaped, transposed=updates.transposed)
+        server.check_others(updates.others)
+        tensors += f", factors of {len(updates.layers)} layers up to rank {updates.rank}"
+        if updates.rank != record.rank or (server.one_rank and len({u.rank for u in updates.layers.values()}) != 1):
+            raise LopsidedError(f"{folder} has ranks other than {EXPORT_RECORD} says; export it again")
+    return {
+        "tensors": tensors,
+        "hashes": f"{len(record.files) - (CARD in changed)} files, all equal",
+        "export": f"for {server.title}, of {record.source}, rank {record.source_rank} as rank {record.rank}, relative "
+        f"error {record.error:.3g}",
+        "written by": f"lopsided {record.lopsided}",
+    }
 
 
 def _verify_base(folder: Path, config: LopsidedConfig, base: str, allow_base_mismatch: bool) -> str:

@@ -297,7 +297,7 @@ def test_seeds_that_are_no_numbers(cli, tiny, tmp_path, seeds):
 
 
 def test_export_of_nothing(cli, tmp_path):
-    assert_one_line(cli("export", tmp_path), f"{tmp_path} holds no run; expected a finished run")
+    assert_one_line(cli("export", tmp_path), f"{tmp_path} holds no run and no adapter; expected a finished run")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ ALL = {
     "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin max-grad-norm adam-beta2",
     "bench": "study out plan json stale retry-failed changed shard results data rehearse plugin backend "
     "address workers",
-    "export": "run out json",
+    "export": "source for rank base probe no-probe out json",
+    "probe": "target of model base remote json",
     "verify": "folder base allow-base-mismatch no-allow-base-mismatch json",
     "bounds": "runs model methods rank n sigma bits links kind labels target-modules json",
     "advise": "model task methods rates rank batches batch-size head-steps damping seeds target-modules max-length "

@@ -200,7 +200,8 @@ def test_export_makes_a_lora_adapter_that_stock_peft_loads(trained, cli, bert, w
     assert (outcome.status, outcome.err) == (0, "")
     # The best checkpoint decides how many links of rank 4 there are.
     links = sum(step <= read_run(run).best_step for step in (3, 6)) + 1
-    assert json.loads(outcome.out) == {"path": str(tmp_path / "lora"), "rank": 4 * links}
+    report = json.loads(outcome.out)
+    assert (report["path"], report["rank"], report["error"]) == (str(tmp_path / "lora"), 4 * links, 0)
     tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     assert not [name for name in tensors if "lopsided" in name]
     model, tokenizer = load_model(bert, load_task(words), seed=0)
@@ -217,6 +218,7 @@ def test_export_goes_into_the_run_unless_told_otherwise(trained, cli):
     assert outcome.status == 0
     assert outcome.out.splitlines() == [outcome.out.strip()]
     assert str(run / "lora") in outcome.out
+    assert (run / "lora" / "probe.json").is_file()
     # And again over itself.
     assert cli("export", run).status == 0
 
@@ -238,5 +240,6 @@ def test_export_needs_an_adapter(cli, tiny, tmp_path, method):
     assert cli("train", *tiny, "--method", method, "--steps", 1, "--out", tmp_path / "out").status == 0
     outcome = cli("export", tmp_path / "out")
     assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err.startswith("lopsided: BertForSequenceClassification holds no low-rank terms: ")
+    assert f"holds a run of {method!r}, which trains " in outcome.err
+    assert "has no low-rank terms" in outcome.err
     assert outcome.err.count("\n") == 1

@@ -104,8 +104,15 @@ def test_whole_models_and_runs(cli, folders, tiny, tmp_path):
         (lambda f: (f / FILE).unlink(), "expected the tensors next to their configuration"),
         (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter_config.json"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
-        (lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "type 'LORA', expected 'LOPSIDED'"),
-        (lambda f: (f / "adapter_config.json").write_text("{}"), "type None, expected 'LOPSIDED'"),
+        (
+            lambda f: (f / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
+            "type 'IA3', expected 'LOPSIDED' or",
+        ),
+        (
+            lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+            "lacks r; expected a configuration",
+        ),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "type None, expected 'LOPSIDED' or 'LORA'"),
         (shutil.rmtree, "is no folder"),
         (lambda f: [file.unlink() for file in f.iterdir()], "expected a saved adapter, a run or a model"),
     ],

@@ -17,6 +17,7 @@ from lopsided import METHODS
 from lopsided.tuner import layers_of
 from tests import tiny
 from tests.distributed.worker import KINDS, METHOD_NAMES, RANKS, ROWS, adapted, outcome, run_trainer, train
+from tests.tuner.merging import stock
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.uncalibrated
@@ -126,3 +127,13 @@ def test_a_sharded_adapter_saves_and_exports_itself_whole(launched):
     for folder in ("whole", "lora0", "lora1"):
         loaded = PeftModel.from_pretrained(tiny.mlp(), str(launched.folder / folder))
         torch.testing.assert_close(tiny.logits(loaded), first["saved"], atol=1e-5, rtol=0)
+
+
+def test_a_sharded_stock_lora_model_merges_exactly(launched):
+    for found in launched.results("sharded"):
+        exact = found["exact"]
+        assert stock.changed(exact["expected"], exact["before"])
+        for inside in ("inside", "merged"):
+            assert stock.same_bits(exact[inside], exact["expected"])
+        for outside in ("after", "unmerged"):
+            assert stock.same_bits(exact[outside], exact["before"])

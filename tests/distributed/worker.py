@@ -27,6 +27,7 @@ import lopsided
 from lopsided import METHODS, LopsidedError
 from lopsided.tuner import layers_of
 from tests import tiny
+from tests.tuner.merging import stock
 
 METHOD_NAMES = ("lora", "asym_b", "cla", "c3la", "rac_b", "asym_a", "bernoulli", "relora", "ipa_b", "act_cla")
 RANKS, ROWS, STEPS, ADVANCE_AFTER = 2, 4, 6, (2, 4)
@@ -188,6 +189,33 @@ def sharded_with_links_in_it() -> dict[str, Any]:
     return {**found, "advanced": logits(model)}
 
 
+def sharded_stock_lora() -> dict[str, Any]:
+    """A stock LoRA model in bfloat16, sharded: its weights, whole, before, inside and after an exact merge."""
+    model = stock.three_layers(bias="none")
+    found = {"before": stock.base_weights(model)}
+    with lopsided.exact_merge(model):
+        found["expected"] = stock.base_weights(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
+    with lopsided.exact_merge(model), lopsided.exact_merge(model):
+        found["inside"] = whole_weights(model)
+    found["after"] = whole_weights(model)
+    lopsided.make_merges_exact(model)
+    model.merge_adapter()
+    found["merged"] = whole_weights(model)
+    model.unmerge_adapter()
+    return {**found, "unmerged": whole_weights(model)}
+
+
+def whole_weights(model: PeftModel) -> dict[str, Tensor]:
+    named = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in model.named_parameters()
+        if "lora_" not in name
+    }
+    assert all(isinstance(parameter, DTensor) for parameter in named.values())
+    return {name: parameter.detach().full_tensor() for name, parameter in named.items()}
+
+
 def refused(model: PeftModel, call: Callable[[], Any]) -> dict[str, Any]:
     """A call that a sharded weight forbids: what it says, and what the model computes afterwards."""
     before = logits(shard(model))
@@ -205,6 +233,7 @@ def run_sharded(rank: int, folder: Path) -> dict[str, Any]:
         "merge": refused(merging, lambda: merging.merge_adapter()),
         "merge_links": refused(written, lambda: lopsided.advance_chain(written)),
         "links": sharded_with_links_in_it(),
+        "exact": sharded_stock_lora(),
     }
     model = fill(adapted("rac_a")).eval()
     lopsided.advance_chain(shard(model))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lopsided.files.atomic
-from lopsided.files.atomic import atomic_file, write_arrays, write_json, write_text
+from lopsided.errors import LopsidedError
+from lopsided.files.atomic import atomic_file, atomic_folder, write_arrays, write_json, write_text
 
 
 def put(text):
@@ -79,3 +80,36 @@ def test_arrays_come_back_under_their_names(tmp_path):
     with np.load(tmp_path / "rows") as arrays:
         assert arrays.files == ["test|loss"]
         assert arrays["test|loss"].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path, exists):
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "target", tmp_path / "link"
+    link.symlink_to(target)
+    if exists:
+        target.mkdir()
+        (target / "x").write_text("old")
+    with atomic_folder(link) as new:
+        (new / "x").write_text("new")
+    assert link.is_symlink()
+    assert (target / "x").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["disk", "link"]
+    assert os.listdir(tmp_path / "disk") == ["target"]
+
+
+def test_what_a_folder_may_lose_is_said_by_name(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    for name in ("mine", "theirs"):
+        (target / name).write_text("old")
+    with (
+        pytest.raises(LopsidedError, match="holds theirs, which would be lost"),
+        atomic_folder(target, replaces=["mine"]),
+    ):
+        pass
+    assert sorted(os.listdir(target)) == ["mine", "theirs"]
+    (target / "theirs").unlink()
+    with atomic_folder(target, replaces=["mine"]) as new:
+        (new / "x").write_text("new")
+    assert os.listdir(target) == ["x"]

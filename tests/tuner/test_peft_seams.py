@@ -20,8 +20,11 @@ from pathlib import Path
 
 import peft
 import pytest
+import torch
 
 from lopsided.tuner import peft_seams
+from lopsided.tuner.merging.exact_layers import EXACT, ExactMerges
+from lopsided.tuner.merging.stock_layers import STOCK_KINDS
 from lopsided.tuner.peft_seams import Seam, add_enum_member
 
 SOURCE = Path(peft_seams.__file__).parents[2]
@@ -53,6 +56,8 @@ SEAMS = {
     "peft.tuners.tuners_utils.BaseTuner.delete_adapter": ("adapter_name",),
     "peft.tuners.tuners_utils.BaseTuner.set_adapter": ("adapter_name",),
     "peft.tuners.tuners_utils.BaseTuner.merge_adapter": ("adapter_names", "safe_merge"),
+    "peft.tuners.tuners_utils.BaseTuner.unmerge_adapter": (),
+    "peft.tuners.tuners_utils.BaseTuner._check_merge_allowed": (),
     "peft.tuners.tuners_utils.BaseTuner._unload_and_optionally_merge": (
         *("merge", "progressbar", "safe_merge", "adapter_names"),
     ),
@@ -71,6 +76,7 @@ SEAMS = {
     "peft.tuners.tuners_utils.BaseTunerLayer.unmerge": (),
     "peft.tuners.tuners_utils.BaseTunerLayer.supports_lora_conversion": ("adapter_name",),
     "peft.tuners.tuners_utils.BaseTunerLayer._move_adapter_to_device_of_base_layer": ("adapter_name", "device"),
+    "peft.tuners.tuners_utils.onload_layer": ("layer",),
     "peft.tuners.tuners_utils.check_adapters_to_merge": ("module", "adapter_names"),
     "peft.tuners.tuners_utils.check_target_module_exists": ("config", "key"),
     "peft.tuners.tuners_utils._maybe_include_all_linear_layers": ("peft_config", "model"),
@@ -99,7 +105,11 @@ ATTRIBUTES = (
     "peft.tuners.tuners_utils.BaseTunerLayer.merged_adapters",
     "peft.tuners.tuners_utils.BaseTunerLayer.active_adapters",
     "peft.tuners.tuners_utils.BaseTunerLayer.weight",
+    "peft.tuners.tuners_utils.BaseTunerLayer.quantization_backend",
+    "peft.tuners.lora.variants.BlockDiagonalLinear",
 )
+# What an exact merge takes a stock layer's place in: the methods that it overrides, and those that it reads.
+STOCK_LAYERS = ("Linear", "Embedding", "Conv1d", "Conv2d", "Conv3d", "ParamWrapper")
 
 
 def resolved(name: str) -> object:
@@ -128,6 +138,25 @@ def test_a_seam_takes_what_we_pass(name):
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_a_name_is_there(name):
     resolved(name)
+
+
+@pytest.mark.parametrize("name", STOCK_LAYERS)
+def test_a_stock_layer_merges_as_the_exact_one_that_takes_its_place(name):
+    layer = resolved(f"peft.tuners.lora.layer.{name}")
+    exact = EXACT[layer]
+    assert exact.__bases__ == (ExactMerges, layer)
+    for method in ("merge", "unmerge", "_apply"):
+        assert vars(ExactMerges)[method], method
+        ours, theirs = (list(inspect.signature(getattr(owner, method)).parameters) for owner in (exact, layer))
+        assert ours == theirs, method
+    assert set(STOCK_LAYERS) == {cls.__name__ for cls in STOCK_KINDS}
+
+
+def test_a_module_gets_another_class_and_keeps_what_it_has():
+    module = torch.nn.Linear(2, 3)
+    peft_seams.give_class(module, type("Mine", (torch.nn.Linear,), {}))
+    assert type(module).__name__ == "Mine"
+    assert module.weight.shape == (3, 2)
 
 
 def test_the_enum_of_methods_can_be_extended():
@@ -240,7 +269,7 @@ def foreign_changes(source: str) -> Iterator[str]:
             "sys.addaudithook(f)",
             "sys._getframe()",
         ),
-        "torch.nn.modules.module.register_module_forward_hook(f)",
+        *("torch.nn.modules.module.register_module_forward_hook(f)", "module.__class__ = kind"),
     ],
 )
 def test_the_gate_sees(statement):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType
+from peft import PeftModel
 from peft.tuners.lora import Linear, LoraLayer
 
-from lopsided.errors import LopsidedError, first_line
+from lopsided.errors import LopsidedError
 from lopsided.files.fingerprint import fingerprint
 from lopsided.files.manifest import KEY, PEFT_PREFIX
 from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, read_json, weights_in
-from lopsided.models.heads import HEADED
+from lopsided.models.adapter_base import MARKS, head_arguments, peft_config, put_adapter
 from lopsided.models.load import load_base, quiet
 from lopsided.theory.dims import linear_maps
 
 KINDS = ("LORA", "LOPSIDED")
-MARKS = (".lopsided_", ".lora_")
-LABELLED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
 def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) -> PeftModel:
@@ -45,60 +41,18 @@ def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) 
         )
     with open_tensors(weights_in(folder)) as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    config = _config(folder)
+    config = peft_config(folder)
     if config.peft_type == "LOPSIDED":
         config.allow_base_mismatch = config.allow_base_mismatch or allow_base_mismatch
     with quiet(), torch.random.fork_rng(devices=[]):
         # A head that the adapter does not bring starts the same each time.
         torch.default_generator.manual_seed(0)
-        model = load_base(config, base, dtype=torch.float32, **_head(config, shapes))
+        model = load_base(config, base, dtype=torch.float32, **head_arguments(config, shapes))
         before = {name: fingerprint(module.weight) for name, module in linear_maps(model)}
-        adapted = _put_on(model, folder, config, base)
+        adapted = put_adapter(model, folder, config, base)
     _check_complete(adapted, shapes, folder, base)
     _check_low_rank(adapted, before, folder)
     return adapted
-
-
-def _config(folder: Path) -> PeftConfig:
-    try:
-        return PeftConfig.from_pretrained(str(folder))
-    except LopsidedError:
-        raise
-    # PEFT's answer to fields of the wrong type, or that contradict each other.
-    except (TypeError, ValueError, KeyError) as error:
-        raise LopsidedError(
-            f"{folder / ADAPTER_CONFIG} is no configuration that PEFT reads: {first_line(error)}; get the adapter again"
-        ) from error
-
-
-def _head(config: PeftConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """How many labels the base has to be loaded with: as many as the narrowest matrix of the saved head has rows."""
-    heads = [shape[0] for key, shape in shapes.items() if not _is_factor(key) and len(shape) == 2]
-    kind = str((config.auto_mapping or {}).get("base_model_class"))
-    if not heads or not (config.task_type in LABELLED or kind.endswith(HEADED)):
-        return {}
-    return {"num_labels": min(heads), "ignore_mismatched_sizes": True}
-
-
-def _is_factor(key: str) -> bool:
-    return any(mark in key for mark in MARKS)
-
-
-def _put_on(model: Any, folder: Path, config: PeftConfig, base: str) -> PeftModel:
-    try:
-        with warnings.catch_warnings():
-            # What is missing is an error below.
-            warnings.filterwarnings("ignore", "Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(folder), config=config)
-    except LopsidedError:
-        raise
-    # No such module; tensors of other shapes; a rank that is no number.
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()] or [""]
-        said = next((line for line in lines if "size mismatch" in line), lines[0])
-        raise LopsidedError(
-            f"the adapter {folder} does not fit the base {base}: {said:.200}; name the base that it was trained on"
-        ) from error
 
 
 def _check_complete(model: PeftModel, shapes: dict[str, tuple[int, ...]], folder: Path, base: str) -> None:

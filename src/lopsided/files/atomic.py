@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -123,11 +123,16 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield a new folder to write into, which replaces `path` when the block ends without an error.
 
     A reader sees the old folder or the new one, never a part of either; after an error the old one stands. On Linux
-    the two are exchanged in one step; elsewhere there is a moment between two renames when neither is there.
+    the two are exchanged in one step; elsewhere there is a moment between two renames when neither is there. Where
+    `path` is a symbolic link, the folder that it leads to is replaced, and the link stays.
+
+    Args:
+        path: the folder, or a link to it, or to where it is to be.
+        replaces: names of files in the old folder that the caller has written, and may not write this time.
 
     Raises:
         LopsidedError: if `path` is a file, or a folder with something that the new one does not replace.
@@ -135,6 +140,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     if path.is_file():
         raise LopsidedError(f"{path} is a file; expected a folder or a free name; choose another one")
+    # A rename would put the new folder in the link's place, and leave the link under the temporary name.
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     old = new.with_name(new.name + "-old")
@@ -143,7 +150,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with DiskErrors(path.parent):
             yield new
         if path.exists():
-            _check_replaceable(path, new)
+            _check_replaceable(path, new, replaces)
             if _exchange(new, path):
                 return
             os.rename(path, old)
@@ -174,9 +181,9 @@ def _exchange(new: Path, path: Path) -> bool:
     raise OSError(number, os.strerror(number), str(path))
 
 
-def _check_replaceable(path: Path, new: Path) -> None:
+def _check_replaceable(path: Path, new: Path, replaces: Collection[str]) -> None:
     """Raise if the folder holds files that were not written by the same command and would be lost."""
-    strangers = sorted(set(os.listdir(path)) - set(os.listdir(new)))
+    strangers = sorted(set(os.listdir(path)) - set(os.listdir(new)) - set(replaces))
     if strangers:
         raise LopsidedError(
             f"{path} holds {strangers[0]}, which would be lost; expected a new folder, or one written by the same "

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lopsided.errors import LopsidedError, first_line
+from lopsided.finite import check_finite
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Far above any real configuration, manifest or index, and far below what would fill a machine.
@@ -177,6 +178,22 @@ def open_tensors(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise LopsidedError(f"{path}: {first_line(error)}; the file is damaged or cut off; get it again") from error
+
+
+def check_finite_file(path: Path) -> tuple[int, int]:
+    """Return how many tensors a safetensors file holds, and how many numbers.
+
+    Raises:
+        LopsidedError: as `open_tensors` does, and for NaN and Inf.
+    """
+    numbers = 0
+    with open_tensors(path) as file:
+        names = list(file.keys())
+        for name in names:
+            tensor = file.get_tensor(name)
+            numbers += tensor.numel()
+            check_finite(f"{path}: {name}", tensor, fix="get the file again")
+    return len(names), numbers
 
 
 def shards_of(folder: Path) -> dict[str, list[str]]:

@@ -149,7 +149,20 @@ def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto
     Raises:
         LopsidedError: if the configuration names no class of models, or the model cannot be loaded.
     """
-    source = model_source(name)
+    source, model_class = model_source(name), base_class(config)
+    try:
+        return load_weights(model_class, source, dtype=dtype, **arguments)
+    # No such name, no network, a folder that holds no model of that class, or a package that is missing.
+    except (OSError, ValueError, ImportError) as error:
+        raise no_such_model(name, error) from error
+
+
+def base_class(config: PeftConfig) -> Any:
+    """Return the class of transformers that a saved adapter's configuration names for its base.
+
+    Raises:
+        LopsidedError: if it names none.
+    """
     kind = AUTO_CLASSES[config.task_type] if config.task_type else (config.auto_mapping or {}).get("base_model_class")
     # The name comes from a file: only what transformers exports as a class of models is looked up.
     model_class = getattr(transformers, kind) if isinstance(kind, str) and kind in dir(transformers) else None
@@ -158,11 +171,7 @@ def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto
             f"{ADAPTER_CONFIG} names no model class of transformers (got {kind!r:.80}), so the base can't be built; "
             "load the adapter with PeftModel.from_pretrained on your own model"
         )
-    try:
-        return load_weights(model_class, source, dtype=dtype, **arguments)
-    # No such name, no network, a folder that holds no model of that class, or a package that is missing.
-    except (OSError, ValueError, ImportError) as error:
-        raise no_such_model(name, error) from error
+    return model_class
 
 
 @contextmanager

@@ -7,13 +7,12 @@ what of it can't work, and how it is saved and loaded again.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
@@ -22,8 +21,6 @@ from lopsided.adapt import adapt
 from lopsided.baselines import baseline_of
 from lopsided.baselines.put_on import load, put_on
 from lopsided.errors import LopsidedError
-from lopsided.export import to_lora
-from lopsided.files.atomic import atomic_folder
 from lopsided.files.untrusted import ADAPTER_CONFIG, check_shards, open_tensors, read_json, weights_in
 from lopsided.method import FormName, Method
 from lopsided.models.heads import is_inside
@@ -51,8 +48,7 @@ class SavedForm:
         load: (folder, base, goal, trainable) -> the model as it was saved. `base` loads the model that the run began
             with, and is not called where all weights are in the folder. `trainable` says whether the parameters that
             the run trained have gradients, and no others.
-        export: (method, folder, what loads the model as it was saved, out): writes plain LoRA to `out`, and returns its
-            configuration.
+        low_rank: (method, folder) -> the folder with the adapter, where what was trained is low-rank.
         restore: (model, folder): puts what `checkpoint` wrote into the model that trains, and returns True; False
             leaves it to `transformers.Trainer`, which knows whole models and PEFT's adapters.
     """
@@ -63,9 +59,7 @@ class SavedForm:
     load: Callable[[Path, Callable[[], nn.Module], HasGoal, bool], nn.Module]
     problems: Callable[[nn.Module, Method, TrainConfig, Sequence[str], int], Iterator[str]]
     callbacks: Callable[[Method, Path | None], Sequence[TrainerCallback]] = lambda method, checkpoint: ()
-    export: Callable[[Method, Path, Callable[[], nn.Module], Path], LoraConfig] = lambda method, folder, model, out: (
-        to_lora(model(), out)
-    )
+    low_rank: Callable[[Method, Path], Path]
     restore: Callable[[nn.Module, Path], bool] = lambda model, folder: False
 
 
@@ -234,17 +228,24 @@ def _load_baseline(folder: Path, base: Callable[[], nn.Module], goal: HasGoal, t
     return adapted
 
 
-def _export_baseline(method: Method, folder: Path, model: Callable[[], nn.Module], out: Path) -> LoraConfig:
+def _adapter_folder(method: Method, folder: Path) -> Path:
+    return folder
+
+
+def _no_low_rank(method: Method, folder: Path) -> Path:
+    raise LopsidedError(
+        f"{folder.parent} holds a run of {method.name!r}, which trains {method.side.title} and has no low-rank terms; "
+        "expected a run of an adapter; train one, or take the folder as it is"
+    )
+
+
+def _baseline_folder(method: Method, folder: Path) -> Path:
     if not baseline_of(method).is_lora:
         raise LopsidedError(
             f"{method.name!r} is not saved as ΔW = s·B·A, and no LoRA adapter computes the same; expected a run of a "
             f"method that is; take {folder}, which stock PEFT loads as it is"
         )
-    with atomic_folder(out) as written:
-        shutil.copytree(folder, written, dirs_exist_ok=True)
-    config = PeftConfig.from_pretrained(str(out))
-    assert isinstance(config, LoraConfig)
-    return config
+    return folder
 
 
 def _baseline_callbacks(method: Method, checkpoint: Path | None) -> Sequence[TrainerCallback]:
@@ -259,6 +260,7 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_as_checkpoint(_write_pretrained),
         checkpoint=_write_pretrained,
         load=_load_adapter,
+        low_rank=_adapter_folder,
     ),
     "model": SavedForm(
         select=_all_trained,
@@ -266,6 +268,7 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_as_checkpoint(_write_pretrained),
         checkpoint=_write_pretrained,
         load=_load_whole,
+        low_rank=_no_low_rank,
         restore=_restore_whole,
     ),
     "head": SavedForm(
@@ -274,6 +277,7 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_as_checkpoint(_write_head),
         checkpoint=_write_head,
         load=_load_head,
+        low_rank=_no_low_rank,
         restore=_restore_head,
     ),
     "peft": SavedForm(
@@ -283,6 +287,6 @@ FORMS: Mapping[FormName, SavedForm] = {
         save=_save_baseline,
         checkpoint=_write_pretrained,
         load=_load_baseline,
-        export=_export_baseline,
+        low_rank=_baseline_folder,
     ),
 }

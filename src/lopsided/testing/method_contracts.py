@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ def waits_for_its_data(method: Method, kind: str = "linear") -> None:
     if not method.reads_inputs:
         return
     base, x = network(kind=kind)
-    model = adapt(copy.deepcopy(base), method, r=RANK, target_modules=["first", "second"]).eval()
+    model = adapt(copy.deepcopy(base), method, r=RANK, **base.targets).eval()
     with tempfile.TemporaryDirectory() as folder:
         for use in (lambda: model(x), lambda: model.save_pretrained(folder), model.merge_adapter):
             try:
@@ -50,7 +50,7 @@ def waits_for_its_data(method: Method, kind: str = "linear") -> None:
     with model.disable_adapter():
         assert torch.equal(model(x), base(x)), "without its adapter the model is the base, calibrated or not"
     first = calibrate(model, [calibration_rows(base)])
-    again = adapt(copy.deepcopy(base), method, r=RANK, target_modules=["first", "second"]).eval()
+    again = adapt(copy.deepcopy(base), method, r=RANK, **base.targets).eval()
     second = calibrate(again, [calibration_rows(base)])
     assert [layer.module for layer in first.layers] == list(layers_of(model)), "every adapted layer gets a sketch"
     assert [layer.share for layer in first.layers] == [layer.share for layer in second.layers]
@@ -244,14 +244,14 @@ def undoes_exactly(method: Method, kind: str = "linear") -> None:
     model = _trained_and_chained(method, base, x)
     expected = model(x)
     with model.disable_adapter():
-        _assert_equal_bits(model, original)
+        _assert_equal_bits(model, original, base.weights)
     assert torch.equal(model(x), expected), "disabling and enabling must not change the function"
     model.merge_adapter()
     assert torch.allclose(model(x), expected, atol=1e-5), "merging must keep the function"
     model.unmerge_adapter()
     assert torch.equal(model(x), expected), "unmerging must be exact"
     model.unload()
-    _assert_equal_bits(base, original)
+    _assert_equal_bits(base, original, base.weights)
 
 
 def _trained_and_chained(method: Method, base: nn.Module, x: Tensor) -> PeftModel:
@@ -264,12 +264,12 @@ def _trained_and_chained(method: Method, base: nn.Module, x: Tensor) -> PeftMode
     return model
 
 
-def _assert_equal_bits(model: nn.Module, original: dict[str, Tensor]) -> None:
+def _assert_equal_bits(model: nn.Module, original: dict[str, Tensor], weights: Sequence[str]) -> None:
     now = {name.replace(".base_layer", ""): p for name, p in model.state_dict().items()}
-    for layer in ("first", "second"):
-        [name] = [name for name in now if name.endswith(f"{layer}.weight")]
-        bits, expected = now[name].view(torch.int32), original[f"{layer}.weight"].view(torch.int32)
-        assert torch.equal(bits, expected), f"{layer}: the base weight is not what it was"
+    for weight in weights:
+        [name] = [name for name in now if name.endswith(weight)]
+        bits, expected = now[name].view(torch.int32), original[weight].view(torch.int32)
+        assert torch.equal(bits, expected), f"{weight}: the base weight is not what it was"
 
 
 def _same(a: object, b: object) -> bool:

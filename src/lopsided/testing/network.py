@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -18,7 +19,19 @@ from lopsided.optim import param_groups
 RANK = 2
 
 
-class Net(nn.Module):
+class LayersNet(nn.Module):
+    """A network of two layers, `first` and `second`, that are adapted.
+
+    Class attributes:
+        weights: the names of what is adapted.
+        targets: the configuration's fields that say so.
+    """
+
+    weights: ClassVar[Sequence[str]] = ("first.weight", "second.weight")
+    targets: ClassVar[Mapping[str, Any]] = {"target_modules": ["first", "second"]}
+
+
+class Net(LayersNet):
     """(n, 7) -> (n, 3): two layers to adapt, neither square, and a head."""
 
     def __init__(self) -> None:
@@ -30,7 +43,7 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
 
 
-class ConvolutionNet(nn.Module):
+class ConvolutionNet(LayersNet):
     """(n, 4, 7, 6) -> (n, 3): a grouped convolution in two dimensions, one in one dimension, and a head."""
 
     def __init__(self) -> None:
@@ -43,7 +56,7 @@ class ConvolutionNet(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)).flatten(2))).mean(-1))
 
 
-class EmbeddingNet(nn.Module):
+class EmbeddingNet(LayersNet):
     """(n, 6) tokens -> (n, 3): two embeddings of other widths, and a head."""
 
     def __init__(self) -> None:
@@ -55,16 +68,51 @@ class EmbeddingNet(nn.Module):
         return self.head(torch.tanh(self.first(x) * self.second(x)).sum(-2))
 
 
-# By the kind of the layers: the network, and the shape of its input of 5 rows.
-NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+class Expert(nn.Module):
+    """Two stacks of three matrices, of which every row takes its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # So wide that two draws of two columns do not meet by chance.
+        self.up = nn.Parameter(torch.randn(3, 30, 31) / 5)
+        self.down = nn.Parameter(torch.randn(3, 29, 30) / 5)
+
+    def forward(self, x: Tensor, which: Tensor) -> Tensor:
+        """Compute each row with its expert's matrices: (n, 31), (n,) -> (n, 29)."""
+        out = x.new_zeros(len(x), self.down.shape[1])
+        for expert in range(len(self.up)):
+            [rows] = torch.where(which == expert)
+            hidden = torch.tanh(nn.functional.linear(x[rows], self.up[expert]))
+            out = out.index_copy(0, rows, hidden @ self.down[expert].T)
+        return out
+
+
+class ExpertsNet(nn.Module):
+    """(n, 31) -> (n, 3): experts whose matrices are parameters, and a head."""
+
+    weights: ClassVar[Sequence[str]] = ("experts.up", "experts.down")
+    targets: ClassVar[Mapping[str, Any]] = {"target_parameters": ["experts.up", "experts.down"]}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.head = Expert(), nn.Linear(29, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the network's output; rows take the experts in turns."""
+        return self.head(self.experts(x, torch.arange(len(x)) % 3))
+
+
+# By the kind of the layers: the network, and the shape of its input.
+NETWORKS: Mapping[str, tuple[Callable[[], LayersNet | ExpertsNet], tuple[int, ...]]] = {
     "linear": (Net, (5, 7)),
     "convolution": (ConvolutionNet, (5, 4, 7, 6)),
     "embedding": (EmbeddingNet, (5, 6)),
+    "parameter": (ExpertsNet, (12, 31)),
 }
 
 
-def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
-    """Return a network in evaluation mode, and an input of 5 rows.
+def network(seed: int = 0, kind: str = "linear") -> tuple[LayersNet | ExpertsNet, Tensor]:
+    """Return a network in evaluation mode, and an input.
 
     Args:
         kind: of the layers to adapt, among `NETWORKS`.
@@ -72,23 +120,29 @@ def network(seed: int = 0, kind: str = "linear") -> tuple[nn.Module, Tensor]:
     build, shape = NETWORKS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build().eval()
+        net = build().eval()
         # Of the tokens each occurs, since a selector may read any of them.
         x = torch.randn(shape) if kind != "embedding" else torch.randperm(shape[0] * shape[1]).view(shape) % 7
-        return built, x
+        return net, x
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
-    """Return a base with an adapter of the method on both layers, with a chain of five links if it is chained.
+    """Return one of the networks with an adapter of the method, with a chain of five links if it is chained.
 
     A method that reads data is calibrated on `calibration_rows`.
     """
     chain = None if method.chain is None else dataclasses.replace(method.chain, links=5, every=None)
     method = dataclasses.replace(method, chain=chain)
-    model = adapt(base, method, r=RANK, target_modules=["first", "second"], modules_to_save=["head"], seed=seed).eval()
+    assert isinstance(base, (LayersNet, ExpertsNet))
+    model = adapt(base, method, r=RANK, **base.targets, modules_to_save=["head"], seed=seed).eval()
     if method.reads_inputs:
         calibrate(model, [calibration_rows(base)])
     return model
+
+
+def fits(method: Method, kind: str) -> bool:
+    """Return whether layers of a kind take the method: what multiplies a parameter is seen by nobody but its module."""
+    return not method.reads_inputs or kind != "parameter"
 
 
 def calibration_rows(base: nn.Module) -> Tensor:

@@ -171,6 +171,18 @@ class Adapter:
                 "lower r or exclude the module"
             )
 
+    def check_without_inputs(self, kind: str) -> None:
+        """Raise if the method reads inputs: of this kind of layer, nobody sees them.
+
+        Raises:
+            LopsidedError: naming the layer.
+        """
+        if self.method.reads_inputs:
+            raise LopsidedError(
+                f"{self.module}: method {self.method.name!r} reads a layer's inputs, and those of a {kind} are seen by "
+                "its module alone; expected layers; take another method"
+            )
+
     # -- the chain -------------------------------------------------------------------------------------------
 
     def draw(self, link: int, weight: np.ndarray | None, inputs: InputMoments | None = None) -> LinkSketch:

@@ -45,9 +45,9 @@ class LopsidedConfig(PeftConfig):
         links: how many links the chain has; `every`: how many steps a link has. Only for methods with a
             chain; None keeps the method's own.
         seed: the run's seed, from which each layer derives its own.
-        target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save, rank_pattern,
-            alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where they are off,
-            and refused by name where they are not.
+        target_modules, target_parameters, exclude_modules, layers_to_transform, layers_pattern, modules_to_save,
+            rank_pattern, alpha_pattern, use_rslora: as in `peft.LoraConfig`. Other fields of LoraConfig are taken where
+            they are off, and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
             and keeps links in float32 next to 16-bit and quantized ones.
         precision: what next to 16-bit weights and inputs the products with the factors are computed in. "base": in the
@@ -56,6 +56,8 @@ class LopsidedConfig(PeftConfig):
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
         base: fingerprints of the targeted layers' original weights, written when saving.
+        kinds: the kind of each targeted layer that is no `nn.Linear`, by its name in the base, written when saving;
+            None in files that do not say.
         allow_base_mismatch: put a saved adapter on a base that its fingerprints say is another one. Never
             written to a file, and refused in one.
         schema: version of the saved form.
@@ -77,6 +79,7 @@ class LopsidedConfig(PeftConfig):
     every: int | None = None
     seed: int = 0
     target_modules: list[str] | str | None = None
+    target_parameters: list[str] | None = None
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
@@ -89,6 +92,7 @@ class LopsidedConfig(PeftConfig):
     parts: dict[str, Any] | None = None
     link: int = 0
     base: list[str] | None = None
+    kinds: dict[str, str] | None = None
     allow_base_mismatch: bool = False
     schema: int = SCHEMA
     lora_alpha: InitVar[float | None] = None
@@ -121,7 +125,17 @@ class LopsidedConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
-        for name in ("modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"):
+        if self.target_parameters and self.target_modules is None:
+            # Nothing but the parameters, where PEFT would take the model's default.
+            self.target_modules = set()  # type: ignore[assignment]
+        for name in (
+            "target_parameters",
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "layers_to_transform",
+            "layers_pattern",
+        ):
             # PEFT adds to some of them: the caller's own stay as they are.
             setattr(self, name, copy.copy(getattr(self, name)))
         self._check_numbers()

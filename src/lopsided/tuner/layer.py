@@ -98,6 +98,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             LopsidedError: if the rank exceeds the width that is sketched.
         """
         adapter.check_rank()
+        if not self.kind.sees_inputs:
+            adapter.check_without_inputs(self.kind.word)
         if adapter.merge_links:
             self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         self.adapters[name] = adapter

@@ -17,6 +17,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 
+from lopsided.tuner.parameters.adapted_parameters import AdaptedParameters
+
 # What is joined in checkpoints themselves, which transformers' own table of conversions therefore does not say.
 JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
 # Names of matrices: `weight`, `in_proj_weight`, `weight_ih_l0`, `gate_up_proj`, `w1`, `kernel`, and XLNet's letters.
@@ -52,6 +54,9 @@ def loose_weights(model: nn.Module) -> Iterator[LooseWeight]:
     stack = [("", model)]
     while stack:
         prefix, module = stack.pop()
+        if isinstance(module, AdaptedParameters):
+            stack.append((prefix, module.base_layer))
+            continue
         if module is head or isinstance(module, OTHER_MODULES) or parametrize.is_parametrized(module):
             continue
         stack += [(f"{prefix}{name}.", child) for name, child in reversed(list(module.named_children()))]
@@ -80,24 +85,27 @@ def loose_names(model: nn.Module) -> Iterator[tuple[str, LooseWeight]]:
     transformers 5 joins the experts of a checkpoint, say `experts.0.w1` and `experts.0.w3`, into one parameter; users
     and PEFT's older adapters still name the parts.
     """
-    joined = _joined_names(model)
+    joined = joined_parts(model)
     for weight in loose_weights(model):
         yield weight.key, weight
         owner, _, name = weight.key.rpartition(".")
-        for part in joined.get(name, ()):
+        for part in sorted(frozenset().union(*joined.get(name, ()))):
             yield f"{owner}.{part}", weight
 
 
-def _joined_names(model: nn.Module) -> dict[str, set[str]]:
-    """Return, by a parameter's last name, the last names of the checkpoint's tensors that are joined into it."""
-    joined = {name: set(parts) for name, parts in JOINED.items()}
+def joined_parts(model: nn.Module) -> dict[str, tuple[frozenset[str], ...]]:
+    """Return, by a parameter's last name, the sets of a checkpoint's last names that are joined into it.
+
+    There may be several sets, for checkpoints of several origins.
+    """
+    joined = {name: {frozenset(parts)} for name, parts in JOINED.items()}
     if isinstance(model, PreTrainedModel):
         for conversion in get_model_conversion_mapping(model):
             if isinstance(conversion, WeightConverter):
                 parts = {_last(pattern) for pattern in conversion.source_patterns}
-                for target in conversion.target_patterns:
-                    joined.setdefault(_last(target), set()).update(parts - {_last(target)})
-    return joined
+                for target in map(_last, conversion.target_patterns):
+                    joined.setdefault(target, set()).add(frozenset(parts - {target}))
+    return {name: tuple(families) for name, families in joined.items()}
 
 
 def _last(pattern: str) -> str:

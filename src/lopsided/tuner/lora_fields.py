@@ -18,7 +18,6 @@ from lopsided.errors import UnknownArgument, suggestion
 # What to do for a feature that is not here. PEFT's own fields are read off LoraConfig; one without an entry gets OTHER.
 INSTEAD = {
     "bias": "list modules whose biases are to be trained in modules_to_save",
-    "target_parameters": "parameters in no nn.Linear cannot be adapted; train them with peft.LoraConfig",
     "trainable_token_indices": "list the embedding in modules_to_save to train all of its rows",
     "ensure_weight_tying": "leave tied modules out of target_modules and modules_to_save",
     "init_lora_weights": "the method's sketch decides how factors start; choose a method, or register one",

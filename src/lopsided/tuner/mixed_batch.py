@@ -13,6 +13,7 @@ from lopsided.errors import LopsidedError
 from lopsided.tuner.forward.rows import unmerged_links
 from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.model_queries import layers_of
+from lopsided.tuner.parameters.adapted_parameters import AdaptedParameters
 
 BASE = "__base__"
 
@@ -38,6 +39,11 @@ def mixed_batch(
     for name in adapter_names:
         if name != BASE and name not in known:
             raise LopsidedError(f"no adapter is named {name!r}; expected {', '.join(known)} or {BASE}")
+    if any(isinstance(module, AdaptedParameters) for module in model.modules()):
+        raise LopsidedError(
+            "adapter_names gives every row an adapter, and experts and routers with adapters see tokens without rows; "
+            "expected a model whose layers alone are adapted; run the rows of each adapter by themselves"
+        )
     repeated = [name for name in adapter_names for _ in range(num_beams or 1)]
     encoder = model.get_encoder() if num_beams and model.config.is_encoder_decoder else None
     unrepeated = set(encoder.modules()) if encoder is not None else set()

@@ -21,11 +21,16 @@ from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.arrivals import check_loaded
 from lopsided.tuner.config import LopsidedConfig
 from lopsided.tuner.kinds import kind_of
+from lopsided.tuner.kinds.parameter import MatrixKind
 from lopsided.tuner.layer import LopsidedLinear
+from lopsided.tuner.like_adapter import like_adapter
 from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import pack
+from lopsided.tuner.parameters.adapted_parameters import AdaptedParameters
+from lopsided.tuner.parameters.asked import settle_parameters
+from lopsided.tuner.parameters.supported_parameters import check_parameter
 from lopsided.tuner.peft_seams import PREFIX, install_late_seams
 from lopsided.tuner.saved import SealedTensors, accept, check_in_memory, meet_base, note_base
 from lopsided.tuner.state_modules import key_of, without_wrappers
@@ -73,6 +78,9 @@ class LopsidedModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if parameter_name is not None:
+            self._adapt_parameter(peft_config, adapter_name, target, target_name, parent, current_key, parameter_name)
+            return
         if isinstance(target, LopsidedLinear):
             layer = target
         else:
@@ -82,25 +90,58 @@ class LopsidedModel(BaseTuner):
             assert kind is not None, "it is supported"
             layer = LopsidedLinear(target, kind, shared=self._holders[id(target.weight)] > 1)
             layer._active_adapter = adapter_name
-        adapter = self._adapter(peft_config, current_key, layer)
-        if self._like is not None and self._like in layer.adapters:
-            adapter.copy_frozen(layer.adapters[self._like])
-        layer.add_adapter(
-            adapter_name,
-            adapter,
-            dropout=peft_config.dropout,
-            inference_mode=peft_config.inference_mode,
-        )
+        self._add_adapter(peft_config, adapter_name, layer, current_key)
         if layer is not target:
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
             keep_off_fused_path(parent, layer)
 
+    def _adapt_parameter(
+        self,
+        config: LopsidedConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        key: str,
+        parameter: str,
+    ) -> None:
+        # Inside of what is adapted already, where a second adapter finds the parameter.
+        around = next((module for module in (parent, target) if isinstance(module, AdaptedParameters)), None)
+        if around is None:
+            check_parameter(target, parameter, key, config)
+            around = AdaptedParameters(target)
+            if adapter_name not in self.active_adapters:
+                target.requires_grad_(False)
+            setattr(parent, target_name, around)
+        known = parameter in around.names
+        weight = getattr(around.base_layer, parameter)
+        layers = around.adapt(parameter, shared=self._holders[id(weight)] > 1)
+        for index, layer in enumerate(layers):
+            if not known:
+                layer._active_adapter = adapter_name
+            self._add_adapter(config, adapter_name, layer, key, None if weight.dim() == 2 else index)
+
+    def _add_adapter(
+        self, config: LopsidedConfig, name: str, layer: LopsidedLinear, key: str, index: int | None = None
+    ) -> None:
+        """Add a new adapter to a layer.
+
+        Args:
+            key: the name of the layer, or of a parameter.
+            index: the place of the layer's matrix in the parameter, if that is a stack.
+        """
+        adapter = self._adapter(config, key, layer, index)
+        if self._like is not None and self._like in layer.adapters:
+            adapter.copy_frozen(layer.adapters[self._like])
+        layer.add_adapter(name, adapter, dropout=config.dropout, inference_mode=config.inference_mode)
+
     @staticmethod
-    def _adapter(config: LopsidedConfig, key: str, layer: LopsidedLinear) -> Adapter:
+    def _adapter(config: LopsidedConfig, key: str, layer: LopsidedLinear, index: int | None) -> Adapter:
         r, scaling = config.rank_and_scale(key)
         method = config.as_method()
+        key = key if index is None else f"{key}.{index}"
         return Adapter(
             module=key,
             method=method,
@@ -131,6 +172,8 @@ class LopsidedModel(BaseTuner):
         self._like = like_adapter(model, self.peft_config, adapter_name, callers)
         names = [name for name, _ in model.named_modules()]
         check_patterns(config.patterns(), names + [weight.key for weight in loose_weights(model)])
+        if not config.from_file:
+            settle_parameters(config, model)
         self._settle_targets(config, model, by_tensors=kwargs.get("state_dict") is not None)
         # How many modules hold each weight: one that is shared is never written to.
         self._holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -167,15 +210,25 @@ class LopsidedModel(BaseTuner):
             if isinstance(module, LopsidedLinear):
                 if adapter_name in module.adapters:
                     module.delete_adapter(adapter_name)
-                if not module.adapters:
+                if not module.adapters and not isinstance(module.kind, MatrixKind):
                     replaced[name] = module.base_layer
             elif isinstance(module, AuxiliaryTrainingWrapper) and adapter_name in module._adapters:
                 others = [other for other in module.active_adapters if other != adapter_name]
                 module.delete_adapter(adapter_name, new_active_adapters=others)
                 if not module._adapters:
                     replaced[name] = module.original_module
+        for name, module in list(model.named_modules()):
+            if isinstance(module, AdaptedParameters) and not any(layer.adapters for layer in module.all_layers()):
+                replaced[name] = module.base_layer
         for name, original in replaced.items():
             model.set_submodule(name, original)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AdaptedParameters):
+            # PEFT would look for a weight and a bias in it.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         # While a saved adapter waits for its tensors, PEFT casts for a first time; the second one follows the load.
@@ -275,39 +328,3 @@ class LopsidedModel(BaseTuner):
 def _set_trainable(requires_grad: Mapping[nn.Parameter, bool]) -> None:
     for parameter, value in requires_grad.items():
         parameter.requires_grad = value
-
-
-def like_adapter(
-    model: nn.Module, configs: Mapping[str, LopsidedConfig], name: str, config: LopsidedConfig
-) -> str | None:
-    """Return the adapter on the model whose frozen part a new one of this configuration shares, if there is one.
-
-    TRL makes a reference of an adapter that way: it adds one with the same configuration, and copies the parameters.
-    Past links and the seeds of a loaded adapter are no parameters, and must be the same as well.
-
-    Raises:
-        LopsidedError: if several adapters have the configuration, and differ in what is frozen.
-    """
-    if config.waiting:
-        return None
-    others = [other for other in configs if other != name and layers_of(model, other)]
-    if same := [other for other in others if configs[other] is config]:
-        return same[0]
-    use_aside = without_use(config)
-    equal = [other for other in others if without_use(configs[other]) == use_aside]
-    layers = [layer.adapters for layer in layers_of(model).values()]
-    for other in equal[1:]:
-        pairs = [(adapters[equal[0]], adapters[other]) for adapters in layers if other in adapters]
-        if not all(first.same_frozen(second) for first, second in pairs):
-            raise LopsidedError(
-                f"adapters {equal[0]!r} and {other!r} have the configuration of the new {name!r}, and other past links "
-                f"or seeds; expected one of them; pass that one's own: add_adapter({name!r}, "
-                f"model.peft_config[{other!r}])"
-            )
-    return equal[0] if equal else None
-
-
-def without_use(config: LopsidedConfig) -> dict[str, Any]:
-    """Return a configuration without what says how an adapter is used, and what a loader notes."""
-    notes = ("inference_mode", "base", "base_model_name_or_path", "auto_mapping", "revision", "schema", "peft_version")
-    return {key: set(v) if isinstance(v, list) else v for key, v in config.to_dict().items() if key not in notes}

@@ -8,9 +8,10 @@ of one module. Where they offer nothing, a function of theirs is wrapped, and al
     register_tuner      PEFT's tables
     before_steps        a check before every step of every optimizer of torch
     after_train_begin   a check at the start of every training by a `transformers.Trainer`
+    give_class          one module's class, of a model whose merges are to be exact
 
-A wrapper lets everything through that has nothing to do with a Lopsided adapter. The last two call what rooms above
-this one register with them.
+A wrapper lets everything through that has nothing to do with a Lopsided adapter. `before_steps` and `after_train_begin`
+call what rooms above this one register with them.
 """
 
 from __future__ import annotations
@@ -143,6 +144,18 @@ def register_tuner(config_cls: type, model_cls: type) -> None:
     """
     if add_enum_member() not in PEFT_TYPE_TO_TUNER_MAPPING:
         register_peft_method(name="lopsided", config_cls=config_cls, model_cls=model_cls, prefix=PREFIX)
+
+
+# -- single modules ------------------------------------------------------------------------------------------------
+
+
+def give_class(module: nn.Module, cls: type) -> None:
+    """Make one module an instance of another class, with the attributes that it has.
+
+    Reason: a model whose merges are to be exact has PEFT's layers already, and others hold references to them. A method
+    set on an instance would be pickled by its name, and come back as the class's own.
+    """
+    module.__class__ = cls
 
 
 # -- what rooms above this one look at ------------------------------------------------------------------------------

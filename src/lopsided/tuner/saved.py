@@ -22,6 +22,7 @@ from lopsided.files.manifest import KEY, PEFT_PREFIX, seal, unseal
 from lopsided.finite import check_finite
 from lopsided.tuner.arrivals import check_unmerged, original_weight
 from lopsided.tuner.config import LopsidedConfig
+from lopsided.tuner.kinds.linear import LinearKind
 from lopsided.tuner.layer import LopsidedLinear
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.packing import EXTRAS, label, unpack
@@ -114,6 +115,11 @@ def note_base(config: LopsidedConfig, layers: Mapping[str, LopsidedLinear]) -> N
     present = [layer.base_weight.fingerprint() for layer in layers.values()]
     noted = config.base if config.base is not None and len(config.base) == len(present) else present
     config.base = [new if is_floating(new) or not is_read(old) else old for old, new in zip(noted, present)]
+    names = {module: without_wrappers(module).removeprefix(PEFT_PREFIX) for module in layers}
+    # Of the others the file alone says what their factors are.
+    config.kinds = {
+        names[module]: layer.kind.word for module, layer in layers.items() if layer.kind.word != LinearKind.word
+    }
 
 
 # -- loading -------------------------------------------------------------------------------------------------

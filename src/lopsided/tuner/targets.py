@@ -57,9 +57,9 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
     linear = set(_maybe_include_all_linear_layers(copy.copy(config), model).target_modules)
     left_out = {key: kind for key in sorted(linear) if (kind := _refused_as(model, key)) is not None}
     names: Any = linear - left_out.keys()
-    left_out |= _owned(loose_weights(model))
+    left_out |= _owned(w for w in loose_weights(model) if not _is_parameter_target(config, w.key))
     # What exclude_modules or modules_to_save names, the user has taken out.
-    left_out = {key: kind for key, kind in left_out.items() if not _is_taken_out(config, key)}
+    left_out = {key: kind for key, kind in left_out.items() if not is_taken_out(config, key)}
     if not names:
         why = f", only {_listed(left_out)}" if left_out else ""
         raise LopsidedError(
@@ -69,8 +69,8 @@ def settle_all_linear(config: LopsidedConfig, model: nn.Module) -> None:
     config.target_modules = names
     if left_out:
         warnings.warn(
-            f"'all-linear' leaves out {_listed(left_out)}, which can't be adapted and stay as they are; supported: "
-            f"{SUPPORTED}; to adapt the rest without this warning, list these in exclude_modules",
+            f"'all-linear' leaves out {_listed(left_out)}, which stay as they are; supported: {SUPPORTED}, and "
+            "parameters by target_parameters; to adapt the rest without this warning, list these in exclude_modules",
             LopsidedWarning,
             stacklevel=2,
         )
@@ -85,7 +85,13 @@ def _refused_as(model: nn.Module, key: str) -> str | None:
     return f"read by {type(parent).__name__}" if reader_of(parent, child) else type(target).__name__
 
 
-def _is_taken_out(config: LopsidedConfig, key: str) -> bool:
+def _is_parameter_target(config: LopsidedConfig, key: str) -> bool:
+    """Return whether `target_parameters` adapts a weight."""
+    names = config.target_parameters or ()
+    return key in names or key.endswith(tuple(f".{name}" for name in names))
+
+
+def is_taken_out(config: LopsidedConfig, key: str) -> bool:
     """Return whether `exclude_modules` or `modules_to_save` names a weight, or a module around it."""
     parts = key.split(".")
     around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
@@ -106,12 +112,12 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
             take out; for a name or an expression that also stands for weights in no layer; for an index in
             `layers_to_transform` that no targeted module has.
     """
-    modules = [key for key in _module_names(model) if key]
-    loose = dict(loose_names(model))
+    modules = [key for key in module_names(model) if key]
+    loose = {name: weight for name, weight in loose_names(model) if not _is_parameter_target(config, weight.key)}
     asks_for = {
         key: weight
         for key, weight in loose.items()
-        if check_target_module_exists(config, key) and not _is_taken_out(config, key)
+        if check_target_module_exists(config, key) and not is_taken_out(config, key)
     }
     if isinstance(config.target_modules, str):
         if asks_for:
@@ -119,7 +125,7 @@ def check_targets(config: LopsidedConfig, model: nn.Module) -> None:
             raise _partly(f"the expression {config.target_modules!r:.80}", asks_for.values(), matches)
         return
     names = sorted(config.target_modules or ())
-    by_name, loose_by_name = _matches(names, modules), _matches(names, loose)
+    by_name, loose_by_name = matches_by_name(names, modules), matches_by_name(names, loose)
     missing = [name for name in names if not any(check_target_module_exists(config, key) for key in by_name[name])]
     # What exclude_modules takes out, the user has said.
     missing = [name for name in missing if not _is_excluded(config, by_name[name])]
@@ -137,8 +143,7 @@ def _partly(what: str, weights: Iterable[LooseWeight], modules: list[str]) -> Lo
     rest = f"; for the rest, name {_short_names(modules)}" if modules else ""
     return LopsidedError(
         f"target_modules: {what} also means {_listed(_owned(weights))}, which can't be adapted; expected modules of "
-        f"{SUPPORTED}, got parameters in no such layer; leave it out, or use peft.LoraConfig with "
-        f"target_parameters{rest}"
+        f"{SUPPORTED}, got parameters in no such layer; name them in target_parameters, or leave them out{rest}"
     )
 
 
@@ -188,7 +193,7 @@ def _is_excluded(config: LopsidedConfig, keys: Iterable[str]) -> bool:
     return any(check_target_module_exists(without, key) for key in keys)
 
 
-def _matches(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
+def matches_by_name(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
     """Return the keys that each name matches as PEFT matches it: as a whole, or as the end after a dot."""
     matches: dict[str, list[str]] = {name: [] for name in names}
     for key in keys:
@@ -202,7 +207,7 @@ def _matches(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
     return matches
 
 
-def _module_names(model: nn.Module) -> Iterator[str]:
+def module_names(model: nn.Module) -> Iterator[str]:
     """Yield the names of modules that PEFT tries, which does not look into the layers of a tuner."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import peft
 import pytest
@@ -203,3 +204,28 @@ def test_300_steps_end_where_those_with_float32_products_end(method):
     )
     assert (wide_end < 0.8 * start).all(), "nothing was learned"
     assert float((narrow_end - wide_end).mean().abs()) < float(wide_end.std()), "seeds differ by less than precisions"
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32], ids=str)
+@pytest.mark.parametrize("how", ["no_grad", "frozen", "frozen but x", "autocast"])
+@pytest.mark.parametrize("method", tiny.ADAPTERS)
+def test_factors_that_do_not_train_compute_what_they_computed(method, how, dtype):
+    """As an adapter that is loaded for inference: nothing in it requires a gradient."""
+    if how == "autocast" and dtype != torch.float32:
+        pytest.skip("autocast is for float32 weights")
+    _, layer, _ = learned(method, dtype, 0.1)
+    x = torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(1)).to(dtype)
+    contexts = {"autocast": torch.autocast("cpu", dtype=torch.bfloat16), "no_grad": torch.no_grad()}
+    with contexts.get(how, nullcontext()):
+        expected = layer.eval()(x).detach()
+        for factor in layer.trained("default").values():
+            factor.requires_grad_(False)
+        if how == "frozen but x":
+            x.requires_grad_()
+        out = layer(x)
+    assert out.dtype == expected.dtype
+    torch.testing.assert_close(out.detach(), expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+    if how == "frozen but x":
+        [gradient] = torch.autograd.grad(out.square().sum(), x)
+        assert gradient.isfinite().all()
+        assert gradient.any()

@@ -47,7 +47,7 @@ class SketchSetting:
     """
 
     methods: tuple[str, ...] = METHODS_COMPARED
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     seeds: int = 3
     steps: int = 60
     batch: int = FULL_BATCH
@@ -62,7 +62,7 @@ class SketchSetting:
 
     def final(self, method: str, rate: float, seed: int, folder: Path) -> TrainConfig:
         """Return the configuration of a run that is compared."""
-        return self._config(method, rate, seed, folder / f"{method}-seed{seed}", test=True)
+        return self._config(method, rate, seed, folder / f"{method}-{rate:g}-seed{seed}", test=True)
 
     def _config(self, method: str, rate: float, seed: int, out: Path, *, test: bool) -> TrainConfig:
         sizes = {"rank": self.rank, "steps": self.steps, "batch_size": self.batch}

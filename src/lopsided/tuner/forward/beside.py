@@ -34,7 +34,8 @@ def beside(
         x: (..., d_in), weight: (d_out, d_in), bias: (d_out,) -> (..., d_out).
     """
     keeps_x = isinstance(term.A, Tensor) and term.A.requires_grad
-    h = None if keeps_x else reads(x, term.A)
+    # A trained factor is float32 where nothing trains, too.
+    h = None if keeps_x else reads(x, term.A.to(weight.dtype))
     if not torch.is_grad_enabled():
         return _value(x, h, _rounded(term, scaling, weight.dtype), weight, bias, scaling, past)[0]
     return _Beside.apply(x, h, term.A, term.B, weight, bias, scaling, past, guard)

@@ -36,7 +36,8 @@ def keep(
         rounded: A and s·B as the products take them, if backward shall not round them again.
     """
     needs_A, needs_B = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-    made_A = rounded.A if rounded is not None and needs_A else None
+    # A frozen factor of the layer's own is of W's dtype already.
+    made_A = rounded.A if rounded is not None and rounded.A is not A else None
     made_B = rounded.B if rounded is not None and isinstance(rounded.B, Tensor) else None
     ctx.save_for_backward(
         x if needs_A else None, h if needs_B else None, A if needs_A else None, B if needs_B else None, made_A, made_B

@@ -16,9 +16,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lopsided.tuner.kinds import KINDS
+from lopsided.tuner.kinds.parameter import MatrixKind
 
 # The forwards of the layers that are adapted, as they were when this module was imported.
-PRODUCTS: tuple[Callable[..., Any], ...] = tuple(forward for kind in KINDS for forward in kind.forwards)
+PRODUCTS: tuple[Callable[..., Any], ...] = tuple(
+    forward for kind in (*KINDS, MatrixKind()) for forward in kind.forwards
+)
 # Forwards of other classes that were read and found to be the product, by module and name. FalconLinear's rounds once
 # before it adds its bias; a test holds it to F.linear.
 SAME_PRODUCTS = (("transformers.models.falcon.modeling_falcon", "FalconLinear.forward"),)

@@ -26,6 +26,7 @@ class LayerKind(abc.ABC):
         names: what errors call these classes.
         forwards: the forwards that compute with the weight and a bias, and nothing else.
         drops: whether dropout may act on the input.
+        sees_inputs: whether what W multiplies is given to a call of the layer, as `inputs` reads it.
         one_hot: whether each input is a token, which W multiplies as a one-hot vector.
     """
 
@@ -34,6 +35,7 @@ class LayerKind(abc.ABC):
     names: ClassVar[tuple[str, ...]]
     forwards: ClassVar[tuple[Callable[..., Any], ...]]
     drops: ClassVar[bool] = True
+    sees_inputs: ClassVar[bool] = True
     one_hot: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -62,12 +64,9 @@ class LayerKind(abc.ABC):
         """Return what W multiplies in a call: (n, d_in), or n tokens where they are one-hot.
 
         Raises:
-            LopsidedError: of a kind that does not say.
+            LopsidedError: of a kind that sees none.
         """
-        raise LopsidedError(
-            f"{type(base).__name__}: what its weight multiplies is not known, and a sketch that reads data has to see "
-            "it; expected linear layers, convolutions or embeddings; exclude the module, or take another method"
-        )
+        raise LopsidedError(f"what multiplies a {self.word} is not known; expected a layer; leave it out")
 
     def reading(self, base: Any) -> tuple[Any, ...]:
         """Return what decides `inputs` next to x: layers that are equal in it and are given one x have one input."""

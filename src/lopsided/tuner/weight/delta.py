@@ -34,12 +34,17 @@ class Part:
     Args:
         terms: one per link, in the order of the links, of float32 or narrower.
         scaling: s.
-        copied: bytes of those factors that exist for this part alone, and not for the adapter anyway.
+        copied: bytes of those tensors that exist for this part alone, and not for the adapter anyway.
+        gain: by what the weight is multiplied once this part is in it, as DoRA does; None for nothing.
+
+    Shapes:
+        gain: (d_out, 1) or (1, d_in).
     """
 
     terms: tuple[Term, ...]
     scaling: float
     copied: int = 0
+    gain: Tensor | None = None
 
 
 # -- where ΔW is not zero ----------------------------------------------------------------------------------------
@@ -64,6 +69,8 @@ class Region:
         """Return the region of some parts: narrow only where every term has a selector on the same side."""
         terms = [term for part in parts for term in part.terms]
         d_out, d_in = _shape(terms[0])
+        if any(part.gain is not None for part in parts):
+            return cls(d_out, d_in)
         columns = [term.A.indices for term in terms if isinstance(term.A, Selected)]
         if len(columns) == len(terms):
             union = torch.cat(columns).cpu().unique()
@@ -115,10 +122,13 @@ class Delta:
     """ΔW of some parts on one device, over their region. Both calls belong into `undisturbed`.
 
     A factor with NaN or Inf gives NaN or Inf in the entries of ΔW that it reaches.
+
+    Args:
+        region: at least that of the parts, and that by default.
     """
 
-    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
-        self.region = Region.of(parts)
+    def __init__(self, parts: Sequence[Part], device: torch.device, region: Region | None = None) -> None:
+        self.region = Region.of(parts) if region is None else region
         self._sums = [_PartSum(part, self.region, device) for part in parts]
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
@@ -183,7 +193,8 @@ class _PartSum:
         # (values, positions in the region, the dimension that they count along)
         self._selected: list[tuple[Tensor, Tensor, int]] = []
         for term in part.terms:
-            A, B = (f if isinstance(f, Selected) else f.detach().to(device) for f in (term.A, term.B))
+            # Kept as narrow as the adapter has them, and widened while ΔW is computed.
+            A, B = (f if isinstance(f, Selected) else f.detach().to(device, torch.float32) for f in (term.A, term.B))
             if isinstance(A, Selected) and isinstance(B, Selected):
                 B = B.matrix().T.to(device)
             if isinstance(A, Selected):

@@ -95,6 +95,33 @@ class ExactProduct:
         return self._balanced_A(columns).add_(anchors).sub_(anchors)
 
 
+def in_single_precision(B: Tensor, A: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs (B_i, A_i) of float32 or narrower with Σ B_i·A_i = B·A, which `ExactProduct` takes without loss.
+
+    float64 factors come as (high, high), (low, high) and (high, low): high is what fits below the largest entry of a
+    row of B or a column of A, and low is the rest of it. The sum is B·A to about 2⁻⁴⁴ of the largest entries.
+
+    Shapes:
+        B: (d_out, r), A: (r, d_in).
+    """
+    if torch.float64 not in (B.dtype, A.dtype):
+        return [(B, A)]
+    # Balanced first, so that the product's own balance, of the high parts, finds nothing left to do.
+    shift = (_exponent(B, 0) - _exponent(A, 1)) >> 1
+    (B, b), (A, a) = (
+        _high_and_low(B.double() * _power_of_two(-shift), 1),
+        _high_and_low(A.double() * _power_of_two(shift)[:, None], 0),
+    )
+    return [(B, A), (b, A), (B, a)]
+
+
+def _high_and_low(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    # One bit less than a product keeps: rounding up can bring the largest entry to the next power of two.
+    anchors = _anchors(x, dim, MANY.bits - 1)
+    high = (x + anchors) - anchors
+    return high.float(), (x - high).float()
+
+
 def _exponent(x: Tensor, dim: int) -> Tensor:
     """Return the e of 2ᵉ⁻¹ <= max|x| < 2ᵉ along a dimension."""
     # NaN and Inf have no exponent of their own, and what they reach is not finite whatever its unit.

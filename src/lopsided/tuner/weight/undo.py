@@ -1,7 +1,8 @@
 """Writing into a base weight, and the way back to its very bits.
 
 Notation: W0 is the original weight and Δ what is added to it, in float32 (float64 under a float64 weight). The weight
-then holds W1 = round(W0 + Δ), rounded once to its dtype.
+then holds W1 = round(W0 + Δ), rounded once to its dtype. Where a part has a gain g, read g ⊙ (W0 + Δ) for W0 + Δ, and
+W1 / g - Δ for W1 - Δ (see `weight_change`).
 
 Keeping a copy of W0 would double the memory of the model. W1 - Δ is rarely off from W0 by more than its last bits, and
 mostly not at all, and Δ can be computed again bit for bit (see `delta`). So per tile only the corrections are kept,
@@ -28,6 +29,7 @@ from torch import Tensor
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undisturbed
 from lopsided.tuner.weight.undo_records import HEAD, INTEGERS, OBJECT, corrected, digest, digests, is_copy, record
+from lopsided.tuner.weight.weight_change import WeightChange
 
 
 class Undo:
@@ -55,11 +57,16 @@ class Undo:
     @property
     def nbytes(self) -> int:
         """How many bytes of CPU memory the way back takes now."""
+        return self.nbytes_without_parts + sum(part.copied for part in self._parts)
+
+    @property
+    def nbytes_without_parts(self) -> int:
+        """The same without the copies that the parts made, for whoever keeps these anyway."""
         indices = 0 if self._region is None else self._region.nbytes
-        return indices + sum(part.copied for part in self._parts) + sum(len(r) + OBJECT for r in self._records)
+        return indices + sum(len(r) + OBJECT for r in self._records)
 
     def write(self, weight: Tensor, parts: Sequence[Part], module: str) -> None:
-        """Set weight := W0 + Δ, in float32 or wider, rounded once to the weight's dtype.
+        """Set weight := W0 + Δ, in float32 or wider, rounded once to the weight's dtype, times the parts' gains.
 
         Only the region that the parts can change is read, written and listed. The terms are kept by reference: nobody
         may change their tensors afterwards.
@@ -86,13 +93,13 @@ class Undo:
         wide = torch.promote_types(weight.dtype, torch.float32)
         copy_nbytes = region.height * region.width * weight.dtype.itemsize
         with undisturbed(weight.device):
-            delta = Delta(parts, weight.device)
+            changes = WeightChange(parts, weight.device, wide)
             for tile in region.tiles(self._entries):
-                W0, change = region.read(weight, *tile), delta.tile(*tile).to(wide)
-                W1 = (W0.to(wide) + change).to(weight.dtype)
+                W0, change = region.read(weight, *tile), changes.tile(*tile)
+                W1 = change.applied(W0.to(wide)).to(weight.dtype)
                 # Recorded before it is written: whenever this is interrupted, `restore` knows every written tile. One
                 # that was recorded and not written is recognized by the digest of W0.
-                guess = torch.sub(W1.to(wide), change, out=change).to(weight.dtype)
+                guess = change.taken_back(W1.to(wide)).to(weight.dtype)
                 self._records.append(record(W0, W1, guess))
                 region.write(weight, *tile, W1)
                 # Not in memory next to the next tile's.
@@ -136,7 +143,7 @@ class Undo:
         """Return ‖(W1 - W0) - Δ‖ / ‖Δ‖: what rounding to the weight's dtype took from the parts that are written.
 
         Args:
-            parts: those that were written; `write` may have let go of them.
+            parts: those that were written, without gains; `write` may have let go of them.
         """
         assert self._region is not None
         lost, whole = 0.0, 0.0
@@ -161,14 +168,14 @@ class Undo:
                 f"{self._module}: the base weight was changed while adapters were merged into it, so the original "
                 "can't be given back; expected the weight as the merge left it; load the base model again"
             )
-        delta = Delta(self._parts, weight.device) if self._parts else None
         wide = torch.promote_types(weight.dtype, torch.float32)
+        changes = WeightChange(self._parts, weight.device, wide) if self._parts else None
         for i, (tile, kept) in reversed(list(enumerate(tiles))):
             W0, (before, _) = region.read(weight, *tile), digests(kept)
             if current[i] != before:
                 # W1 - Δ, rounded as `write` rounded it when it recorded the corrections. Copies need no Δ.
-                if delta is not None:
-                    W0 = (W0.to(wide) - delta.tile(*tile).to(wide)).to(weight.dtype)
+                if changes is not None:
+                    W0 = changes.tile(*tile).taken_back(W0.to(wide)).to(weight.dtype)
                 W0 = corrected(W0, kept)
                 if digest(W0) != before:
                     raise LopsidedError(

@@ -1,0 +1,1 @@
+"""Merges that lead back to the original bits, for stock PEFT's LoRA layers and for our own."""
