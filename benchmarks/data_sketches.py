@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,18 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="the folder of the record")
     parser.add_argument("--quick", action="store_true", help="runs of the quick look")
     options = parser.parse_args(arguments)
-    started = time.perf_counter()
     torch.set_num_threads(1)
     setting = QUICK if options.quick else SketchSetting()
     try:
         check_drawable()
-        found = outcome(setting, measure(setting, options.runs, lambda text: print(text, file=sys.stderr, flush=True)))
+        runs = measure(setting, options.runs, lambda text: print(text, file=sys.stderr, flush=True))
+        found = outcome(setting, runs)
     except LopsidedError as error:
         print(f"data_sketches: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     request = Request(size="quick" if options.quick else "full")
-    record = result_record(EXPERIMENT, request, found, seconds=time.perf_counter() - started)
+    record = result_record(EXPERIMENT, request, found, seconds=runs.seconds)
     for drawing in found.plots:
         draw(drawing, options.out / f"{drawing.name}.svg")
     write_json(options.out / RECORD, record)

@@ -116,13 +116,13 @@ register(
     "ipa_b",
     train="B",
     sketch=Principal(),
-    lr=3e-3,
+    lr=3e-4,
     source="Yin et al. 2025, arXiv:2509.04398 (IPA, its projector frozen), with exact second moments",
 )
 register(
     "act_cla",
     train="B",
     sketch=LargestColumns(),
-    lr=3e-3,
+    lr=1e-3,
     source="columns of cLA, arXiv:2606.13767, by the norms of Wanda, Sun et al. 2023, arXiv:2306.11695",
 )
