@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import lopsided
 from lopsided import METHODS, LopsidedError, Method
@@ -497,3 +498,20 @@ def test_layers_that_are_not_linear_go_to_peft_alone_and_take_the_bases_configur
     shutil.rmtree(tmp_path / model)
     with pytest.raises(LopsidedError, match="is not at hand"):
         export_adapter(saved, tmp_path / "out", probe=False)
+
+
+@pytest.mark.parametrize("server", ["peft", "vllm"])
+def test_experts_are_refused_by_name(server, tmp_path):
+    config = MixtralConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24,
+        vocab_size=40, num_local_experts=2,
+    )  # fmt: skip
+    model = lopsided.adapt(
+        MixtralForCausalLM(config), "cla", r=2, target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    model.save_pretrained(tmp_path / "experts")
+    # Two parts of one parameter have a rank of their own, which no field says.
+    assert "all equal" in verify(tmp_path / "experts")["checks"]["hashes"]
+    with pytest.raises(LopsidedError, match=r"as experts are; .* export it with lopsided\.to_lora"):
+        export_adapter(tmp_path / "experts", tmp_path / "out", server=server)
+    assert not (tmp_path / "out").exists()
