@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_line
-from lopsided.files.untrusted import ADAPTER_CONFIG
+from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
 from lopsided.method import Method
 from lopsided.method.sketch import Stored
 from lopsided.serving.lora_tensors import SavedUpdates, ShapedLayer, split_bases
@@ -62,8 +62,8 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
     shaped = [module for module in file.layers if kinds.get(module, LinearKind.word) not in LINEAR]
     if experts := [module for module in shaped if kinds[module] == MatrixKind.word]:
         raise LopsidedError(
-            f"{folder} has an adapter on {experts[0]}, a parameter and no layer, as experts are; exports from files "
-            "are of layers; load it on its base and export it with lopsided.to_lora"
+            f"{folder} has an adapter on {experts[0]}, a parameter and no layer, as experts are; expected layers where "
+            "ranks change; export it --for peft without --rank"
         )
     alone, modules = None, {}
     if sketch is not None and sketch.reads_weight and not sketch.stored:
@@ -87,6 +87,12 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
         auto_mapping=config.auto_mapping,
         fingerprints=config.base,
     )
+
+
+def has_parameters(folder: Path) -> bool:
+    """Return whether an adapter of ours is on parameters that are no layers, as experts are."""
+    kinds = read_json(folder / ADAPTER_CONFIG).get("kinds")
+    return isinstance(kinds, dict) and MatrixKind.word in kinds.values()
 
 
 # -- a layer -------------------------------------------------------------------------------------------------------
