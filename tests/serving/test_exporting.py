@@ -35,7 +35,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.more)])
 def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tmp_path):
     expected, folders = [], []
     for name in tiny.ADAPTERS:
@@ -49,7 +49,7 @@ def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tm
         torch.testing.assert_close(found, logits, atol=2e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "vit"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("vit", marks=pytest.mark.more)])
 def test_other_architectures_and_layers_that_are_stored_transposed(kind, tmp_path):
     folders, expected = [], []
     for name in ("c3la", "rac_a", "bernoulli"):
