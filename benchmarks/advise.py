@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.measuring import Progress
 from benchmarks.writing import markdown
-from lopsided import METHODS, LopsidedError, Method, adapt, param_groups
+from lopsided import METHODS, LopsidedError, Method, adapt, calibrate, param_groups
 from lopsided.advise import Advice, advise, fit_head
 from lopsided.advise.by_name import Batch, advice_inputs, task_batches
 from lopsided.files.atomic import write_json
@@ -82,6 +82,7 @@ class Bench:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lopsided_" in name)
         model.eval()
+        calibrate(model, self.training)
         optimizer = torch.optim.AdamW(param_groups(model, lr=lr))
         for batch in self.training[:steps]:
             optimizer.zero_grad()

@@ -18,6 +18,8 @@ import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from lopsided.runs import train
+from lopsided.tuner import LopsidedLinear
+from tests.made_up_inputs import with_made_up_inputs
 from tests.tiny_runs import ANSWERS, DECIDING, VOCABULARY, MakeRun, save_model, tiny_config, write_task
 
 
@@ -33,6 +35,15 @@ def _small_heap():
     # makes several; in the last third of the tests that took half of the time.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _calibrated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters that read data have a sketch from the start, of made-up inputs, so that tests over all methods meet them
+    as they meet the others. Tests of calibration itself are marked `uncalibrated`.
+    """
+    if request.node.get_closest_marker("uncalibrated") is None:
+        monkeypatch.setattr(LopsidedLinear, "add_adapter", with_made_up_inputs(LopsidedLinear.add_adapter))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from lopsided import METHODS
 from lopsided.testing import adapted, network
 from tests.tiny import ADAPTERS
 
+pytestmark = pytest.mark.uncalibrated
 CURVES = Path(__file__).parent / "golden_losses.json"
 
 

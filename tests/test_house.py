@@ -9,7 +9,19 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "lopsided"
 ROOMS = [
     *("errors", "finite", "stats", "settings", "plugins", "method", "methods", "files"),
-    *("formatting", "models", "tuner", "optim", "adapt", "baselines", "export", "testing", "tasks", "theory"),
+    *(
+        "formatting",
+        "models",
+        "tuner",
+        "optim",
+        "adapt",
+        "calibrate",
+        "baselines",
+        "export",
+        "testing",
+        "tasks",
+        "theory",
+    ),
     *("curvature", "runs", "serving", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
 ]
 

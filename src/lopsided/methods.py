@@ -8,7 +8,16 @@ is one more `register`, here or in a user's own file.
 chosen.
 """
 
-from lopsided.method import Chain, Columns, KaimingUniform, Orthonormal, Window, register
+from lopsided.method import (
+    Chain,
+    Columns,
+    KaimingUniform,
+    LargestColumns,
+    Orthonormal,
+    Principal,
+    Window,
+    register,
+)
 
 # Not adapters: the ceiling and the floor of every comparison.
 register("full", train="all", lr=3e-4, compared=True, source="full fine-tuning")
@@ -100,4 +109,20 @@ register(
     chain=Chain(links=4),
     lr=3e-3,
     source="Woo et al. 2025, arXiv:2503.01905, chained as in arXiv:2606.13767",
+)
+
+# One factor learns, the other is drawn from the inputs of its layer: see `lopsided.calibrate`.
+register(
+    "ipa_b",
+    train="B",
+    sketch=Principal(),
+    lr=3e-3,
+    source="Yin et al. 2025, arXiv:2509.04398 (IPA, its projector frozen), with exact second moments",
+)
+register(
+    "act_cla",
+    train="B",
+    sketch=LargestColumns(),
+    lr=3e-3,
+    source="columns of cLA, arXiv:2606.13767, by the norms of Wanda, Sun et al. 2023, arXiv:2306.11695",
 )

@@ -93,7 +93,19 @@ def test_the_estimate_for_labels_that_are_noise_is_about_nothing():
 
 def test_every_distinct_pair_of_parts_is_estimated_and_a_users_method_too():
     names = [method.name for method in distinct()]
-    assert names == ["lora", "lora_fa", "asym_b", "asym_a", "bernoulli", "cla", "rcla", "c3la", "rc3la"]
+    assert names == [
+        "lora",
+        "lora_fa",
+        "asym_b",
+        "asym_a",
+        "bernoulli",
+        "cla",
+        "rcla",
+        "c3la",
+        "rc3la",
+        "ipa_b",
+        "act_cla",
+    ]
     own = register("own_top", train="A", sketch=Singular("top"), source="this test")
     again = register("own_again", train="A", sketch=Singular("top"), source="this test")
     try:

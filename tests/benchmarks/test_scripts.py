@@ -42,9 +42,9 @@ def test_groups_go_by_parts():
     assert found.keys() == {name for name, method in METHODS.items() if method.is_adapter}
     by_group = {g: {name for name, where in found.items() if where == g} for g in variants.GROUPS}
     assert by_group["windows"] == {"cla", "c3la", "rc3la"}
-    assert by_group["random columns"] == {"rcla", "paca", "cpaca"}
+    assert by_group["random columns"] == {"rcla", "paca", "cpaca", "act_cla"}
     assert by_group["A-training"] == {"asym_a", "rac_a"}
-    assert by_group["other B-training"] == {"lora_fa", "asym_b", "rac_b"}
+    assert by_group["other B-training"] == {"lora_fa", "asym_b", "rac_b", "ipa_b"}
 
 
 @pytest.mark.parametrize("variant", ["nonsense", "full", "cla@2", "limit@1", "c3la@x"])

@@ -21,8 +21,9 @@ from lopsided.tasks import load_task
 from lopsided_cli.main import VERBS
 from tests.tiny_runs import BERT_HEAD, DECIDING, write_task
 
-EIGHTEEN = (
-    "full head lora lora_plus lora_fa asym_b asym_a cola relora rac_b rac_a bernoulli cla rcla c3la rc3la paca cpaca"
+NAMES = (
+    "full head lora lora_plus lora_fa asym_b asym_a cola relora rac_b rac_a bernoulli cla rcla c3la rc3la paca cpaca "
+    "ipa_b act_cla"
 )
 HELP = """
 import sys
@@ -59,7 +60,7 @@ def test_methods_lists_all(cli):
     assert (outcome.status, outcome.err) == (0, "")
     listed = [line.split("│")[1].strip() for line in outcome.out.splitlines() if line.startswith("│")]
     ours = {name for name in listed if name and not name.startswith("peft:")}
-    assert ours == set(EIGHTEEN.split())
+    assert ours == set(NAMES.split())
     assert "…" not in outcome.out
     assert "r·(d_out + d_in)" in outcome.out
     assert "Window(cyclic)" in outcome.out
@@ -70,7 +71,7 @@ def test_methods_as_json(cli):
     outcome = cli("methods", "--json")
     assert (outcome.status, outcome.err) == (0, "")
     rows = {row["name"]: row for row in json.loads(outcome.out) if row["train"] != "peft"}
-    assert set(rows) == set(EIGHTEEN.split()) == set(METHODS)
+    assert set(rows) == set(NAMES.split()) == set(METHODS)
     assert rows["c3la"]["sketch"] == {"kind": "Window", "order": "cyclic"}
     assert (rows["c3la"]["chain"]["links"], rows["c3la"]["trained_numbers"]) == (4, "r·d_out")
     assert all(row["source"] for row in rows.values())

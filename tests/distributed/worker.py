@@ -29,7 +29,7 @@ from lopsided.tuner import layers_of
 from tests import tiny
 from tests.tuner.merging import stock
 
-METHOD_NAMES = ("lora", "asym_b", "cla", "c3la", "rac_b", "asym_a", "bernoulli", "relora")
+METHOD_NAMES = ("lora", "asym_b", "cla", "c3la", "rac_b", "asym_a", "bernoulli", "relora", "ipa_b", "act_cla")
 RANKS, ROWS, STEPS, ADVANCE_AFTER = 2, 4, 6, (2, 4)
 KINDS = ("ddp", "fsdp")
 
@@ -46,7 +46,16 @@ def adapted(method: str, **options: Any) -> PeftModel:
     if METHODS[method].chain:
         options["links"] = 3
     options |= {"target_modules": ["up", "down"], "modules_to_save": ["head"]}
-    return lopsided.adapt(tiny.mlp(), method, r=3, **options).train()
+    model = lopsided.adapt(tiny.mlp(), method, r=3, **options).train()
+    # A process sees its own rows, and the sketch is that of all.
+    lopsided.calibrate(model, [features[own_rows()] for features, _ in batches()])
+    return model
+
+
+def own_rows() -> slice:
+    if not dist.is_initialized():
+        return slice(None)
+    return slice(dist.get_rank() * ROWS, (dist.get_rank() + 1) * ROWS)
 
 
 def fill(model: PeftModel) -> PeftModel:

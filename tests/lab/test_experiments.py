@@ -72,7 +72,7 @@ def test_the_order_is_that_of_the_places():
     assert list(EXPERIMENTS) == [
         *("counterexample", "linear-regression", "logistic-regression", "sketches", "reshuffling", "digits-chain"),
         *("least-squares", "sample-complexity", "concentration", "factor-similarity", "double-rank", "init"),
-        *("paca-bridge", "bounds-vs-gap", "chain-factorial", "rate-guess"),
+        *("data-sketches", "paca-bridge", "bounds-vs-gap", "chain-factorial", "rate-guess"),
     ]
     assert len({experiment.place for experiment in EXPERIMENTS.values()}) == len(EXPERIMENTS)
 

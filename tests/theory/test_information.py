@@ -38,6 +38,15 @@ def test_every_method_counts_what_its_model_trains(name):
     assert layer_dims(model) == [dataclasses.replace(dims, module=f"base_model.model.{dims.module}") for dims in listed]
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("ipa_b", 3 * (20 + 10)), ("act_cla", 3 * 2), ("asym_b", 0), ("rcla", 0)]
+)
+def test_a_sketch_that_the_samples_decide_counts_as_well(name, numbers):
+    found, other = (generalization_bound(DIMS, method, r=3, n=9, sigma=1.0) for method in (name, "asym_b"))
+    assert (found.trained, found.sketched) == (other.trained, numbers)
+    assert found.value == pytest.approx(other.value * math.sqrt((other.trained + numbers) / other.trained))
+
+
 def test_a_users_own_method_has_a_bound_without_being_registered():
     mine = Method(name="mine", train="B", sketch=lopsided.Columns(), chain=lopsided.Chain(links=3), source="here")
     assert generalization_bound(DIMS, mine, r=4, n=9, sigma=1.0).trained == 3 * 4 * 40

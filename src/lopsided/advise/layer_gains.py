@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lopsided.advise.moments import collect
 from lopsided.errors import LopsidedError
-from lopsided.method import METHODS, LinkSide, Method, method_named, side_named
+from lopsided.method import METHODS, InputMoments, LinkSide, Method, method_named, side_named
 from lopsided.method.sketch import layer_seed
 from lopsided.theory.checks import check_positive
 from lopsided.theory.dims import linear_maps
@@ -105,7 +105,8 @@ def advise(
 
     The loss is modelled around the weights as they are, one layer at a time, by its gradient and a Kronecker-factored
     Fisher information; for a chain, the estimate is that of its first link. A task's head should be trained first:
-    around a random one, the gradient says little about the task (`fit_head`).
+    around a random one, the gradient says little about the task (`fit_head`). A sketch that reads a layer's inputs is
+    drawn from the moments of these batches.
 
     Args:
         model: a transformers model, whose head has been trained if it has one. It is left as it was.
@@ -142,8 +143,9 @@ def advise(
     for name, module in layers:
         # A layer's moments are dropped once they have been used: together they take more memory than the model.
         if (own_moments := moments.by_layer.pop(name, None)) is not None:
-            local = whiten(own_moments, damping)
-            rows += [_estimate(local, name, module, method, r, seeds) for method in adapters]
+            local, sigma = whiten(own_moments, damping), own_moments.sigma
+            inputs = InputMoments(rows=moments.tokens[name], squares=np.diag(sigma), products=sigma)
+            rows += [_estimate(local, name, module, inputs, method, r, seeds) for method in adapters]
     estimated = {row.module for row in rows}
     return Advice(
         rows=tuple(rows),
@@ -183,7 +185,13 @@ def adapters_named(methods: Sequence[str | Method] | None) -> list[Method]:
 
 
 def _estimate(
-    local: Whitened, name: str, module: nn.Linear | Conv1D, method: Method, r: int, seeds: int
+    local: Whitened,
+    name: str,
+    module: nn.Linear | Conv1D,
+    inputs: InputMoments,
+    method: Method,
+    r: int,
+    seeds: int,
 ) -> LayerEstimate:
     """What a method could gain in a layer, at its share of the budget."""
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
@@ -193,7 +201,9 @@ def _estimate(
     weight = _weight(module) if sketch.reads_weight else None
     # A sketch that does not stay in ΔW decides nothing here, so that one draw is enough.
     random = sketch.random and method.adapter_side.keeps_sketch
-    draws = [_gain(local, method, rank, layer_seed(seed, name), weight) for seed in range(seeds if random else 1)]
+    draws = [
+        _gain(local, method, rank, layer_seed(seed, name), weight, inputs) for seed in range(seeds if random else 1)
+    ]
     gain = Gain(
         fitted=float(np.mean([draw.fitted for draw in draws])),
         expected=float(np.mean([draw.expected for draw in draws])),
@@ -209,7 +219,9 @@ def _estimate(
     )
 
 
-def _gain(local: Whitened, method: Method, rank: int, seed: int, weight: np.ndarray | None) -> Gain:
+def _gain(
+    local: Whitened, method: Method, rank: int, seed: int, weight: np.ndarray | None, inputs: InputMoments
+) -> Gain:
     """Return the gain for one draw of the first link's sketch: the mean over the sides that the link can have."""
     d_out, d_in = len(local.root_gamma), len(local.root_sigma)
     sketch = method.sketch
@@ -217,7 +229,8 @@ def _gain(local: Whitened, method: Method, rank: int, seed: int, weight: np.ndar
 
     def draw(side: LinkSide) -> np.ndarray:
         turned = None if weight is None else side.turned(weight)
-        return sketch.sample(rank, side.width(d_out, d_in), seed=seed, link=0, weight=turned)
+        width = side.width(d_out, d_in)
+        return sketch.sample(rank, width, seed=seed, link=0, weight=turned, inputs=inputs)
 
     fitted = expected = 0.0
     for probability, side in method.adapter_side.odds():

@@ -80,10 +80,12 @@ class ModelMoments:
     Args:
         by_layer: of the layers that the loss depends on.
         predictions: the number of predictions that they come from.
+        tokens: the number of inputs of each layer.
     """
 
     by_layer: dict[str, Moments]
     predictions: int
+    tokens: Mapping[str, int]
 
 
 def collect(
@@ -133,7 +135,8 @@ def collect(
         for name, _ in layers
         if name in collector.sums and collector.sums[name].tokens > 0
     }
-    return ModelMoments(by_layer=by_layer, predictions=sum(counts))
+    tokens = {name: collector.sums[name].tokens for name in by_layer}
+    return ModelMoments(by_layer=by_layer, predictions=sum(counts), tokens=tokens)
 
 
 def _both_passes(

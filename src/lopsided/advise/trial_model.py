@@ -12,6 +12,7 @@ from torch import nn
 
 from lopsided.advise.by_name import Batch
 from lopsided.models.shared_copy import own_what_trains, shared_copy
+from lopsided.runs.calibration import calibrated
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Inputs
 from lopsided.runs.preflight import total_steps
@@ -61,4 +62,5 @@ def trial_model(config: TrainConfig, inputs: Inputs) -> Iterator[TrialModel]:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.detach().clone()
+        calibrated(model.to(where), config, data)
         yield TrialModel(model=model.to(where), device=where)

@@ -6,6 +6,8 @@ trained         the sides: `B`, `A`, `Both`, `Coin`, `Whole`, `Head`, `Peft`
 sketch          what a sketch is: `Sketch` and `Selector`
 dense           sketches that are matrices: `Orthonormal`, `Gaussian`, `UnitRows`, `KaimingUniform`, `Singular`
 selectors       sketches that select columns: `Window`, `RandomWindow`, `Columns`
+input_moments   `InputMoments`: the second moments of a layer's inputs
+from_inputs     sketches that are drawn from these: `Principal`, `LargestColumns`
 chain           `Chain`
 variants        `varied`: a method that is another one but for some parts, as plain data
 profiles        what released code does under a method's name: `in_profile`
@@ -13,6 +15,8 @@ profiles        what released code does under a method's name: `in_profile`
 
 from lopsided.method.chain import Chain
 from lopsided.method.dense import Gaussian, KaimingUniform, Orthonormal, Singular, UnitRows
+from lopsided.method.from_inputs import LargestColumns, Principal
+from lopsided.method.input_moments import InputMoments
 from lopsided.method.method import METHODS, NAMESPACES, Method, method_from_parts, method_named, register
 from lopsided.method.profiles import PROFILES, in_profile
 from lopsided.method.selectors import Columns, RandomWindow, Window
@@ -46,11 +50,14 @@ __all__ = [
     "FormName",
     "Gaussian",
     "Head",
+    "InputMoments",
     "KaimingUniform",
+    "LargestColumns",
     "LinkSide",
     "Method",
     "Orthonormal",
     "Peft",
+    "Principal",
     "RandomWindow",
     "Selector",
     "Side",

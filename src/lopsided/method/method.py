@@ -121,10 +121,29 @@ class Method:
                 f"sketch, which needs one side for all links; got {self.train!r}, which may change it; leave merge at "
                 "True, or redraw at False"
             )
+        if self.sketch is not None and self.sketch.reads_inputs:
+            self._check_reading(type(self.sketch).__name__)
         if self.lr_ratio != 1.0 and "lr_ratio" not in self.side.flat():
             raise LopsidedError(
                 f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got {self.train!r}"
             )
+
+    def _check_reading(self, sketch: str) -> None:
+        if not self.adapter_side.sketches_inputs:
+            raise LopsidedError(
+                f"method {self.name!r}: sketch {sketch} is drawn from a layer's inputs, which it has to multiply; got "
+                f"{self.train!r}, whose sketch may multiply outputs; train B, or both factors"
+            )
+        if self.chain is not None and self.chain.redraw:
+            raise LopsidedError(
+                f"method {self.name!r}: sketch {sketch} is drawn from a layer's inputs, once before training, and a "
+                "chain with redraw=True draws at every link; got such a chain; set redraw=False, or leave the chain out"
+            )
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether its sketch is drawn from the layers' inputs, so that an adapter of it has to be calibrated."""
+        return self.sketch is not None and bool(self.sketch.reads_inputs)
 
     @property
     def is_adapter(self) -> bool:
@@ -155,6 +174,14 @@ class Method:
         A coin has room for the wider factor, so that the optimizer keeps one tensor for the whole chain.
         """
         return self.side.count(d_out, d_in, r)
+
+    def data_numbers(self, d_in: int, r: int) -> int:
+        """Return how many numbers of one layer the training rows decide next to the trained ones: those of a sketch
+        that reads inputs and stays a factor of ΔW.
+        """
+        if self.sketch is None or not self.adapter_side.keeps_sketch:
+            return 0
+        return self.sketch.data_numbers(r, d_in)
 
     @property
     def trained_formula(self) -> str:

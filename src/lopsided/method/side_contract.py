@@ -136,6 +136,7 @@ class AdapterSide(Side):
 
     Class attributes:
         letters: the stored factors that train, among `LETTERS`.
+        sketches_inputs: whether S multiplies the layer's inputs in every link, as a sketch that reads them has to.
         width_name: `sketched_width` as errors call it.
         keeps_sketch: whether S is a factor of ΔW in every link; otherwise it is only where a factor starts, and need
             not be stored.
@@ -144,6 +145,7 @@ class AdapterSide(Side):
     saved_as: ClassVar[FormName] = "adapter"
     on_base: ClassVar[bool] = True
     letters: ClassVar[str]
+    sketches_inputs: ClassVar[bool] = False
     width_name: ClassVar[str]
     keeps_sketch: ClassVar[bool] = True
 

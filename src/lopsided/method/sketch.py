@@ -5,7 +5,8 @@ with d = d_in; training A takes B = Sᵀ with d = d_out. H = Sᵀ(SSᵀ)⁺S is 
 rows of S, and λ_min(E[H]) is the number on which RAC-LoRA's convergence rates stand (Malinovsky et al. 2024).
 
 The same (r, d, seed, link) give the same numbers on every machine, because they are drawn by NumPy's
-`RandomState`, whose stream is frozen, and factored in float64.
+`RandomState`, whose stream is frozen, and factored in float64. A sketch that reads a layer's inputs is drawn once, from
+their second moments, and kept with the adapter: see `lopsided.calibrate`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lopsided.errors import LopsidedError, suggestion, unknown
+from lopsided.method.input_moments import InputMoments, InputsRead
 
 Matrix = npt.NDArray[Any]
 SKETCHES: dict[str, type[Sketch]] = {}
@@ -60,7 +62,7 @@ def checksum(S: Matrix) -> float:
 
 @dataclass(frozen=True)
 class Sketch(abc.ABC):
-    """A distribution over the untrained factor. Subclasses are final and define `draw`.
+    """A distribution over the untrained factor. Subclasses are final and define `draw`, or, with `reads_inputs`, `fit`.
 
     A subclass registers itself under its class name, so that a saved configuration finds it again.
 
@@ -69,11 +71,15 @@ class Sketch(abc.ABC):
         stored: whether a saved adapter holds S itself. False only where every reader of the file can draw
             it again; a sketch defined outside the library keeps the default.
         reads_weight: whether `draw` reads W0.
+        reads_inputs: what of the layer's inputs `fit` reads, which then takes the place of `draw`: "squares", the mean
+            of each entry's square; "products", the matrix of second moments, too; or nothing. Such a sketch multiplies
+            inputs, so that it fits sides that train B or both factors, and there is one draw for all links.
     """
 
     random: ClassVar[bool] = True
     stored: ClassVar[bool] = True
     reads_weight: ClassVar[bool] = False
+    reads_inputs: ClassVar[InputsRead] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,7 +96,16 @@ class Sketch(abc.ABC):
             )
         SKETCHES[cls.__name__] = cls
 
-    def sample(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None = None) -> Matrix:
+    def sample(
+        self,
+        r: int,
+        d: int,
+        *,
+        seed: int,
+        link: int,
+        weight: Matrix | None = None,
+        inputs: InputMoments | None = None,
+    ) -> Matrix:
         """Draw S for one link.
 
         Args:
@@ -100,15 +115,20 @@ class Sketch(abc.ABC):
             link: the link's number, from 0.
             weight: the layer's W0, turned so that its last axis is the sketched one. Only sketches with
                 `reads_weight` read it.
+            inputs: the second moments of the layer's inputs. Only sketches with `reads_inputs` read them.
 
         Shapes:
             -> (r, d), float32.
 
         Raises:
-            LopsidedError: if `r` exceeds `d` or is not positive.
+            LopsidedError: if `r` exceeds `d` or is not positive, or if moments are needed and missing.
         """
         check_rank(r, d)
-        S = np.asarray(self.draw(r, d, seed=seed, link=link, weight=weight))
+        if self.reads_inputs:
+            seen = self.checked_inputs(d, inputs)
+            S = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen))
+        else:
+            S = np.asarray(self.draw(r, d, seed=seed, link=link, weight=weight))
         if S.shape != (r, d):
             raise LopsidedError(
                 f"sketch {type(self).__name__} drew shape {S.shape}, expected (r, d) = {(r, d)}; mend its draw()"
@@ -118,6 +138,38 @@ class Sketch(abc.ABC):
     @abc.abstractmethod
     def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
         """Return S of shape (r, d) in float64, for arguments that `sample` has checked."""
+
+    def fit(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None, inputs: InputMoments) -> Matrix:
+        """Return S of (r, d) in float64 from the layer's inputs, for arguments that `sample` has checked.
+
+        Raises:
+            LopsidedError: if the sketch is drawn without them.
+        """
+        raise LopsidedError(f"sketch {type(self).__name__} reads no inputs; expected one that does; call draw()")
+
+    def checked_inputs(self, d: int, inputs: InputMoments | None) -> InputMoments:
+        """Return the moments of inputs of width d, with everything that the sketch reads.
+
+        Raises:
+            LopsidedError: if they are missing, or those of another width.
+        """
+        if inputs is None:
+            raise unseen(self)
+        if inputs.squares.shape != (d,) or (inputs.products is not None and inputs.products.shape != (d, d)):
+            raise LopsidedError(
+                f"sketch {type(self).__name__} was given moments of width {len(inputs.squares)}, expected d={d}; pass "
+                "those of the layer's own inputs"
+            )
+        if self.reads_inputs == "products" and inputs.products is None and not inputs.diagonal:
+            raise LopsidedError(
+                f"sketch {type(self).__name__} reads the (d, d) matrix of second moments, got the squares alone; pass "
+                "products="
+            )
+        return inputs
+
+    def data_numbers(self, r: int, d: int) -> int:
+        """Return how many of its numbers the training rows decide: none, unless it reads a layer's inputs."""
+        return r * d if self.reads_inputs else 0
 
     def lambda_min(self, r: int, d: int) -> float | None:
         """Return λ_min(E[H]) over the draw of one link, or None where it is not known in closed form."""
@@ -131,28 +183,51 @@ class Sketch(abc.ABC):
 class Selector(Sketch):
     """A sketch whose rows are one-hot: S·x reads r entries of x. Subclasses define `choose`.
 
+    One with `reads_inputs` returns such rows from `fit`, and its `choose` raises `unseen`.
+
     A saved adapter holds the r indices, so loading it never needs the class that chose them.
     """
 
     stored: ClassVar[bool] = False
 
-    def indices(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
+    def indices(
+        self,
+        r: int,
+        d: int,
+        *,
+        seed: int,
+        link: int,
+        weight: Matrix | None = None,
+        inputs: InputMoments | None = None,
+    ) -> Matrix:
         """Return the r distinct columns that one link selects.
+
+        Args:
+            weight, inputs: as for `sample`.
 
         Shapes:
             -> (r,), int64, each in [0, d).
 
         Raises:
-            LopsidedError: if `r` exceeds `d` or is not positive.
+            LopsidedError: as `sample` does.
         """
         check_rank(r, d)
-        columns = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
+        if self.reads_inputs:
+            seen = self.checked_inputs(d, inputs)
+            rows = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen))
+            columns: Matrix = rows.argmax(axis=1)
+        else:
+            columns = np.asarray(self.choose(r, d, seed=seed, link=link), dtype=np.int64)
         if columns.shape != (r,) or np.unique(columns).size != r or columns.min() < 0 or columns.max() >= d:
             raise LopsidedError(
                 f"selector {type(self).__name__} chose {columns.tolist()}, expected r={r} distinct columns "
                 f"below d={d}; mend its choose()"
             )
         return columns
+
+    def data_numbers(self, r: int, d: int) -> int:
+        """Return r, if it reads a layer's inputs: an index takes no more bits than a number."""
+        return r if self.reads_inputs else 0
 
     @abc.abstractmethod
     def choose(self, r: int, d: int, *, seed: int, link: int) -> Matrix:
@@ -161,6 +236,14 @@ class Selector(Sketch):
     def draw(self, r: int, d: int, *, seed: int, link: int, weight: Matrix | None) -> Matrix:
         """Return the one-hot rows."""
         return one_hot(self.indices(r, d, seed=seed, link=link), d)
+
+
+def unseen(sketch: Sketch) -> LopsidedError:
+    """Return the error of a sketch that reads a layer's inputs, and has seen none."""
+    return LopsidedError(
+        f"sketch {type(sketch).__name__} is drawn from a layer's inputs, and has seen none; expected their second "
+        "moments; call lopsided.calibrate(model, batches) once, before the adapter is used"
+    )
 
 
 def one_hot(indices: Matrix, d: int) -> Matrix:

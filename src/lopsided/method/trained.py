@@ -25,6 +25,7 @@ class B(LinkSide):
     group: ClassVar[str] = "B-training"
     formula: ClassVar[str] = "r·d_out"
     letters: ClassVar[str] = "B"
+    sketches_inputs: ClassVar[bool] = True
     width_name: ClassVar[str] = "d_in"
     freezes_A: ClassVar[bool] = True
 
@@ -102,6 +103,7 @@ class Both(LinkSide):
     group: ClassVar[str] = "both"
     formula: ClassVar[str] = "r·(d_out + d_in)"
     letters: ClassVar[str] = "AB"
+    sketches_inputs: ClassVar[bool] = True
     width_name: ClassVar[str] = "d_in"
     keeps_sketch: ClassVar[bool] = False
     gain_is_bound: ClassVar[bool] = True

@@ -243,3 +243,37 @@ class ChainFacts:
         """Return a record's `chain`."""
         events = [dataclasses.asdict(event) for event in self.events]
         return {"links": self.links, "boundaries": list(self.boundaries), "events": events, "jumps": self.jumps}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFacts:
+    """How a run's sketches were drawn from data.
+
+    Args:
+        rows: training rows that were read, the first ones in the order of `seed`; each process reads the same.
+        inputs: of the layer that saw most, such as tokens.
+        layers: how many got a sketch; moments: how many different inputs these have.
+        share: of the inputs' square norm that the sketches keep, the mean over layers.
+        seconds: that it took.
+    """
+
+    rows: int
+    seed: int
+    inputs: int
+    layers: int
+    moments: int
+    share: float | None
+    seconds: float
+
+    @classmethod
+    def from_json(cls, section: Mapping[str, Any]) -> CalibrationFacts:
+        """Read a record's `calibration`."""
+        return cls(**{each.name: section[each.name] for each in dataclasses.fields(cls)})
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f", which keep {self.share:.0%} of the inputs' square norm"
+        return f"{self.layers} sketches drawn from {self.rows} training rows in {self.seconds:.1f} s{share}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a record's `calibration`."""
+        return dataclasses.asdict(self)

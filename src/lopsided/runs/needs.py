@@ -16,6 +16,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from lopsided.models.skeleton import skeleton
+from lopsided.runs.calibration import calibrated
 from lopsided.runs.careful_trainer import CarefulTrainer
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.evaluated_rows import evaluated_rows, validation_rows
@@ -155,7 +156,9 @@ def _trainer(config: TrainConfig, inputs: Inputs) -> Iterator[CarefulTrainer]:
         method = dataclasses.replace(config.resolve_method(), chain=None)
         steps = total_steps(config, len(inputs.data.encoded.splits["train"]))
         model = prepare(inputs.model, method, inputs.data.task, config, steps)
-        yield trainer_for(elsewhere, inputs.data, model, steps, ())
+        trainer = trainer_for(elsewhere, inputs.data, model, steps, ())
+        calibrated(model, config, inputs.data)
+        yield trainer
 
 
 def _kept_by(trainer: CarefulTrainer, data: Data, rows: int) -> int:

@@ -15,7 +15,16 @@ from lopsided.files.strict_json import NULLS, loads, reasons
 from lopsided.method import Method, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import RECORD, SCHEMA, folders_with, is_held, read_predictions
-from lopsided.runs.facts import BaseModel, ChainFacts, Estimate, Predictions, SplitFigures, StepTime, TaskFacts
+from lopsided.runs.facts import (
+    BaseModel,
+    CalibrationFacts,
+    ChainFacts,
+    Estimate,
+    Predictions,
+    SplitFigures,
+    StepTime,
+    TaskFacts,
+)
 from lopsided.runs.saved_diagnosis import SavedDiagnosis, read_diagnosis
 from lopsided.tuner.method_parts import check_parts
 
@@ -216,6 +225,12 @@ class Run:
         """The links of its chain; None for a method without one."""
         chain = self._of_finished("chain")
         return None if chain is None else ChainFacts.from_json(chain)
+
+    @property
+    def calibration(self) -> CalibrationFacts | None:
+        """How its sketches were drawn from training rows; None for a method that reads none."""
+        section = self.record.get("calibration")
+        return None if section is None else CalibrationFacts.from_json(section)
 
     @property
     def links(self) -> int:

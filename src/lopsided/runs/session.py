@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
+from lopsided.calibrate import needs_calibration
 from lopsided.files.checkpoints import step_of
 from lopsided.method import Method
 from lopsided.optim import ChainCallback, ChainEvent
+from lopsided.runs.calibration import calibrated
 from lopsided.runs.careful_trainer import (
     CarefulTrainer,
     adamw,
@@ -24,7 +26,7 @@ from lopsided.runs.careful_trainer import (
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.directory import write_predictions
 from lopsided.runs.evaluated_rows import evaluated_rows, rows_note, validation_rows
-from lopsided.runs.facts import BaseModel, ChainFacts, Predictions, TaskFacts
+from lopsided.runs.facts import BaseModel, CalibrationFacts, ChainFacts, Predictions, TaskFacts
 from lopsided.runs.flips import Flips
 from lopsided.runs.further_rows import further_of, further_rows
 from lopsided.runs.inputs import Data, Inputs
@@ -50,6 +52,7 @@ class Session:
         steps: of the whole run.
         timer, chain: callbacks of the trainer.
         kept_bytes: what autograd keeps for the backward pass of one step.
+        calibration: how sketches were drawn from training rows in this session; None where none were.
     """
 
     config: TrainConfig
@@ -62,6 +65,7 @@ class Session:
     checkpoint: Path | None
     steps: int
     kept_bytes: int
+    calibration: CalibrationFacts | None
 
     @property
     def method(self) -> Method:
@@ -92,6 +96,11 @@ def assemble(
     of_form = FORMS[method.side.saved_as].callbacks(method, checkpoint)
     own = [timer, chain, *of_form, TrajectoryCallback(config, method)]
     trainer = trainer_for(config, data, model, steps, [*own, *callbacks])
+    if checkpoint is not None and needs_calibration(model):
+        # The sketches are in the checkpoint. `Trainer.train` would load them, too late for the measurement below.
+        trainer._load_from_checkpoint(str(checkpoint))
+    # After `Trainer` has put the model on its device.
+    calibration = calibrated(model, config, data)
     for callback in callbacks:
         if isinstance(callback, RunProgress):
             callback.begin(_work(config, data, trainer, steps), 0 if checkpoint is None else step_of(checkpoint))
@@ -106,6 +115,7 @@ def assemble(
         checkpoint=checkpoint,
         steps=steps,
         kept_bytes=_kept_bytes(trainer, model, data, config.batch_size),
+        calibration=calibration,
     )
 
 

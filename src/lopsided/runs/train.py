@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -77,7 +78,11 @@ def train(
             inputs = _checked(config, prepared)
         held.enter_context(terminable())
         command = command if earlier is None else earlier.command or command
-        return _make_run(config, prepared, inputs, resume=resume, callbacks=callbacks, note=note, command=command)
+        record = begun_record(config, command)
+        if earlier is not None and earlier.calibration is not None:
+            # A run that goes on reads no data for its sketches again.
+            record["calibration"] = earlier.calibration.to_json()
+        return _make_run(config, prepared, inputs, record, resume=resume, callbacks=callbacks, note=note)
 
 
 def _checked(config: TrainConfig, prepared: Prepared) -> Inputs:
@@ -116,19 +121,24 @@ def _make_run(
     config: TrainConfig,
     prepared: Prepared,
     inputs: Inputs | None,
+    record: dict[str, Any],
     *,
     resume: bool,
     callbacks: Sequence[TrainerCallback],
     note: Callable[[str], None],
-    command: str | None,
 ) -> Run:
-    started, record = time.perf_counter(), begun_record(config, command)
+    started = time.perf_counter()
     clear_leftovers(config.out)
     write_run(config.out, record)
     with FailureRecord(config.out, record), DiskErrors(config.out):
         inputs = prepared.load(config) if inputs is None else inputs
         checkpoint = newest_checkpoint(config.out) if resume else None
         session = assemble(config, inputs, callbacks=callbacks, checkpoint=checkpoint)
+        if session.calibration is not None:
+            # At once: a session that goes on finds it here, and the sketches in its checkpoint.
+            record["calibration"] = session.calibration.to_json()
+            write_run(config.out, record)
+            note(str(session.calibration))
         if inputs.data.described:
             note(inputs.data.described)
         fit(session)

@@ -27,6 +27,7 @@ from lopsided.models.shared_copy import own_what_trains, shared_copy
 from lopsided.optim.groups import param_groups
 from lopsided.runs import Data, Inputs, TrainConfig, load_inputs
 from lopsided.runs.batches_of_rows import training_batches
+from lopsided.runs.calibration import calibrated
 from lopsided.runs.measure import kept_bytes, machine, versions
 from lopsided.runs.preflight import preflight, total_steps
 from lopsided.runs.prepare import prepare
@@ -198,6 +199,7 @@ class _Stand:
         model = prepare(shared_copy(base), config.resolve_method(), data.task, config, steps)
         own_what_trains(model)
         device = next(model.parameters()).device
+        calibrated(model.to(device), config, data)
         optimizer = torch.optim.AdamW(param_groups(model, RATE, config.weight_decay))
         return cls(model=model.to(device).train(), optimizer=optimizer, batch=batch, device=device, bf16=config.bf16)
 

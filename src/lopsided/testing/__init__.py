@@ -8,13 +8,14 @@ that says which one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.method.sketch import Sketch
 from lopsided.testing.method_contracts import METHOD_CONTRACTS
-from lopsided.testing.network import NETWORKS, Net, adapted, network, optimizer_of, take_steps
+from lopsided.testing.network import NETWORKS, Net, adapted, fits, network, optimizer_of, take_steps
 from lopsided.testing.sketch_contracts import SKETCH_CONTRACTS
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "adapted",
     "check_method",
     "check_sketch",
+    "fits",
     "network",
     "optimizer_of",
     "take_steps",
@@ -44,7 +46,7 @@ def check_method(method: Method) -> None:
     """
     if not method.is_adapter:
         raise LopsidedError(f"method {method.name!r} trains {method.train!r}; expected an adapter method")
-    for kind in NETWORKS:
+    for kind in filter(partial(fits, method), NETWORKS):
         _try(METHOD_CONTRACTS, f"{method.name} on {kind} layers", method, kind)
 
 

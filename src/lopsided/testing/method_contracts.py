@@ -15,10 +15,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from lopsided.adapt import adapt
+from lopsided.calibrate import calibrate
+from lopsided.errors import LopsidedError
 from lopsided.export import to_lora
 from lopsided.method import Chain, Method
 from lopsided.optim import advance_chain
-from lopsided.testing.network import RANK, adapted, network, optimizer_of, take_steps
+from lopsided.testing.network import RANK, adapted, calibration_rows, network, optimizer_of, take_steps
 from lopsided.tuner import layers_of
 
 
@@ -27,6 +30,34 @@ def starts_as_the_base(method: Method, kind: str = "linear") -> None:
     base, x = network(kind=kind)
     expected = base(x)
     assert torch.equal(adapted(method, base)(x), expected), "a new adapter must not change the function"
+
+
+def waits_for_its_data(method: Method, kind: str = "linear") -> None:
+    """Check that a method that reads data computes nothing before it has seen some, then what equal data make of it."""
+    if not method.reads_inputs:
+        return
+    base, x = network(kind=kind)
+    model = adapt(copy.deepcopy(base), method, r=RANK, **base.targets).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        for use in (lambda: model(x), lambda: model.save_pretrained(folder), model.merge_adapter):
+            try:
+                use()
+            except LopsidedError as error:
+                said = str(error)
+            else:
+                raise AssertionError("an adapter without its data must compute, save and merge nothing")
+            assert "lopsided.calibrate" in said, f"the error must name lopsided.calibrate, got: {said}"
+    with model.disable_adapter():
+        assert torch.equal(model(x), base(x)), "without its adapter the model is the base, calibrated or not"
+    first = calibrate(model, [calibration_rows(base)])
+    again = adapt(copy.deepcopy(base), method, r=RANK, **base.targets).eval()
+    second = calibrate(again, [calibration_rows(base)])
+    assert [layer.module for layer in first.layers] == list(layers_of(model)), "every adapted layer gets a sketch"
+    assert [layer.share for layer in first.layers] == [layer.share for layer in second.layers]
+    for name, layer in layers_of(model).items():
+        sketch, equal = layer.adapters["default"].sketches[0], layers_of(again)[name].adapters["default"].sketches[0]
+        assert torch.equal(sketch.matrix(), equal.matrix()), f"{name}: equal data must give equal sketches"
+    assert torch.equal(model(x), base(x)), "a calibrated adapter must not change the function"
 
 
 def moves_only_what_it_trains(method: Method, kind: str = "linear") -> None:
@@ -249,6 +280,7 @@ def _same(a: object, b: object) -> bool:
 
 METHOD_CONTRACTS: tuple[Callable[[Method, str], None], ...] = (
     starts_as_the_base,
+    waits_for_its_data,
     moves_only_what_it_trains,
     trains_without_its_head,
     has_right_gradients,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lopsided.adapt import adapt
+from lopsided.calibrate import calibrate
 from lopsided.method import Method
 from lopsided.optim import param_groups
 
@@ -126,11 +127,34 @@ def network(seed: int = 0, kind: str = "linear") -> tuple[LayersNet | ExpertsNet
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
-    """Return one of the networks with an adapter of the method, with a chain of five links if it is chained."""
+    """Return one of the networks with an adapter of the method, with a chain of five links if it is chained.
+
+    A method that reads data is calibrated on `calibration_rows`.
+    """
     chain = None if method.chain is None else dataclasses.replace(method.chain, links=5, every=None)
     method = dataclasses.replace(method, chain=chain)
     assert isinstance(base, (LayersNet, ExpertsNet))
-    return adapt(base, method, r=RANK, **base.targets, modules_to_save=["head"], seed=seed).eval()
+    model = adapt(base, method, r=RANK, **base.targets, modules_to_save=["head"], seed=seed).eval()
+    if method.reads_inputs:
+        calibrate(model, [calibration_rows(base)])
+    return model
+
+
+def fits(method: Method, kind: str) -> bool:
+    """Return whether layers of a kind take the method: what multiplies a parameter is seen by nobody but its module."""
+    return not method.reads_inputs or kind != "parameter"
+
+
+def calibration_rows(base: nn.Module) -> Tensor:
+    """Return 64 rows of a network of `NETWORKS`, for methods that read some; numbers in one place differ in size."""
+    generator = torch.Generator().manual_seed(1)
+    shape = next(shape for build, shape in NETWORKS.values() if build is type(base))
+    if isinstance(base, EmbeddingNet):
+        # Of seven tokens the later ones are the more frequent.
+        tokens: Tensor = torch.randint(0, 49, (64, *shape[1:]), generator=generator).sqrt().long()
+        return tokens
+    size = torch.linspace(0.5, 2.0, shape[1]).view(-1, *(1 for _ in shape[2:]))
+    return (torch.randn(64, *shape[1:], generator=generator) * size).to(next(base.parameters()))
 
 
 def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: int) -> None:

@@ -7,12 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 from lopsided.errors import LopsidedError
+from lopsided.method.input_moments import InputMoments
 from lopsided.method.sketch import Selector, Sketch, layer_seed
 
 
 def _draw(sketch: Sketch, r: int = 3, d: int = 8, *, seed: int = 5, link: int = 0) -> np.ndarray:
     weight = np.random.RandomState(0).standard_normal((6, d)).astype(np.float32)
-    return sketch.sample(r, d, seed=seed, link=link, weight=weight)
+    return sketch.sample(r, d, seed=seed, link=link, weight=weight, inputs=_inputs(d))
+
+
+def _inputs(d: int) -> InputMoments:
+    """Return the moments of 4·d inputs, whose entries differ in size."""
+    x = np.random.RandomState(1).standard_normal((4 * d, d)) * np.linspace(0.5, 2.0, d)
+    return InputMoments(rows=len(x), squares=np.mean(x**2, axis=0), products=x.T @ x / len(x))
 
 
 def has_the_right_shape(sketch: Sketch) -> None:
@@ -54,7 +61,8 @@ def selects_distinct_columns(sketch: Sketch) -> None:
     """Check that a selector's rows are one-hot, distinct, and the same as its indices."""
     if isinstance(sketch, Selector):
         for link in range(6):
-            indices, S = sketch.indices(3, 8, seed=5, link=link), _draw(sketch, link=link)
+            indices = sketch.indices(3, 8, seed=5, link=link, inputs=_inputs(8))
+            S = _draw(sketch, link=link)
             assert np.array_equal(S @ S.T, np.eye(3)), f"rows of link {link} are not one-hot and distinct"
             assert np.array_equal(S.argmax(1), indices), f"sample and indices disagree at link {link}"
 

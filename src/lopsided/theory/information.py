@@ -112,6 +112,7 @@ class InformationBound:
         method, links, layers: of the runs that it is for.
         trained: how many numbers the adapters train over all links; a task's head comes on top. Of full fine-tuning
             every number of the model, of the head alone the head's.
+        sketched: how many numbers of sketches the samples decide, which count as the trained ones do.
         n, bits, sigma: as given.
     """
 
@@ -120,6 +121,7 @@ class InformationBound:
     links: int
     layers: int
     trained: int
+    sketched: int
     n: int
     bits: float
     sigma: Sigma
@@ -136,11 +138,12 @@ def generalization_bound(
     *,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> InformationBound:
-    """Return √(2·P·q·ln 2·σ² / n), with P the numbers that the method trains over all its links.
+    """Return √(2·P·q·ln 2·σ² / n), with P the numbers that the method learns over all its links.
 
     The trained numbers must depend on the samples alone (sketches are drawn independently of them, and a coin
-    counts as the wider of its two sides). Of an adapter, a task's head and trained biases are not counted, as in the
-    papers' tables.
+    counts as the wider of its two sides). A sketch that is drawn from the samples' inputs depends on them as well, so
+    that its numbers count next to the trained ones: r·d_in of a dense one, r of a selector. Of an adapter, a task's
+    head and trained biases are not counted, as in the papers' tables.
 
     Args:
         model_or_dims: a model with its task's head; what `model_numbers` counted of one; or its adapted layers as pairs
@@ -174,8 +177,9 @@ def generalization_bound(
     k = chain_links(method, links)
     numbers = _numbers(model_or_dims, target_modules)
     trained = _trained(method, numbers, r, k)
+    sketched = sum(method.data_numbers(layer.d_in, r) for layer in numbers.layers)
     # σ outside of the root: its square may leave the floats where the bound does not.
-    value = math.sqrt(2 * trained * bits * math.log(2) / n) * sigma.value
+    value = math.sqrt(2 * (trained + sketched) * bits * math.log(2) / n) * sigma.value
     if not math.isfinite(value):
         raise LopsidedError(
             f"the bound with bits={bits:g} and sigma={sigma.value:g} is too large for a float; lower them"
@@ -186,6 +190,7 @@ def generalization_bound(
         links=k,
         layers=len(numbers.layers),
         trained=trained,
+        sketched=sketched,
         n=n,
         bits=bits,
         sigma=sigma,
@@ -200,7 +205,7 @@ def _numbers(
 
 
 def _trained(method: Method, numbers: ModelNumbers, r: int, links: int) -> int:
-    """P, the numbers that the method trains over all its links."""
+    """The numbers that the method trains over all its links."""
     of_one_link = _of_one_link(method, numbers, r)
     if of_one_link is None:
         if method.side.head_alone:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
-from lopsided.method import LinkSide, Method
+from lopsided.method import InputMoments, LinkSide, Method
 from lopsided.method.sketch import Selector, checksum, one_hot
 from lopsided.tuner.forward.compute import Selected, Term, concatenate
 
@@ -87,6 +87,8 @@ class Adapter:
         float32: whether it computes in float32 next to 16-bit weights, too.
         saved_link: the link that a saved adapter's configuration stands at; 0 for a new one.
         can_be_new: whether a sketch can be drawn for it if no saved tensors arrive.
+        uncalibrated: whether its sketch reads the layer's inputs, and none have been seen: it computes nothing until
+            `lopsided.calibrate` or a saved adapter's tensors give it a sketch.
         awaits: whether it was made from a saved adapter's configuration, and the tensors have yet to be seen. Until
             then it computes only where it can be a new adapter: at link 0, with its factor at zero.
         arrivals: saved tensors by what they are, from whatever loads them, until the layer takes them over.
@@ -106,6 +108,7 @@ class Adapter:
     float32: bool = False
     saved_link: int = 0
     can_be_new: bool = True
+    uncalibrated: bool = False
     awaits: bool = False
     past: list[dict[str, Tensor]] = field(default_factory=list)
     sketches: list[LinkSketch] = field(default_factory=list)
@@ -121,7 +124,7 @@ class Adapter:
     @property
     def unread(self) -> bool:
         """Whether something has to be looked at before it computes."""
-        return self.awaits or bool(self.arrivals)
+        return self.awaits or self.uncalibrated or bool(self.arrivals)
 
     @property
     def link(self) -> int:
@@ -168,17 +171,34 @@ class Adapter:
                 "lower r or exclude the module"
             )
 
+    def check_without_inputs(self, kind: str) -> None:
+        """Raise if the method reads inputs: of this kind of layer, nobody sees them.
+
+        Raises:
+            LopsidedError: naming the layer.
+        """
+        if self.method.reads_inputs:
+            raise LopsidedError(
+                f"{self.module}: method {self.method.name!r} reads a layer's inputs, and those of a {kind} are seen by "
+                "its module alone; expected layers; take another method"
+            )
+
     # -- the chain -------------------------------------------------------------------------------------------
 
-    def draw(self, link: int, weight: np.ndarray | None) -> LinkSketch:
-        """Return the sketch of one link, and keep nothing. `weight` is W0 as (d_out, d_in)."""
-        side = self.side_of(link)
+    def draw(self, link: int, weight: np.ndarray | None, inputs: InputMoments | None = None) -> LinkSketch:
+        """Return the sketch of one link, and keep nothing.
+
+        Args:
+            weight: W0 as (d_out, d_in). inputs: of the layer. Each for sketches that read it.
+        """
+        side, drawn_at = self.side_of(link), self._drawn_at(link)
         sketch, d = self.method.sketch, side.width(self.d_out, self.d_in)
+        turned = None if weight is None else side.turned(weight)
         assert sketch is not None
         if isinstance(sketch, Selector):
-            return select(sketch.indices(self.r, d, seed=self.seed, link=self._drawn_at(link)), d)
-        turned = None if weight is None else side.turned(weight)
-        S = sketch.sample(self.r, d, seed=self.seed, link=self._drawn_at(link), weight=turned)
+            columns = sketch.indices(self.r, d, seed=self.seed, link=drawn_at, weight=turned, inputs=inputs)
+            return select(columns, d)
+        S = sketch.sample(self.r, d, seed=self.seed, link=drawn_at, weight=turned, inputs=inputs)
         return LinkSketch(torch.from_numpy(S), checksum(S))
 
     def restarted(self) -> tuple[str, ...]:
@@ -205,16 +225,19 @@ class Adapter:
     def become(self, other: Adapter) -> None:
         """Take over another adapter's place in its chain."""
         self.seed, self.past, self.sketches, self.awaits = other.seed, other.past, other.sketches, False
+        self.uncalibrated = False
         self.revision = next(_REVISIONS) if self.past else 0
 
     def copy_frozen(self, other: Adapter) -> None:
         """Stand where another adapter of the same configuration stands: the same sketches and the same past links."""
         self.seed, self.past, self.sketches = other.seed, list(other.past), list(other.sketches)
-        self.revision, self.awaits = other.revision, False
+        self.revision, self.awaits, self.uncalibrated = other.revision, False, other.uncalibrated
 
     def same_frozen(self, other: Adapter) -> bool:
         """Return whether two adapters of one configuration differ in nothing but their trained factors."""
-        return (self.seed, self.revision, self.link) == (other.seed, other.revision, other.link)
+        same = (self.seed, self.revision, self.link) == (other.seed, other.revision, other.link)
+        # Equal seeds give equal sketches, unless these come from data.
+        return same and [s.checksum for s in self.sketches] == [s.checksum for s in other.sketches]
 
     # -- the terms -------------------------------------------------------------------------------------------
 

@@ -93,6 +93,12 @@ def _check_new(adapter: Adapter, name: str, trained: Mapping[str, Tensor]) -> No
     A trained factor without them would be multiplied by a sketch that was drawn for this model's names, which are
     not always those of the model that it was trained on.
     """
+    if adapter.uncalibrated and not adapter.awaits:
+        raise LopsidedError(
+            f"{adapter.module}: adapter {name!r} of {adapter.method.name!r} is drawn from the layer's inputs, and "
+            "has seen none; expected lopsided.calibrate(model, batches) first, once after adapting; call it with a few "
+            "hundred training rows"
+        )
     factor = trained.get("B", next(iter(trained.values())))
     if adapter.pending or not adapter.can_be_new or bool(gathered(factor).any()):
         raise LopsidedError(

@@ -98,6 +98,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
             LopsidedError: if the rank exceeds the width that is sketched.
         """
         adapter.check_rank()
+        if not self.kind.sees_inputs:
+            adapter.check_without_inputs(self.kind.word)
         if adapter.merge_links:
             self.base_weight.check_writable(adapter.module, "merge_links=True", "leave merge_links unset")
         self.adapters[name] = adapter
@@ -112,7 +114,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         if not adapter.pending:
             # A copy of another adapter, which has its sketches already.
             start_new(self, name)
-        elif adapter.can_be_new:
+        elif adapter.can_be_new and not adapter.uncalibrated:
             begin_first(self, name, adapter.draw(adapter.link, self.base_weight.for_sketches(self.adapters)))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -202,7 +204,7 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         """Raise what `merge` would raise, and change nothing."""
         names = self.active_adapters if adapter_names is None else adapter_names
         for name in [n for n in names if n in self.adapters and n not in self.merged_adapters]:
-            self.base_weight.check_can_merge(name, self.adapters[name].module, self.trained(name))
+            self.base_weight.check_can_merge(name, self.adapters[name].module, loaded_factors(self, name))
             if safe_merge:
                 terms = self.terms(name, self.base_weight.tensor.device)
                 self.base_weight.check_sum(self.adapters[name].module, terms, self.scaling[name], merged=True)
@@ -333,7 +335,8 @@ class LopsidedLinear(nn.Module, BaseTunerLayer):
         lines = []
         for name, adapter in self.adapters.items():
             absent = adapter.pending or any(factor.is_meta for factor in self.trained(name).values())
-            way = "not loaded" if absent else self.way(name)
+            missing = "not calibrated" if adapter.uncalibrated else "not loaded"
+            way = missing if absent else self.way(name)
             chain = adapter.method.chain
             links = ", ".join([f", link={adapter.link}", *chain.departures]) if chain else ""
             lines.append(f"({name}): {adapter.method.name}, r={adapter.r}, trains {adapter.side.word}{links}, {way}")

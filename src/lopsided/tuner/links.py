@@ -75,6 +75,15 @@ def begin_first(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
     start_new(layer, name)
 
 
+def begin_calibrated(layer: LopsidedLinear, name: str, sketch: LinkSketch) -> None:
+    """Give an adapter without training the sketch of its first link, in the place of one that it may have."""
+    adapter = layer.adapters[name]
+    # Another list: adapters that were copied from this one keep theirs.
+    adapter.sketches, adapter.uncalibrated, adapter.awaits = [], False, False
+    begin_first(layer, name, sketch)
+    layer.settle()
+
+
 def start_new(layer: LopsidedLinear, name: str) -> None:
     """Set the trained factors of a new adapter, which are zero, to where its newest link starts."""
     adapter = layer.adapters[name]

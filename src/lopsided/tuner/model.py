@@ -154,6 +154,7 @@ class LopsidedModel(BaseTuner):
             merge_links=config.merge_links,
             float32=config.precision == "float32",
             saved_link=config.link,
+            uncalibrated=method.reads_inputs,
             can_be_new=config.link == 0 and not isinstance(method.sketch, Stored) and not config.older,
             awaits=config.from_file,
         )

@@ -82,6 +82,11 @@ def _stores_sketch(adapter: Adapter) -> bool:
     return adapter.method.adapter_side.keeps_sketch and sketch is not None and sketch.stored
 
 
+def _never_drawn(adapter: Adapter) -> bool:
+    """Return whether nothing but saved tensors gives the sketch: its class is unknown, or it was drawn from data."""
+    return isinstance(adapter.method.sketch, Stored) or adapter.method.reads_inputs
+
+
 def _stored_width(adapter: Adapter) -> int:
     """Return the width of a stored sketch; where links have different ones, the widest gives the shape."""
     return adapter.method.adapter_side.stored_width(adapter.d_out, adapter.d_in)
@@ -99,8 +104,7 @@ def check_complete(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
     required = {"seed", "checksum"}
     if isinstance(adapter.method.sketch, Selector):
         required.add("indices")
-    never_drawn = isinstance(adapter.method.sketch, Stored) and adapter.method.adapter_side.keeps_sketch
-    if never_drawn and "indices" not in tensors:
+    if _never_drawn(adapter) and adapter.method.adapter_side.keeps_sketch and "indices" not in tensors:
         required.add("sketch")
     if "checksum" in tensors and adapter.past_links(tensors["checksum"].numel() - 1) > 0:
         required |= {f"past_{letter}" for letter in adapter.letters}
@@ -190,7 +194,12 @@ def _read_sketch(
     elif "sketch" in tensors:
         S = tensors["sketch"][link][:, :width].to(CPU, torch.float32).contiguous()
         sketch = LinkSketch(S, checksum(S.numpy()))
-    elif isinstance(adapter.method.sketch, Stored):
+    elif _never_drawn(adapter):
+        if adapter.method.reads_inputs and adapter.method.adapter_side.keeps_sketch:
+            raise LopsidedError(
+                f"{adapter.module}: the saved adapter lacks its sketch, which was drawn from data; expected it in the "
+                "file, which is damaged; get it again"
+            )
         # Both factors were trained, so A itself is in the file, and where it started no longer matters.
         return no_numbers((adapter.r, width), expected)
     else:

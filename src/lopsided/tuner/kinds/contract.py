@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lopsided.errors import LopsidedError
 from lopsided.tuner.forward.compute import Term
 
 
@@ -25,6 +26,8 @@ class LayerKind(abc.ABC):
         names: what errors call these classes.
         forwards: the forwards that compute with the weight and a bias, and nothing else.
         drops: whether dropout may act on the input.
+        sees_inputs: whether what W multiplies is given to a call of the layer, as `inputs` reads it.
+        one_hot: whether each input is a token, which W multiplies as a one-hot vector.
     """
 
     word: ClassVar[str]
@@ -32,6 +35,8 @@ class LayerKind(abc.ABC):
     names: ClassVar[tuple[str, ...]]
     forwards: ClassVar[tuple[Callable[..., Any], ...]]
     drops: ClassVar[bool] = True
+    sees_inputs: ClassVar[bool] = True
+    one_hot: ClassVar[bool] = False
 
     @abc.abstractmethod
     def widths(self, base: Any) -> tuple[int, int]:
@@ -54,6 +59,18 @@ class LayerKind(abc.ABC):
             out: what the layer itself computed from x.
             cast: whether x is brought to the factors' precision; otherwise the factors are brought to x's.
         """
+
+    def inputs(self, base: Any, x: Tensor) -> Tensor:
+        """Return what W multiplies in a call: (n, d_in), or n tokens where they are one-hot.
+
+        Raises:
+            LopsidedError: of a kind that sees none.
+        """
+        raise LopsidedError(f"what multiplies a {self.word} is not known; expected a layer; leave it out")
+
+    def reading(self, base: Any) -> tuple[Any, ...]:
+        """Return what decides `inputs` next to x: layers that are equal in it and are given one x have one input."""
+        return (self.word, id(base))
 
     def as_lora(self, base: Any, A: Tensor, B: Tensor) -> dict[str, Tensor]:
         """Return ΔW = B·A as stock PEFT's LoRA adapter of such a layer holds it, by what follows the module's name.

@@ -56,6 +56,24 @@ class ConvolutionKind(LayerKind):
         B = (term.B * scaling)[(...,) + (None,) * len(base.kernel_size)]
         return out + _convolve(base, hidden, B if cast else B.to(x.dtype), groups=base.groups).to(out.dtype)
 
+    def inputs(self, base: Any, x: Tensor) -> Tensor:
+        """Return the patches of all places and groups, a place after the other: (n, c, …) -> (n·places·G, d_in)."""
+        axes = len(base.kernel_size)
+        x = x if x.dim() == axes + 2 else x[None]
+        mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
+        x = F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
+        x = x.unflatten(1, (base.groups, -1))
+        for axis, (size, step, gap) in enumerate(zip(base.kernel_size, base.stride, base.dilation, strict=True)):
+            x = x.unfold(3 + axis, gap * (size - 1) + 1, step)[..., ::gap]
+        # From (n, G, c/G, places…, k…) to (n, places…, G, c/G, k…).
+        x = x.movedim((1, 2), (1 + axes, 2 + axes))
+        return x.reshape(-1, base.weight[0].numel())
+
+    def reading(self, base: Any) -> tuple[Any, ...]:
+        """Return the shape of a kernel, and where it acts."""
+        where = (base.stride, base.padding, base.dilation, base.groups, base.padding_mode)
+        return (self.word, base.weight.shape[1:], *where)
+
     def as_lora(self, base: Any, A: Tensor, B: Tensor) -> dict[str, Tensor]:
         """Return a convolution with r kernels, and one of 1 x 1 that multiplies with B.
 

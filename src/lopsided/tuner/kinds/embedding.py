@@ -24,6 +24,7 @@ class EmbeddingKind(LayerKind):
     names: ClassVar[tuple[str, ...]] = ("torch.nn.Embedding",)
     forwards: ClassVar[tuple[Callable[..., Any], ...]] = (nn.Embedding.forward,)
     drops: ClassVar[bool] = False
+    one_hot: ClassVar[bool] = True
 
     def widths(self, base: Any) -> tuple[int, int]:
         """Return (d_out, d_in): the dimensions, and the tokens of the vocabulary."""
@@ -46,6 +47,14 @@ class EmbeddingKind(LayerKind):
             # As in the layer itself, a token of padding has no gradient.
             hidden = F.embedding(x, (A if cast else A.to(out.dtype)).T, padding_idx=base.padding_idx)
         return add_hidden(out, hidden, term.B, scaling, cast=cast)
+
+    def inputs(self, base: Any, x: Tensor) -> Tensor:
+        """Return the tokens: (...) -> (n,)."""
+        return x.reshape(-1)
+
+    def reading(self, base: Any) -> tuple[Any, ...]:
+        """Return the size of the vocabulary."""
+        return ("tokens", base.num_embeddings)
 
     def as_lora(self, base: Any, A: Tensor, B: Tensor) -> dict[str, Tensor]:
         """Return the factors under the names that stock PEFT has for them here."""

@@ -37,6 +37,15 @@ class LinearKind(LayerKind):
         """Return out + s·(x·Aᵀ)·Bᵀ."""
         return add_term(out, x, term, scaling, cast=cast)
 
+    def inputs(self, base: Any, x: Tensor) -> Tensor:
+        """Return the rows of x: (..., d_in) -> (n, d_in)."""
+        # torch's encoder hands a padded batch on as a nested tensor, without its padding.
+        return torch.cat(x.unbind()) if x.is_nested else x.reshape(-1, x.size(-1))
+
+    def reading(self, base: Any) -> tuple[Any, ...]:
+        """Return the same for all: nothing but x decides."""
+        return ("rows",)
+
 
 class TransposedKind(LinearKind):
     """The same with Wᵀ in the layer."""

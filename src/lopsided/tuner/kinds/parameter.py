@@ -51,6 +51,7 @@ class MatrixKind(LayerKind):
     names: ClassVar[tuple[str, ...]] = ()
     forwards: ClassVar[tuple[Callable[..., Any], ...]] = (ParameterMatrix.forward,)
     drops: ClassVar[bool] = False
+    sees_inputs: ClassVar[bool] = False
     index: int | None = None
     transposed: bool = False
 
