@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lopsided import METHODS, LopsidedError
 from lopsided.testing import METHOD_CONTRACTS, NETWORKS
+from lopsided.testing.network import fits
 
 PAGE = Path(__file__).with_name("layers.md")
 BEGIN, END = "<!-- table: written by docs/write_layers.py -->", "<!-- end of the table -->"
@@ -21,18 +22,21 @@ KINDS = {
 }
 
 
-def broken(kind: str) -> dict[str, list[str]]:
-    """Return the guarantees that a method breaks in layers of a kind, by method; none should."""
-    found: dict[str, list[str]] = {}
+def broken(kind: str) -> dict[str, list[str] | None]:
+    """Return the guarantees that a method breaks in layers of a kind, by method; None where these refuse it."""
+    found: dict[str, list[str] | None] = {}
     for name, method in METHODS.items():
         if not method.is_adapter:
             continue
-        found[name] = []
+        if not fits(method, kind):
+            found[name] = None
+            continue
+        found[name] = broke = []
         for contract in METHOD_CONTRACTS:
             try:
                 contract(method, kind)
             except (AssertionError, LopsidedError):
-                found[name].append(_words(contract.__name__))
+                broke.append(_words(contract.__name__))
     return found
 
 
@@ -48,7 +52,9 @@ def table() -> str:
     return f"{guarantees}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _kept(missing: list[str]) -> str:
+def _kept(missing: list[str] | None) -> str:
+    if missing is None:
+        return "refused"
     return f"all but: {', '.join(missing)}" if missing else f"all {len(METHOD_CONTRACTS)}"
 
 
