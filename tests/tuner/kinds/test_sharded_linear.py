@@ -8,6 +8,7 @@ from torch import nn
 
 import lopsided
 from lopsided import LopsidedError
+from lopsided.tuner import layers_of
 
 
 class ColumnParallelLinear(nn.Module):
@@ -22,8 +23,17 @@ class ColumnParallelLinear(nn.Module):
         return nn.functional.linear(x, self.weight), None
 
 
-def test_a_layer_of_megatron_is_refused_by_name():
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target_modules": r"(qkv|other)"}, "qkv is a ColumnParallelLinear, which can't be adapted"),
+        ({"target_modules": ["qkv", "other"]}, r"qkv\.weight is one process's part of a matrix, in a Column"),
+        ({"target_parameters": ["qkv.weight"]}, r"qkv\.weight is one process's part of a matrix, in a Column"),
+    ],
+)
+def test_a_layer_of_megatron_is_refused_by_name(options, words):
     model = nn.ModuleDict({"qkv": ColumnParallelLinear(), "other": nn.Linear(4, 4)})
-    with pytest.raises(LopsidedError, match="qkv is a ColumnParallelLinear, which can't be adapted") as error:
-        lopsided.adapt(model, "cla", r=2, target_modules=r"(qkv|other)")
+    with pytest.raises(LopsidedError, match=words) as error:
+        lopsided.adapt(model, "cla", r=2, **options)
     assert "\n" not in str(error.value)
+    assert not layers_of(model)
