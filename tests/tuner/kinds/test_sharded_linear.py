@@ -12,7 +12,7 @@ from lopsided.tuner import layers_of
 
 
 class ColumnParallelLinear(nn.Module):
-    """A layer as Megatron has it: a part of the rows here, the others in other processes, and a bias that it returns."""
+    """A layer as Megatron has it: a part of the rows, the others in other processes, and a bias that it returns."""
 
     def __init__(self) -> None:
         super().__init__()
