@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.atomic import atomic_folder
 from lopsided.files.manifest import PEFT_PREFIX
+from lopsided.files.untrusted import ADAPTER_WEIGHTS
 from lopsided.tuner import LopsidedLinear, layers_with, single_active
 from lopsided.tuner.forward.plain_product import why_no_product
 from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
@@ -43,6 +44,24 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
     Raises:
         LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning, or several active ones; if a
             layer's LoRA adapter would be another function in stock PEFT.
+    """
+    config, tensors = lora_of(model, adapter_name)
+    with atomic_folder(Path(path)) as folder:
+        write_lora_files(folder, config, tensors)
+    return config
+
+
+def write_lora_files(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write a LoRA adapter's tensors and configuration into a folder that exists."""
+    save_file(dict(tensors), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def lora_of(model: nn.Module, adapter_name: str | None = None) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Return what `to_lora` writes: the configuration, and the tensors by their names in the file.
+
+    Raises:
+        LopsidedError: as `to_lora` does.
     """
     name = adapter_name or single_active(model)
     assert isinstance(model, PeftModel)
@@ -73,11 +92,7 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         task_type=ours.task_type,
         base=ours.base_model_name_or_path,
     )
-    tensors |= _heads(model, name)
-    with atomic_folder(Path(path)) as folder:
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.save_pretrained(str(folder))
-    return config
+    return config, tensors | _heads(model, name)
 
 
 def _check_layers(layers: Mapping[str, LopsidedLinear]) -> None:
@@ -97,7 +112,7 @@ def _warn_of_merges(layers: Mapping[str, LopsidedLinear]) -> None:
         warnings.warn(
             f"merging the exported adapter would change the function in {name}{more}: {reason}; keep it unmerged there",
             LopsidedWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

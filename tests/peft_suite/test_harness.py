@@ -52,7 +52,8 @@ def test_classes_and_instances_hold_our_methods():
 
 def test_subjects_cover_sides_sketches_and_chains():
     methods = [METHODS[subject.method] for subject in rows.SUBJECTS]
-    adapters = [method for method in METHODS.values() if method.is_adapter]
+    # PEFT's tests hand no adapter any data.
+    adapters = [method for method in METHODS.values() if method.is_adapter and not method.reads_inputs]
     assert {method.train for method in methods} == {method.train for method in adapters}
     assert {type(method.sketch) for method in methods} == {type(method.sketch) for method in adapters}
     assert any(subject.link for subject in rows.SUBJECTS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import lopsided
 from lopsided import METHODS, LopsidedError, Method
@@ -32,7 +35,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.more)])
 def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tmp_path):
     expected, folders = [], []
     for name in tiny.ADAPTERS:
@@ -46,7 +49,7 @@ def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tm
         torch.testing.assert_close(found, logits, atol=2e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "vit"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("vit", marks=pytest.mark.more)])
 def test_other_architectures_and_layers_that_are_stored_transposed(kind, tmp_path):
     folders, expected = [], []
     for name in ("c3la", "rac_a", "bernoulli"):
@@ -497,3 +500,47 @@ def test_layers_that_are_not_linear_go_to_peft_alone_and_take_the_bases_configur
     shutil.rmtree(tmp_path / model)
     with pytest.raises(LopsidedError, match="is not at hand"):
         export_adapter(saved, tmp_path / "out", probe=False)
+
+
+def saved_experts(folder: Path) -> MixtralForCausalLM:
+    """Save a small Mixtral and an adapter that has learned on its experts, and return the model without it."""
+    config = MixtralConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24,
+        vocab_size=40, num_local_experts=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    base = MixtralForCausalLM(config)
+    base.save_pretrained(folder / "base")
+    base = MixtralForCausalLM.from_pretrained(folder / "base").eval()
+    model = lopsided.adapt(
+        copy.deepcopy(base), "cla", r=2, target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    model.save_pretrained(folder / "experts")
+    return base
+
+
+def test_experts_are_exported_to_peft_on_their_base(tmp_path):
+    base = saved_experts(tmp_path)
+    # Two parts of one parameter have a rank of their own, which no field says.
+    assert "all equal" in verify(tmp_path / "experts")["checks"]["hashes"]
+    exported = export_adapter(tmp_path / "experts", tmp_path / "out")
+    assert exported.change.rank == 4
+    assert exported.probe
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        ours = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "experts")).eval()(ids).logits
+        stock = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "out")).eval()(ids).logits
+        assert not torch.allclose(ours, base(ids).logits, atol=1e-2)
+    torch.testing.assert_close(stock, ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"server": "vllm"}, {"rank": 8}])
+def test_experts_are_refused_by_name_where_ranks_change(options, tmp_path):
+    saved_experts(tmp_path)
+    with pytest.raises(LopsidedError, match=r"as experts are; .*--for peft without --rank"):
+        export_adapter(tmp_path / "experts", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -23,7 +23,6 @@ THEIRS = {field.name: field for field in dataclasses.fields(LoraConfig) if field
 # For each field of LoraConfig that is not ours, a value that would change the function or what is trained.
 ON = {
     "bias": "all",
-    "target_parameters": ["experts.down_proj"],
     "trainable_token_indices": {"embed_tokens": [1]},
     "ensure_weight_tying": True,
     "init_lora_weights": "pissa",

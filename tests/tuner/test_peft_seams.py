@@ -175,6 +175,9 @@ def in_place(seam: Seam) -> object:
     """Return what stands at a seam; skips the test if its library is not installed."""
     if seam.optional and importlib.util.find_spec(seam.module.partition(".")[0]) is None:
         pytest.skip(f"{seam.module} is not installed")
+    if seam.optional:
+        importlib.import_module(seam.module)
+        peft_seams.install_late_seams()
     return resolved(seam_name(seam))
 
 

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from torch import nn
 
 from lopsided.errors import LopsidedError, unknown
+from lopsided.export import lora_of, write_lora_files
 from lopsided.files.atomic import atomic_folder, write_text
 from lopsided.files.model_card import CARD
 from lopsided.files.untrusted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_finite_file, weights_in
+from lopsided.models.load import quiet
 from lopsided.serving.adapter_source import AdapterSource, open_source
 from lopsided.serving.export_card import card
 from lopsided.serving.export_record import check_replaceable, write_record
 from lopsided.serving.local_answers import make_probe
 from lopsided.serving.lora_folder import RankChange, error_at, fitted, write_lora
 from lopsided.serving.lora_tensors import SavedUpdates
-from lopsided.serving.own_adapter import all_transposed
+from lopsided.serving.own_adapter import all_transposed, has_parameters
 from lopsided.serving.probe_file import PROBE, Probe
 from lopsided.serving.servers import SERVERS, Server
 from lopsided.serving.stock_adapter import read_fields
@@ -98,7 +101,12 @@ def export_adapter(
     folder = out or source / ("lora" if server == "peft" else f"lora-{server}")
     replaced = check_replaceable(folder, adapter.folder)
     copied = server == "peft" and rank is None and adapter.is_stock
-    contents = _copied(adapter) if copied else _converted(adapter, SERVERS[server], rank)
+    if copied:
+        contents = _copied(adapter)
+    elif server == "peft" and rank is None and has_parameters(adapter.folder):
+        contents = _loaded(adapter)
+    else:
+        contents = _converted(adapter, SERVERS[server], rank)
     with atomic_folder(folder, replaces=replaced) as new:
         contents.write(new)
         made, missing = _probe(adapter, new, contents, base) if probe else (None, "left out by --no-probe")
@@ -147,6 +155,26 @@ def _copied(adapter: AdapterSource) -> _Contents:
 
     change = RankChange(rank=rank, was=rank, layers={}, total=0.0)
     return _Contents(what=f"LoRA of PEFT, r={fields.r}", change=change, task_type=fields.task_type, write=write)
+
+
+def _loaded(adapter: AdapterSource) -> _Contents:
+    """Return an adapter on experts or routers, as PEFT holds it on the loaded base.
+
+    Raises:
+        LopsidedError: if the base is not at hand, and as `lopsided.to_lora` does.
+    """
+    with quiet():
+        model = PeftModel.from_pretrained(adapter.load(), str(adapter.folder))
+    config, tensors = lora_of(model)
+    ours = model.peft_config["default"]
+    rank = max([config.r, *(config.rank_pattern or {}).values()])
+    return _Contents(
+        what=f"{ours.method}, r={ours.r}",
+        change=RankChange(rank=rank, was=rank, layers={}, total=0.0),
+        task_type=config.task_type,
+        # Its base was compared with the adapter's note when it was loaded; PEFT's layers are not one per expert.
+        write=lambda folder: write_lora_files(folder, config, tensors),
+    )
 
 
 def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Contents:

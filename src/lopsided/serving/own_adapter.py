@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lopsided.errors import LopsidedError, LopsidedWarning
 from lopsided.files.fingerprint import check_line
-from lopsided.files.untrusted import ADAPTER_CONFIG
+from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
 from lopsided.method import Method
 from lopsided.method.sketch import Stored
 from lopsided.serving.lora_tensors import SavedUpdates, ShapedLayer, split_bases
@@ -32,6 +32,7 @@ from lopsided.serving.own_file import OwnFile, read_own_file
 from lopsided.tuner.adapter import Adapter
 from lopsided.tuner.kinds import LayerKind, kind_of
 from lopsided.tuner.kinds.linear import LinearKind, TransposedKind
+from lopsided.tuner.kinds.parameter import MatrixKind
 from lopsided.tuner.packing import check_complete, unpack
 
 Widths = tuple[int, int]
@@ -56,9 +57,14 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
             f"{folder} was saved without a manifest, so damage to it can't be seen", LopsidedWarning, stacklevel=2
         )
     config, method = file.config, _without_needless_draws(file.config.as_method())
-    sketch, kinds = method.sketch, config.kinds
+    sketch, kinds = method.sketch, config.kinds or {}
     # What PEFT holds in another form takes the layer itself.
-    shaped = [module for module, word in (kinds or {}).items() if word not in LINEAR and module in file.layers]
+    shaped = [module for module in file.layers if kinds.get(module, LinearKind.word) not in LINEAR]
+    if experts := [module for module in shaped if kinds[module] == MatrixKind.word]:
+        raise LopsidedError(
+            f"{folder} has an adapter on {experts[0]}, a parameter and no layer, as experts are; expected layers where "
+            "ranks change; export it --for peft without --rank"
+        )
     alone, modules = None, {}
     if sketch is not None and sketch.reads_weight and not sketch.stored:
         modules = _modules_of(base(), file)
@@ -81,6 +87,12 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
         auto_mapping=config.auto_mapping,
         fingerprints=config.base,
     )
+
+
+def has_parameters(folder: Path) -> bool:
+    """Return whether an adapter of ours is on parameters that are no layers, as experts are."""
+    kinds = read_json(folder / ADAPTER_CONFIG).get("kinds")
+    return isinstance(kinds, dict) and MatrixKind.word in kinds.values()
 
 
 # -- a layer -------------------------------------------------------------------------------------------------------

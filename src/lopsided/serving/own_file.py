@@ -14,7 +14,9 @@ from lopsided.files.manifest import KEY, PEFT_PREFIX, Manifest, unseal
 from lopsided.files.patterns import check_patterns
 from lopsided.files.untrusted import ADAPTER_CONFIG, open_tensors, weights_in
 from lopsided.finite import check_finite
+from lopsided.method import LETTERS
 from lopsided.tuner import LopsidedConfig
+from lopsided.tuner.kinds.parameter import MatrixKind
 from lopsided.tuner.state_modules import parse_key
 
 
@@ -70,7 +72,8 @@ def read_own_file(folder: Path) -> OwnFile:
         raise LopsidedError(f"{folder} holds no tensors of an adapter of lopsided; get the folder again")
     check_patterns(config.patterns(), sorted(layers))
     if manifest is not None:
-        manifest.check_owner(config.as_method(), map(config.rank_and_scale, sorted(layers)), ADAPTER_CONFIG)
+        scales = [_rank_and_scale(config, module, layers[module]) for module in sorted(layers)]
+        manifest.check_owner(config.as_method(), scales, ADAPTER_CONFIG)
     for name, tensor in tensors.items():
         check_finite(name, tensor, fix="go back to an earlier save")
     return OwnFile(
@@ -81,3 +84,16 @@ def read_own_file(folder: Path) -> OwnFile:
         layers={module: layers[module] for module in sorted(layers)},
         others=others,
     )
+
+
+def _rank_and_scale(config: LopsidedConfig, module: str, tensors: Mapping[str, Tensor]) -> tuple[int, float]:
+    """Return (r, s) of what a file holds of one module.
+
+    Parts of one parameter may be adapted as one matrix, whose rank is the sum of theirs: the tensors say it.
+    """
+    r, scaling = config.rank_and_scale(module)
+    if (config.kinds or {}).get(module) != MatrixKind.word:
+        return r, scaling
+    # B is (d_out, r), A and C are (r, d).
+    ranks = [tensors[letter].shape[-1 if letter == "B" else 0] for letter in LETTERS if letter in tensors]
+    return (ranks[0] if ranks else r), scaling

@@ -125,6 +125,7 @@ class LopsidedConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
+        self.target_parameters = self.target_parameters or None
         if self.target_parameters and self.target_modules is None:
             # Nothing but the parameters, where PEFT would take the model's default.
             self.target_modules = set()  # type: ignore[assignment]

@@ -114,7 +114,7 @@ class LopsidedModel(BaseTuner):
             around = AdaptedParameters(target)
             if adapter_name not in self.active_adapters:
                 target.requires_grad_(False)
-            setattr(parent, target_name, around)
+            parent.register_module(target_name, around)
         known = parameter in around.names
         weight = getattr(around.base_layer, parameter)
         layers = around.adapt(parameter, shared=self._holders[id(weight)] > 1)
@@ -226,7 +226,7 @@ class LopsidedModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, AdaptedParameters):
             # PEFT would look for a weight and a bias in it.
-            setattr(parent, child_name, new_module)
+            parent.register_module(child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
 

@@ -43,6 +43,11 @@ def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | N
         return f"is a {kind}, which can't be adapted; {ending}"
     if isinstance(target.weight, UninitializedParameter):
         return f"is a {kind} that has no shape yet; expected one that has seen an input; run the model once"
+    if hasattr(target.weight, "ds_id"):
+        return (
+            "is partitioned by DeepSpeed's ZeRO-3; expected its weight in memory; use ZeRO-2 with a model that is "
+            "adapted before DeepSpeed takes it, or FSDP2"
+        )
     reader = reader_of(parent, child)
     # Of a subclass of MultiheadAttention under any name, too.
     if reader is None and isinstance(target, nn.modules.linear.NonDynamicallyQuantizableLinear):

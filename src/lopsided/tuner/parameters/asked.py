@@ -111,8 +111,8 @@ def _parts_asked(key: str, names: set[str], families: Iterable[frozenset[str]]) 
             if missing := family - names:
                 got, rest = (", ".join(sorted(part)) for part in (names & family, missing))
                 raise LopsidedError(
-                    f"target_modules: {got} and {rest} are joined in {key}, got the first alone; expected all of them or "
-                    "none; name the others, too, or leave it out"
+                    f"target_modules: {got} and {rest} are joined in {key}, got the first alone; expected all of "
+                    "them or none; name the others, too, or leave it out"
                 )
             return len(family)
     return 1

@@ -33,6 +33,10 @@ def _why_not(module: nn.Module, parameter: str, config: LopsidedConfig) -> str |
     weight = getattr(module, parameter)
     if not isinstance(weight, Tensor) or weight.dim() not in (2, 3):
         return f"has {weight.dim()} dimensions; expected a matrix or a stack of matrices; leave it out"
+    if kind.endswith("ParallelLinear") or getattr(weight, "tensor_model_parallel", False):
+        return f"is one process's part of a matrix, in a {kind}; expected all of it; adapt a model that is not split so"
+    if type(weight) is not nn.Parameter:
+        return f"is a {type(weight).__name__}, sharded or quantized; expected a plain parameter; adapt it before it is"
     if not weight.is_floating_point():
         return f"is of {weight.dtype}, quantized; expected floating point; load the model with dequantized experts"
     if weight.is_meta and "_hf_hook" in vars(module):
