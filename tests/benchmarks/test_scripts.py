@@ -278,6 +278,7 @@ def test_the_llama_is_adapted_in_every_layer_and_in_bfloat16():
     assert limit.step() == before
 
 
+@pytest.mark.more
 def test_the_llama_in_every_kind_of_work_but_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr(llama, "in_fresh_process", llama.times)
     parts = [name for name, part in llama.PARTS.items() if not part.compiled]
