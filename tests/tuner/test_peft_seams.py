@@ -96,6 +96,8 @@ ATTRIBUTES = (
     "peft.utils.peft_types.PeftType.LORA",
     "peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING",
     "peft.utils.constants.INCLUDE_LINEAR_LAYERS_SHORTHAND",
+    "peft.utils.transformers_weight_conversion._MODEL_TO_CONVERSION_PATTERN",
+    "peft.utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING",
     "peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
     "peft.tuners.lora.LoraModel.prefix",
     "peft.tuners.lora.LoraModel.tuner_layer_cls",

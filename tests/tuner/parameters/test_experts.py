@@ -162,6 +162,66 @@ def test_code_that_does_something_else_with_the_weight_gets_the_sum_written_out(
     torch.testing.assert_close(model(x), expected(x))
 
 
+class Asked(nn.Module):
+    """A stack and a matrix, multiplied with as a user of torch might."""
+
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.stack, self.matrix, self.how = nn.Parameter(torch.randn(3, 4, 5)), nn.Parameter(torch.randn(4, 5)), how
+
+    def forward(self, x):
+        """Multiply."""
+        return self.how(x, self.stack, self.matrix)
+
+
+USES = {
+    "words": lambda x, W, M: nn.functional.linear(input=x, weight=M),
+    "a word": lambda x, W, M: nn.functional.linear(x, weight=M),
+    "matmul by words": lambda x, W, M: torch.matmul(input=x, other=M.T),
+    "mm by words": lambda x, W, M: torch.mm(x, mat2=M.t()),
+    "transposed by words": lambda x, W, M: x @ M.transpose(dim0=0, dim1=1),
+    "broadcast": lambda x, W, M: x[None] @ W.mT,
+    "broadcast to three": lambda x, W, M: torch.matmul(x, W.mT),
+    "batched": lambda x, W, M: torch.bmm(x.expand(3, -1, -1), W.mT),
+    "from the left": lambda x, W, M: (M @ x.T).T,
+    "a stack from the left": lambda x, W, M: W @ x.T,
+    "one row": lambda x, W, M: M @ x[0],
+    "the last": lambda x, W, M: nn.functional.linear(x, W[-1]),
+    "a slice": lambda x, W, M: nn.functional.linear(x, W[0, :2]),
+    "parts": lambda x, W, M: nn.functional.linear(x, M.chunk(2)[0]),
+    "one by one": lambda x, W, M: sum(nn.functional.linear(x, each) for each in W),
+    "added": lambda x, W, M: torch.addmm(torch.ones(4), x, M.t()),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("method", ["cla", "asym_a", "paca", "lora"])
+def test_any_use_of_a_parameter_is_one_of_the_sum(method, use):
+    torch.manual_seed(0)
+    base, x = nn.Sequential(Asked(USES[use])), torch.randn(2, 5)
+    model, twin = copy.deepcopy(base), copy.deepcopy(base)
+    model = lopsided.adapt(model, method, r=2, target_parameters=["0.stack", "0.matrix"])
+    learned(model)
+    with torch.no_grad():
+        for name, layer in layers_of(model).items():
+            parameter, _, index = name.rpartition(".")[2].rpartition("_")
+            whole = twin[0].get_parameter(parameter)
+            (whole[int(index)] if whole.dim() == 3 else whole).add_(_delta(layer))
+    torch.testing.assert_close(model(x), twin(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["rcla", "c3la"])
+def test_a_reference_adapter_copied_by_its_parameters_is_the_policy(method):
+    model, _ = made("mixtral", method)
+    learned(model)
+    policy = run(model)
+    model.add_adapter("ref", model.peft_config["default"])
+    for name, parameter in [(n, p) for n, p in model.named_parameters() if ".default." in n]:
+        model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
+    model.set_adapter("ref")
+    assert torch.equal(run(model), policy)
+
+
 @pytest.mark.parametrize("method", ["cla", "lora"])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_update_far_below_a_16_bit_weight_s_rounding_comes_through(method, way):

@@ -4,6 +4,7 @@ contract       what a kind says about its layers
 linear         `nn.Linear`, and transformers' `Conv1D`, which stores the transpose
 convolution    `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d`: the kernel as a matrix
 embedding      `nn.Embedding`: tokens as columns
+parameter      a matrix of a parameter that is in no layer, as of an expert; not in the table, since no module is one
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class AdaptedParameters(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute what the module computes, with W + ΔW in the place of its adapted parameters."""
-        found = {parameter: pieces for parameter in self.names if (pieces := self.pieces(parameter))}
+        found = {parameter: self.pieces(parameter) for parameter in self.names if self.adapters_on(parameter)}
         if not found:
             return self.base_layer(*args, **kwargs)
         # Compiled code cannot hold such a tensor.
@@ -97,20 +97,22 @@ class AdaptedParameters(nn.Module):
         out = functional_call(self.base_layer, values, args, kwargs)
         if torch.compiler.is_compiling():
             return out
-        guards = [SameWeight(layer.base_weight, layer.adapters) for layer in self.all_layers()]
-        tree_map_only(Tensor, lambda part: _guard(part, guards), out)
+        guard = _Guards([SameWeight(layer.base_weight, layer.adapters) for layer in self.all_layers()])
+        tree_map_only(Tensor, lambda part: part.requires_grad and part.register_hook(guard), out)
         return out
 
-    def pieces(self, parameter: str) -> tuple[Piece, ...]:
-        """Return what the active adapters add to a parameter as it is stored."""
-        layers = self.layers(parameter)
-        first = layers[0]
+    def adapters_on(self, parameter: str) -> list[str]:
+        """Return the adapters that are computed next to a parameter."""
+        first = self.layers(parameter)[0]
         if first.disable_adapters or first.merged_adapters:
-            return ()
-        names = [name for name in first.active_adapters if name in first.adapters]
-        dtype = getattr(self.base_layer, parameter).dtype
-        pieces = [piece for name in names for piece in _pieces(layers, name, dtype)]
-        kind = first.kind
+            return []
+        return [name for name in first.active_adapters if name in first.adapters]
+
+    def pieces(self, parameter: str) -> tuple[Piece, ...]:
+        """Return what these adapters add to a parameter as it is stored."""
+        layers, dtype = self.layers(parameter), getattr(self.base_layer, parameter).dtype
+        pieces = [piece for name in self.adapters_on(parameter) for piece in _pieces(layers, name, dtype)]
+        kind = layers[0].kind
         assert isinstance(kind, MatrixKind)
         if kind.index is None:
             pieces = [piece.at(0) for piece in pieces]
@@ -125,7 +127,7 @@ class AdaptedParameters(nn.Module):
         except AttributeError:
             value = getattr(super().__getattr__("base_layer"), name)
         names = vars(self).get("names", {})
-        if name in names and self.pieces(name):
+        if name in names and self.adapters_on(name):
             return PastForward.around(value, next(iter(self.layers(name)[0].adapters.values())).module)
         return value
 
@@ -191,9 +193,15 @@ def _stacked(factors: Sequence[Tensor | Selected]) -> Tensor | Chosen:
     return torch.stack([factor for factor in factors if isinstance(factor, Tensor)])
 
 
-def _guard(out: Tensor, guards: Sequence[SameWeight]) -> None:
-    for guard in guards if out.requires_grad else ():
-        out.register_hook(guard)
+class _Guards:
+    """One hook of an output for the guards of all matrices."""
+
+    def __init__(self, guards: Sequence[SameWeight]) -> None:
+        self.guards = guards
+
+    def __call__(self, gradient: Tensor) -> None:
+        for guard in self.guards:
+            guard(gradient)
 
 
 def _put_originals(module: AdaptedParameters, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:

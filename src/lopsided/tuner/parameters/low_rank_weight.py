@@ -83,8 +83,12 @@ class LowRankWeight(Tensor):
         kwargs = kwargs or {}
         name = func.__name__
         handler = HANDLERS.get(name) or PROPERTIES.get(func)
-        if handler is not None and (found := handler(func, *args, **kwargs)) is not NotImplemented:
-            return found
+        said = {word: value for word, value in kwargs.items() if value is not None}
+        # Other words, as `input=` or `out=`, are for the function itself.
+        if handler is not None and said.keys() <= KEYWORDS:
+            found = handler(func, *args, **said)
+            if found is not NotImplemented:
+                return found
         if name in METADATA or func in METADATA_PROPERTIES:
             return func(*tree_map_only(LowRankWeight, lambda w: w.base, args), **kwargs)
         if name == "data_ptr":
@@ -166,16 +170,14 @@ def _linear(func: Any, x: Any, weight: Any, bias: Tensor | None = None) -> Any:
     return out
 
 
-def _matmul(func: Any, x: Any, other: Any, **others: Any) -> Any:
-    if others:
-        return NotImplemented
+def _matmul(func: Any, x: Any, other: Any) -> Any:
     if isinstance(x, LowRankWeight) and isinstance(other, Tensor) and not isinstance(other, LowRankWeight):
         # W·x = (xᵀ·Wᵀ)ᵀ.
         found = _matmul(func, other.mT, _transposed(x)) if other.dim() == x.base.dim() >= 2 else NotImplemented
         return found if found is NotImplemented else found.mT
     if not isinstance(other, LowRankWeight) or not isinstance(x, Tensor):
         return NotImplemented
-    if other.base.dim() == 3 and x.dim() != 3:
+    if other.base.dim() == 3 and (x.dim() != 3 or len(x) != len(other.base)):
         return NotImplemented
     out = func(x, other.base)
     for piece in other.pieces:
@@ -183,14 +185,13 @@ def _matmul(func: Any, x: Any, other: Any, **others: Any) -> Any:
     return out
 
 
-def _grouped(func: Any, x: Any, weight: Any, offs: Any = None, **others: Any) -> Any:
+def _grouped(func: Any, x: Any, weight: Any, offs: Any = None) -> Any:
     """x of (S, a), sorted by matrix: rows up to offs[0] with the first one, and so on."""
     if not isinstance(weight, LowRankWeight) or offs is None or weight.base.dim() != 3 or x.dim() != 2:
         return NotImplemented
-    out = func(x, weight.base, offs=offs, **others)
-    ends = offs.tolist()
+    out = func(x, weight.base, offs=offs)
     parts, start = [], 0
-    for index, end in enumerate(ends):
+    for index, end in enumerate(offs.tolist()):
         if end > start:
             part = out[start:end]
             for piece in weight.pieces:
@@ -221,7 +222,7 @@ def _transpose(func: Any, weight: Any, dim0: int, dim1: int) -> Any:
 
 
 def _property(func: Any, weight: Any) -> Any:
-    return _transposed(weight) if weight.base.dim() == 2 or func is MATRIX_TRANSPOSE else NotImplemented
+    return _transposed(weight) if weight.base.dim() == 2 or func == MATRIX_TRANSPOSE else NotImplemented
 
 
 def _t(func: Any, weight: Any) -> Any:
@@ -242,6 +243,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
     "t": _t,
 }
+KEYWORDS = frozenset(("weight", "bias", "offs", "dim0", "dim1"))
 PROPERTIES: dict[Any, Handler] = {MATRIX_TRANSPOSE: _property, _bound("T"): _property}
 # What a parameter says of itself without its numbers.
 METADATA = frozenset(
