@@ -141,6 +141,12 @@ def test_what_can_be_adapted_is_and_without_a_word(kind, options):
     assert names_of(lopsided.adapt(moe(kind), "lora", r=2, **options))
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "w1", "w2", "w3"], ["q_proj", "gate"]], ids=str)
+def test_experts_by_index_of_layer_are_refused_and_not_left_out(targets):
+    words = refusal(moe("mixtral"), targets, layers_to_transform=[0])
+    assert "gate" in words or "'w1', 'w3' (part of" in words
+
+
 @pytest.mark.parametrize("exclude", [["gate", "experts"], ["gate.weight", "gate_up_proj", "down_proj"], r".*mlp.*"])
 def test_what_the_user_excludes_is_not_listed(exclude):
     lopsided.adapt(moe("mixtral"), "lora", r=2, target_modules="all-linear", exclude_modules=exclude)

@@ -33,12 +33,10 @@ def settle_parameters(config: LopsidedConfig, model: nn.Module) -> None:
         LopsidedError: for a part of a joined stack without the others; for a name in `target_parameters` that is none.
     """
     check_parameter_names(config, model)
-    asked = _asked_of(config, model)
-    if not asked:
-        return
     if config.layers_to_transform is not None and config.layers_to_transform != []:
-        # PEFT reads it for modules alone.
+        # PEFT reads it for modules alone: what is in no layer stays in `target_modules`, and is refused there by name.
         return
+    asked = _asked_of(config, model)
     families = joined_parts(model)
     for key, names in asked.items():
         parts = _parts_asked(key, names, families.get(key.rpartition(".")[2], ()))
@@ -47,7 +45,8 @@ def settle_parameters(config: LopsidedConfig, model: nn.Module) -> None:
             pattern = f"^{re.escape(key)}$"
             config.rank_pattern[pattern] = parts * config.r
             config.alpha_pattern[pattern] = parts * config.alpha
-    config.target_parameters = sorted({*(config.target_parameters or ()), *asked})
+    if asked:
+        config.target_parameters = sorted({*(config.target_parameters or ()), *asked})
 
 
 def _asked_of(config: LopsidedConfig, model: nn.Module) -> dict[str, set[str]]:
