@@ -11,6 +11,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 @pytest.mark.more
+@pytest.mark.uncalibrated
 def test_the_table_of_layers_is_what_the_contracts_say():
     spec = importlib.util.spec_from_file_location("write_layers", DOCS / "write_layers.py")
     module = importlib.util.module_from_spec(spec)

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 import lopsided
 from lopsided import LopsidedConfig, LopsidedError, LopsidedWarning
 from lopsided.tuner import layers_of
-from lopsided.tuner.loose_weights import loose_weights
+from lopsided.tuner.loose_weights import joined_parts, loose_weights
 from tests import tiny
 
 # One size for everything that a configuration may count; each takes what it has.
@@ -282,13 +282,23 @@ def test_every_model_with_experts_is_adapted_or_refused_by_name():
         lopsided.adapt(moe(model_type), "lora", r=2, target_modules="all-linear")
         for targets in (["gate_proj", "up_proj", "down_proj"], ["q_proj", "w1", "w2", "w3"], ["gate"], ["router"]):
             model = moe(model_type)
-            loose = {weight.key.rpartition(".")[2] for weight in loose_weights(model)}
+            loose = {
+                weight.key: joined_parts(model).get(weight.key.rpartition(".")[2], ())
+                for weight in loose_weights(model)
+            }
             try:
                 adapted = lopsided.adapt(model, "lora", r=2, target_modules=targets)
             except LopsidedError as error:
                 lines.append(str(error))
-            else:
-                assert {name.rpartition(".")[2] for name in names_of(adapted)} == set(targets)
-                assert not loose & {*targets, *(["gate_up_proj"] if "gate_proj" in targets else [])}
+                continue
+            asked = set(targets)
+            layers = {name.rpartition(".")[2] for name in names_of(adapted) if ".adapted." not in name}
+            stacks = set(adapted.peft_config["default"].target_parameters or ())
+            # By its own name, by all names of the parts that it joins, or a router's matrix by the router's.
+            by_name = {key: {key.rpartition(".")[2], key.split(".")[-2]} & asked for key in loose}
+            by_parts = {key: set().union(*(parts for parts in loose[key] if parts <= asked)) for key in loose}
+            assert stacks == {key for key in loose if by_name[key] or by_parts[key]}
+            assert layers <= asked
+            assert layers.union(*(by_name[key] | by_parts[key] for key in stacks)) == asked
     assert not any("\n" in line for line in lines)
     assert len(seen) > 40
