@@ -8,79 +8,20 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.study_claims import factorial_claims, protocol_claims
+from benchmarks.study_figures import FACTORS, FIGURES, Cells, Figure, effect, gap, interval, intruders, norm
 from lopsided import LopsidedError
-from lopsided.stats import standard_error, student_quantile
 from lopsided.study.markdown import markdown_table
 from lopsided.study.results import Result, read_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "studies" / "results"
-EPSILON = 0.5
-Figure = Callable[[Result], float]
-
-
-def intruders(result: Result) -> float:
-    """The number of intruders among all singular vectors at ε = 0.5, mean over layers."""
-    section = result.data["diagnosis"]["intruders"]
-    return float(section["all"]["mean"][section["epsilons"].index(EPSILON)])
-
-
-def norm(result: Result) -> float:
-    """The Frobenius norm of ΔW, mean over layers."""
-    return float(result.data["diagnosis"]["layers"]["delta"]["frobenius"])
-
-
-def sharpness(result: Result) -> float:
-    """The Hessian's top eigenvalue on validation rows, in the numbers that train: factors and head."""
-    return float(result.data["diagnosis"]["landscape"]["sharpness"]["hessian_top"])
-
-
-def rise(result: Result) -> float:
-    """The largest rise of the validation loss near the merged weights, as `lopsided diagnose` has it."""
-    return float(result.data["diagnosis"]["landscape"]["sharpness"]["largest"])
-
-
-def gap(result: Result) -> float:
-    """G(W), the difference of test and training loss."""
-    estimate = result.run.generalization_error
-    assert estimate is not None
-    assert estimate.value is not None
-    return estimate.value
-
-
-def score(result: Result) -> float:
-    """The test score, in percentage points."""
-    value = result.run.metrics["test"].score.value
-    assert value is not None
-    return 100.0 * value
-
-
-FIGURES: dict[str, Figure] = {
-    "intruders (ε = 0.5)": intruders,
-    "norm of ΔW": norm,
-    "top Hessian eigenvalue": sharpness,
-    "largest rise of loss": rise,
-    "G(W)": gap,
-    "test accuracy": score,
-}
-
-
-def interval(values: Sequence[float]) -> str:
-    """Return a mean with its 95 % Student interval, or alone where there is one value."""
-    array = np.array(values)
-    if len(array) < 2:
-        return f"{array.mean():.3g}"
-    half = student_quantile(len(array) - 1) * standard_error(array)
-    return f"{array.mean():.3g} [{array.mean() - half:.3g}, {array.mean() + half:.3g}]"
-
-
-FACTORS = (("merged", "neither"), ("reset", "kept"), ("frozen", "on"))
-TITLES = ("merge and redraw / neither", "reset / kept", "rate frozen / schedule on")
+TITLES = {"merged": "merge and redraw / neither", "reset": "reset / kept", "frozen": "rate frozen / schedule on"}
 
 
 def chain_factorial(results: Iterable[Result]) -> str:
@@ -94,14 +35,15 @@ def chain_factorial(results: Iterable[Result]) -> str:
         rows = []
         for family in ("lora", "cla"):
             of_family = {rest: by_seed for (lr, name, rest), by_seed in cells.items() if (lr, name) == (rate, family)}
-            for place, title in enumerate(TITLES):
-                rows.append([family, title, *(_effect(of_family, place, figure) for figure in FIGURES.values())])
+            for factor in FACTORS:
+                effects = [_words(effect(of_family, factor, figure)) for figure in FIGURES.values()]
+                rows.append([family, TITLES[factor], *effects])
         parts.append(f"Rate {rate:g}: ratios (of accuracies: differences in points)\n")
         parts.append(markdown_table(["", "factor", *FIGURES], rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, factorial_claims(cells)])
 
 
-def _cells_table(cells: Mapping[tuple[float, str, str], Mapping[int, Result]]) -> str:
+def _cells_table(cells: Cells) -> str:
     rows = []
     for (rate, family, rest), by_seed in sorted(cells.items(), key=lambda item: item[0]):
         means = [f"{np.mean([figure(each) for each in by_seed.values()]):.3g}" for figure in FIGURES.values()]
@@ -109,25 +51,8 @@ def _cells_table(cells: Mapping[tuple[float, str, str], Mapping[int, Result]]) -
     return markdown_table(["rate", "", "link ends with", "optimizer", "schedule", "seeds", *FIGURES], rows)
 
 
-def _effect(cells: Mapping[str, Mapping[int, Result]], place: int, figure: Figure) -> str:
-    """The ratio of geometric means of a factor's two levels (of accuracies the difference), over seeds."""
-    first, second = FACTORS[place]
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for rest, results in cells.items():
-        words = rest.split("-")
-        if words[place] != first:
-            continue
-        other = cells.get("-".join([*words[:place], second, *words[place + 1 :]]), {})
-        for seed in results.keys() & other.keys():
-            a, b = figure(results[seed]), figure(other[seed])
-            by_seed[seed].append(a - b if figure is score else math.log(a / b))
-    means = np.array([np.mean(values) for values in by_seed.values()])
-    if len(means) < 2:
-        return "–"
-    half = student_quantile(len(means) - 1) * standard_error(means)
-    ends = (means.mean(), means.mean() - half, means.mean() + half)
-    middle, low, high = ends if figure is score else map(math.exp, ends)
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+def _words(value: tuple[float, float, float] | None) -> str:
+    return "–" if value is None else "{:.2f} [{:.2f}, {:.2f}]".format(*value)
 
 
 def single_run(results: Iterable[Result]) -> str:
@@ -180,10 +105,16 @@ def _or_dash(figure: Figure, results: Sequence[Result]) -> str:
     return interval([figure(each) for each in results])
 
 
+def paper_protocol(results: Iterable[Result]) -> str:
+    """Return each method's figures, and what became of the ranges that were stated."""
+    results = list(results)
+    return f"{by_method(results)}\n{protocol_claims(results)}"
+
+
 STUDIES: dict[str, Callable[[Iterable[Result]], str]] = {
     "chain-factorial": chain_factorial,
     "single-run": single_run,
-    "paper-protocol": by_method,
+    "paper-protocol": paper_protocol,
     "variants": by_method,
 }
 
