@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study_claims import factorial_claims, protocol_claims
+from benchmarks.study_claims import factorial_claims, protocol_claims, variant_claims
 from benchmarks.study_figures import FACTORS, FIGURES, Cells, Figure, effect, gap, interval, intruders, norm
 from lopsided import LopsidedError
 from lopsided.study.markdown import markdown_table
@@ -111,11 +111,17 @@ def paper_protocol(results: Iterable[Result]) -> str:
     return f"{by_method(results)}\n{protocol_claims(results)}"
 
 
+def variants(results: Iterable[Result]) -> str:
+    """Return each variant's figures, and what became of the differences that were expected."""
+    results = list(results)
+    return f"{by_method(results)}\n{variant_claims(results)}"
+
+
 STUDIES: dict[str, Callable[[Iterable[Result]], str]] = {
     "chain-factorial": chain_factorial,
     "single-run": single_run,
     "paper-protocol": paper_protocol,
-    "variants": by_method,
+    "variants": variants,
 }
 
 

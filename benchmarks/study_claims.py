@@ -35,6 +35,39 @@ LEAST_CORRELATION = 0.5
 SINGLE_FACTORS = ("asym_b", "rac_b", "cla", "c3la")
 LEAST_POINTS = 10.0
 
+# (number on the page docs/studies/variants.md, a variant, what it is a variant of, least, most), in points.
+VARIANTS: tuple[tuple[int, str, str, float, float], ...] = (
+    (1, "released_one:lora_plus", "lora_plus", -5.0, 5.0),
+    (2, "released_one:rcla", "rcla", -5.0, 5.0),
+    (2, "released_two:rcla", "rcla", -5.0, 5.0),
+    (2, "rcla-own-windows", "rcla", -5.0, 5.0),
+    (3, "released_two:rc3la_deepseek", "rc3la", -5.0, 5.0),
+    (4, "released_two:rc3la", "rc3la", 5.0, np.inf),
+    (5, "released_two:rc3la_deberta", "rc3la", 5.0, np.inf),
+    (6, "released_two:c3la", "c3la", 5.0, np.inf),
+    (7, "released_one:c3la", "c3la", 20.0, np.inf),
+)
+
+
+def variant_claims(results: Iterable[Result]) -> str:
+    """Return the verdicts on the differences that variants of one name were expected to make."""
+    by_method = _by_method(results)
+    rows = []
+    for number, variant, original, least, most in VARIANTS:
+        values = _paired(by_method, variant, original)
+        held = bool(values) and least <= float(np.mean(values)) <= most
+        verdict = _word(held) if values else "–"
+        rows.append(
+            [
+                str(number),
+                f"{variant} less {original}",
+                _range(least, most),
+                interval(values) if values else "–",
+                verdict,
+            ]
+        )
+    return markdown_table(["no.", "difference, points", "range", "figure", "verdict"], rows)
+
 
 def factorial_claims(cells: Cells) -> str:
     """Return the verdicts on the ranges of the chain study: an effect is in its range, for LoRA and for cLA."""
@@ -52,16 +85,13 @@ def factorial_claims(cells: Cells) -> str:
         clear = [each is not None and least <= each[1] and each[2] <= most for each in effects.values()]
         words = [f"{each[0]:.2f} [{each[1]:.2f}, {each[2]:.2f}]" if each else "–" for each in effects.values()]
         verdict = ("held" + ("" if all(clear) else ", the intervals reach out of it")) if all(held) else "did not hold"
-        range_ = f"at least {least:g}" if most == np.inf else f"{least:g} to {most:g}"
-        rows.append([str(number), f"{factor}: {figure}", range_, *words, verdict])
+        rows.append([str(number), f"{factor}: {figure}", _range(least, most), *words, verdict])
     return markdown_table(["no.", "effect", "range", "LoRA", "cLA", "verdict"], rows)
 
 
 def protocol_claims(results: Iterable[Result]) -> str:
     """Return the verdicts on the ranges of the study by the paper's protocol, from means over seeds."""
-    by_method: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        by_method[result.data["method"]].append(result)
+    by_method = _by_method(results)
     ours = {name: float(np.mean([score(each) for each in of_it])) for name, of_it in by_method.items()}
     near = {each.method: each.figure for each in _performance() if _is_nearest(each.model, each.task)}
     rows = [
@@ -127,14 +157,27 @@ def _bound(result: Result) -> float:
 
 
 def _points_below_lora(by_method: Mapping[str, Sequence[Result]]) -> Sequence[str]:
-    lora = {each.run.seed: score(each) for each in by_method["lora"]}
-    differences = {
-        name: [lora[each.run.seed] - score(each) for each in by_method[name] if each.run.seed in lora]
-        for name in SINGLE_FACTORS
-    }
+    differences = {name: _paired(by_method, "lora", name) for name in SINGLE_FACTORS}
     held = all(np.mean(values) >= LEAST_POINTS for values in differences.values())
     figures = "; ".join(f"{name} {interval(values)}" for name, values in differences.items())
     return ["4", "LoRA's test accuracy less", f"at least {LEAST_POINTS:g} points each", figures, _word(held)]
+
+
+def _by_method(results: Iterable[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        found[result.data["method"]].append(result)
+    return found
+
+
+def _paired(by_method: Mapping[str, Sequence[Result]], first: str, second: str) -> list[float]:
+    """The differences of two methods' scores, by seed."""
+    others = {each.run.seed: score(each) for each in by_method.get(second, ())}
+    return [score(each) - others[each.run.seed] for each in by_method.get(first, ()) if each.run.seed in others]
+
+
+def _range(least: float, most: float) -> str:
+    return f"at least {least:g}" if most == np.inf else f"{least:g} to {most:g}"
 
 
 def _word(held: bool) -> str:
