@@ -105,13 +105,34 @@ REASONS = (
         name="a base written under merged links",
         departs_from={
             "testing_common.py::_test_get_base_model_state_dict": "param.add_(torch.randn_like(param) * 0.1)",
+            "test_custom_models.py::test_save_pretrained_targeting_lora_to_embedding_layer": (
+                "model.base_model.model.embed_tokens.base_layer.weight,"
+            ),
         },
         why=(
-            "The test changes the base in place while it holds W0 plus the past links of a chain. Lopsided sees that "
-            "and gives out no W0, since the change cannot be told from the links."
+            "One changes the base in place while it holds W0 plus the past links of a chain: Lopsided sees that and "
+            "gives out no W0, since the change cannot be told from the links. The other expects in the file what the "
+            "weight holds: the file has W0, next to which the links are."
         ),
-        tests=r"test_get_base_model_state_dict",
-        failure=r"LopsidedError: \S+: the base weight was changed while adapters were merged into it",
+        tests=r"test_get_base_model_state_dict|test_save_pretrained_targeting_lora_to_embedding_layer",
+        failure=(
+            r"LopsidedError: \S+: the base weight was changed while adapters were merged into it|"
+            r"assert False\n.*where False = <built-in method allclose"
+        ),
+    ),
+    Reason(
+        name="B starts at zero everywhere",
+        departs_from={
+            "test_custom_models.py::test_only_params_are_updated": (
+                "assert not torch.allclose(param_before, param_after, atol=tol, rtol=tol)"
+            ),
+        },
+        why=(
+            "PEFT starts an embedding with A at zero and B at random. Here it starts as every layer, so that three "
+            "steps of one row of the suite move B by 1e-3 and A by 3e-6, which its tolerance takes for nothing."
+        ),
+        tests=r"test_only_params_are_updated",
+        failure=r"assert not True",
     ),
     Reason(
         name="own words",

@@ -48,8 +48,6 @@ def _take_init_weights() -> None:
     def __init__(self: Any, *args: Any, init_weights: bool = True, start: int = 0, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         self.init_weights, self.start = init_weights, start
-        # PEFT's test of several active adapters asks a configuration of LoRA's kind for it.
-        self.target_parameters = None
 
     LopsidedConfig.__init__ = __init__
 

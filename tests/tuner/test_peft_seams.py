@@ -42,6 +42,7 @@ SEAMS = {
     "peft.utils.get_peft_model_state_dict": ("model", "state_dict", "adapter_name"),
     "peft.utils.set_peft_model_state_dict": ("model", "peft_model_state_dict", "adapter_name"),
     "peft.get_base_model_state_dict": ("model",),
+    "peft.utils.save_and_load._peft_key_to_original_key": ("model", "peft_key"),
     "peft.set_base_model_state_dict": ("model", "state_dict"),
     "peft.PeftConfig.from_pretrained": ("pretrained_model_name_or_path", "subfolder", "kwargs"),
     "peft.PeftConfig.save_pretrained": ("save_directory", "kwargs"),

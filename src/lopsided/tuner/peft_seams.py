@@ -23,7 +23,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import peft.helpers  # noqa: F401  (a seam's module)
+import peft.helpers
+import peft.utils.save_and_load  # noqa: F401  (a seam's module)
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.optimizers import loraplus  # noqa: F401  (a seam's module)
 from peft.optimizers.lorafa import LoraFAOptimizer
@@ -39,6 +40,7 @@ from lopsided.tuner.chain_averages import AVERAGES, Average, checked_update, not
 from lopsided.tuner.config import PEFT_TYPE
 from lopsided.tuner.load_and_save import checked_load, checked_save
 from lopsided.tuner.model_queries import layers_of
+from lopsided.tuner.parameters.adapted_parameters import original_name
 
 PREFIX = "lopsided_"
 
@@ -212,6 +214,14 @@ def _rescaling(rescale: Callable[..., AbstractContextManager[None]]) -> Callable
     return rescale_adapter_scale
 
 
+def _through_parameters(to_original: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
+    @functools.wraps(to_original)
+    def _peft_key_to_original_key(model: Any, peft_key: str) -> str:
+        return to_original(model, original_name(model.base_model.model, peft_key))
+
+    return _peft_key_to_original_key
+
+
 def _refusing_names(get_parameter_names: Callable[..., list[str]]) -> Callable[..., list[str]]:
     @functools.wraps(get_parameter_names)
     def checked(model: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
@@ -284,6 +294,13 @@ SEAMS: tuple[Seam, ...] = (
         name="rescale_adapter_scale",
         wrap=_rescaling,
         reason="it asks each layer whether it is a LoraLayer, and finds no layer of ours",
+    ),
+    Seam(
+        module="peft.utils.save_and_load",
+        name="_peft_key_to_original_key",
+        wrap=_through_parameters,
+        # Of get_base_model_state_dict and set_base_model_state_dict.
+        reason="it knows the wrappers of layers by PEFT's class, which a module with adapted parameters is none of",
     ),
     Seam(
         module="peft.optimizers.loraplus",

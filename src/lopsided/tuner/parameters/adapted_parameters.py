@@ -155,6 +155,24 @@ def is_transposed(module: nn.Module) -> bool:
     return bool(vars(module).get("is_transposed", type(module).__name__ in TRANSPOSED))
 
 
+def original_name(model: nn.Module, key: str) -> str:
+    """Return the name that a tensor of a model's state has where no parameter is adapted.
+
+    Args:
+        key: "experts.base_layer.down_proj", where `experts` is an `AdaptedParameters`.
+
+    Returns:
+        "experts.down_proj". Names inside other wrappers are left as they are.
+    """
+    names: list[str] = []
+    module: nn.Module | None = model
+    for name in key.split("."):
+        if not (isinstance(module, AdaptedParameters) and name == "base_layer"):
+            names.append(name)
+        module = None if module is None else module._modules.get(name)
+    return ".".join(names)
+
+
 def _pieces(layers: Sequence[LopsidedLinear], name: str, dtype: torch.dtype) -> list[Piece]:
     """Return s·B·A of all matrices, one piece for the link in training and one for each past link next to W.
 
