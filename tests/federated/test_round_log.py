@@ -269,7 +269,7 @@ FILE_FAULTS = {
     "NaN": (lambda f: edit_tensors(f, lambda t: {k: v * torch.nan for k, v in t.items()}), "NaN or Inf"),
     "half precision": (lambda f: edit_tensors(f, lambda t: {k: v.half() for k, v in t.items()}), "torch.float16 of"),
     "another shape": (
-        lambda f: edit_tensors(f, lambda t: {k: v[..., :1].clone() for k, v in t.items()}),
+        lambda f: edit_tensors(f, lambda t: {k: v[:1].clone() for k, v in t.items()}),
         r"expected float32",
     ),
     "a missing tensor": (lambda f: edit_tensors(f, lambda t: dict(list(t.items())[1:])), "tensors missing"),
@@ -309,7 +309,7 @@ def test_rounds_of_another_run_are_refused(written, folder):
         (lambda: adapted("rac_a"), "trained tensors are not those of run 'mine'"),
         (lambda: adapted("asym_b"), "its parts are.*chained"),
         (lambda: adapted("c3la"), "its parts are.*Window"),
-        (lambda: adapted(links=2), "chain has 2 links; adapt it with links=3"),
+        (lambda: adapted(links=2), "chain here has 2 links; adapt with links=3"),
         (lambda: tiny.bert(), "trained tensors are not those"),
     ],
 )

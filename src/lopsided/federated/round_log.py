@@ -272,7 +272,7 @@ def _check_links(model: nn.Module, records: Sequence[RoundRecord], adapter: str)
         raise LopsidedError(f"the log stands at link {last}, and the model's method has no chain; take a chained one")
     if own is not None and own.links is not None and last >= own.links:
         raise LopsidedError(
-            f"the log stands at link {last}, and the model's chain has {own.links} links; adapt it with links={last + 1}"
+            f"the log stands at link {last}, and the chain here has {own.links} links; adapt with links={last + 1}"
         )
 
 
