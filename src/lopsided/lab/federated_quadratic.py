@@ -50,7 +50,7 @@ class Quadratics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RoundSetting:
     """How rounds go.
 
     Args:
@@ -85,7 +85,7 @@ def draw_quadratics(
     return Quadratics(H=np.broadcast_to(H, (seeds, clients, d_in, d_in)), optima=optima)
 
 
-def local_steps(problem: Quadratics, W: np.ndarray, A: np.ndarray, B: np.ndarray, setting: Setting) -> np.ndarray:
+def local_steps(problem: Quadratics, W: np.ndarray, A: np.ndarray, B: np.ndarray, setting: RoundSetting) -> np.ndarray:
     """Return every client's B after its local steps.
 
     Shapes:
@@ -103,7 +103,7 @@ def local_steps(problem: Quadratics, W: np.ndarray, A: np.ndarray, B: np.ndarray
     return own
 
 
-def averaged(own: np.ndarray, setting: Setting) -> np.ndarray:
+def averaged(own: np.ndarray, setting: RoundSetting) -> np.ndarray:
     """Return the clients' average as `lopsided.federated` computes it, all runs in one tensor.
 
     Shapes:
@@ -122,7 +122,9 @@ def averaged(own: np.ndarray, setting: Setting) -> np.ndarray:
     return mean.numpy().astype(np.float64).reshape(seeds, d_out, r)
 
 
-def sketches_of(setting: Setting, *, seeds: int, clients: int, d: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+def sketches_of(
+    setting: RoundSetting, *, seeds: int, clients: int, d: int, number: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the server's sketch of a round and the clients': (S, r, d) and (S, M, r, d)"""
     link = number if setting.chain else 0
     server = draw_sketches(Orthonormal(), setting.r, d, seeds=seeds, link=link)
@@ -135,7 +137,7 @@ def sketches_of(setting: Setting, *, seeds: int, clients: int, d: int, number: i
 
 def run_rounds(
     problem: Quadratics,
-    setting: Setting,
+    setting: RoundSetting,
     rounds: int,
     see: Callable[[int, np.ndarray, np.ndarray], None] = lambda number, W, B: None,
 ) -> np.ndarray:

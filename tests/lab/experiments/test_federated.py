@@ -14,7 +14,7 @@ from lopsided.lab.experiments import federated
 from lopsided.lab.experiments.federated import EXPERIMENT, RANKS, first_difference, floor, quadratics, rounds_to
 from lopsided.lab.federated_digits import Federation, federate, pretrained
 from lopsided.lab.federated_quadratic import (
-    Setting,
+    RoundSetting,
     averaged,
     effective_rank,
     fedavg,
@@ -33,7 +33,7 @@ def problem_and_start(seeds=2):
 
 def test_local_steps_are_autograds_on_the_rows_that_train():
     problem, W = problem_and_start()
-    setting = Setting(r=8, epochs=3, ranks=RANKS)
+    setting = RoundSetting(r=8, epochs=3, ranks=RANKS)
     _, A = sketches_of(setting, seeds=2, clients=8, d=W.shape[2], number=0)
     start = np.random.RandomState(1).standard_normal((2, W.shape[1], 8))
     own = local_steps(problem, W, A, start, setting)
@@ -52,7 +52,7 @@ def test_local_steps_are_autograds_on_the_rows_that_train():
 @pytest.mark.parametrize("fill", ["who trained it", "zeros"])
 def test_the_average_is_by_row(fill):
     own = np.random.RandomState(0).standard_normal((2, 8, 3, 8))
-    mean = averaged(own, Setting(r=8, epochs=1, ranks=RANKS, fill=fill))
+    mean = averaged(own, RoundSetting(r=8, epochs=1, ranks=RANKS, fill=fill))
     trained = np.array([[row < rank for row in range(8)] for rank in RANKS])
     total = (own * trained[None, :, None, :]).sum(axis=1)
     count = trained.sum(axis=0) if fill == "who trained it" else 8
@@ -61,7 +61,7 @@ def test_the_average_is_by_row(fill):
 
 def test_a_sketch_of_all_rows_is_fedavg():
     problem, _ = problem_and_start()
-    rounds = run_rounds(problem, Setting(r=32, epochs=3), 4)
+    rounds = run_rounds(problem, RoundSetting(r=32, epochs=3), 4)
     # The average is in float32.
     np.testing.assert_allclose(rounds, fedavg(problem, 3, 4), rtol=1e-4)
     assert (rounds[-1] < rounds[0]).all()
@@ -76,10 +76,10 @@ def test_the_best_weights_have_no_gap_and_no_gradient():
 
 
 def test_own_sketches_are_nobody_elses():
-    server, own = sketches_of(Setting(r=4, epochs=1, shared=False), seeds=2, clients=3, d=8, number=1)
+    server, own = sketches_of(RoundSetting(r=4, epochs=1, shared=False), seeds=2, clients=3, d=8, number=1)
     everything = [*server, *own.reshape(-1, 4, 8)]
     assert len({each.tobytes() for each in everything}) == 2 + 6
-    server, own = sketches_of(Setting(r=4, epochs=1), seeds=2, clients=3, d=8, number=1)
+    server, own = sketches_of(RoundSetting(r=4, epochs=1), seeds=2, clients=3, d=8, number=1)
     assert all(np.array_equal(own[:, m], server) for m in range(3))
 
 

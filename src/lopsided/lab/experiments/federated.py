@@ -29,7 +29,7 @@ from lopsided.lab.digit_halves import built_in
 from lopsided.lab.federated_digits import Curve, Federation, federate, pretrained
 from lopsided.lab.federated_quadratic import (
     Quadratics,
-    Setting,
+    RoundSetting,
     draw_quadratics,
     effective_rank,
     fedavg,
@@ -88,7 +88,7 @@ def first_difference(problem: Quadratics, epochs: int) -> float:
     """Return the largest relative distance over runs of a round's average at unequal ranks from that at equal ones."""
     factors: list[np.ndarray] = []
     for ranks in (None, RANKS):
-        setting = Setting(r=R, epochs=epochs, ranks=ranks)
+        setting = RoundSetting(r=R, epochs=epochs, ranks=ranks)
         run_rounds(problem, setting, 1, lambda number, W, B: factors.append(B))
     equal, unequal = factors
     norms = np.linalg.norm(unequal - equal, axis=(1, 2)) / np.linalg.norm(equal, axis=(1, 2))
@@ -107,7 +107,7 @@ def shift(problem: Quadratics, rounds: int) -> np.ndarray:
         if number > rounds // 4:
             late.append(W)
 
-    run_rounds(problem, Setting(r=R, epochs=1, ranks=RANKS), rounds, see)
+    run_rounds(problem, RoundSetting(r=R, epochs=1, ranks=RANKS), rounds, see)
     high = problem.optima[:, [rank == R for rank in RANKS]].mean(axis=1)
     predicted = (1 - LOW / R) * (high - problem.best)
     measured = np.mean(late, axis=0) - problem.best
@@ -117,9 +117,9 @@ def shift(problem: Quadratics, rounds: int) -> np.ndarray:
 def ranks_over_rounds(problem: Quadratics, rounds: int) -> dict[str, np.ndarray]:
     """Return the effective rank of B·A after each round next to one A, by how ranks are dealt with: (rounds, S)"""
     settings = {
-        "equal ranks": Setting(r=R, epochs=1, chain=False),
-        "by who trained a row": Setting(r=R, epochs=1, chain=False, ranks=RANKS),
-        "absent rows as zeros": Setting(r=R, epochs=1, chain=False, ranks=RANKS, fill="zeros"),
+        "equal ranks": RoundSetting(r=R, epochs=1, chain=False),
+        "by who trained a row": RoundSetting(r=R, epochs=1, chain=False, ranks=RANKS),
+        "absent rows as zeros": RoundSetting(r=R, epochs=1, chain=False, ranks=RANKS, fill="zeros"),
     }
     ranks = {}
     for name, setting in settings.items():
@@ -136,12 +136,12 @@ def on_quadratics(request: Request) -> tuple[list[Measured], dict[str, Any], lis
     rounds = request.pick(quick=60, full=400)
     alike, skewed = quadratics(seeds), quadratics(seeds, skew=SKEW, own=True)
     descents = {
-        "shared, E = 1": run_rounds(alike, Setting(r=R, epochs=1), rounds),
-        "shared, E = 8": run_rounds(alike, Setting(r=R, epochs=MANY), rounds),
-        "own sketches, E = 1": run_rounds(alike, Setting(r=R, epochs=1, shared=False), rounds),
+        "shared, E = 1": run_rounds(alike, RoundSetting(r=R, epochs=1), rounds),
+        "shared, E = 8": run_rounds(alike, RoundSetting(r=R, epochs=MANY), rounds),
+        "own sketches, E = 1": run_rounds(alike, RoundSetting(r=R, epochs=1, shared=False), rounds),
     }
     request.note("clients that are alike")
-    drifts = {f"E = {epochs}": run_rounds(skewed, Setting(r=R, epochs=epochs), rounds) for epochs in (1, 2, MANY)}
+    drifts = {f"E = {epochs}": run_rounds(skewed, RoundSetting(r=R, epochs=epochs), rounds) for epochs in (1, 2, MANY)}
     drifts["all weights, E = 8"] = fedavg(skewed, MANY, rounds)
     request.note("clients that differ")
     ranks = ranks_over_rounds(alike, rounds)
