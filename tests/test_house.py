@@ -22,7 +22,19 @@ ROOMS = [
         "tasks",
         "theory",
     ),
-    *("curvature", "runs", "serving", "verify", "plotting", "diagnose", "advise", "lab", "study", "report"),
+    *(
+        "curvature",
+        "runs",
+        "serving",
+        "verify",
+        "plotting",
+        "diagnose",
+        "advise",
+        "federated",
+        "lab",
+        "study",
+        "report",
+    ),
 ]
 
 
