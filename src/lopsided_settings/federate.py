@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from lopsided_settings.checks import POSITIVE, at_least, one_of
 from lopsided_settings.field import setting
-from lopsided_settings.texts import NAME_TUPLE
 
 PARTITIONS = ("even", "dirichlet", "domain")
 
@@ -19,9 +18,7 @@ class FederateSettings:
         help="How the rows are spread over clients: even, dirichlet (skewed labels) or domain (one domain each).",
         check=one_of(PARTITIONS),
     )
-    concentration: float = setting(
-        0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
-    )
+    concentration: float = setting(0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE)
     rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
     local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))
     min_clients: int | None = setting(
@@ -29,7 +26,4 @@ class FederateSettings:
     )
     round_timeout: float = setting(
         3600.0, help="Seconds after which a round goes on without the clients that have not answered.", check=POSITIVE
-    )
-    methods: tuple[str, ...] = setting(
-        (), help="Names separated by commas, each federated in turn and shown next to each other.", text=NAME_TUPLE
     )
