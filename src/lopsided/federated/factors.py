@@ -97,8 +97,11 @@ def check_names(names: Iterable[str], expected: Iterable[str], what: str) -> Non
         raise LopsidedError(f"{what}: {problem}; expected those of the same model, method and heads")
 
 
-def difference_of_names(names: Iterable[str], expected: Iterable[str]) -> str:
+def difference_of_names(names: Iterable[str], expected: Iterable[str], what: str = "tensors") -> str:
     """Return how two sets of names differ, in words, or "".
+
+    Args:
+        what: the names' owners, in words.
 
     Example:
         >>> difference_of_names(["a", "c"], ["a", "b"])
@@ -108,7 +111,7 @@ def difference_of_names(names: Iterable[str], expected: Iterable[str]) -> str:
     """
     present, wanted = set(names), set(expected)
     missing, foreign = sorted(wanted - present), sorted(present - wanted)
-    parts = [f"{len(missing)} of {len(wanted)} tensors missing ({missing[0]!r:.100})"] if missing else []
+    parts = [f"{len(missing)} of {len(wanted)} {what} missing ({missing[0]!r:.100})"] if missing else []
     # A foreign name is somebody else's text: it is shown as a literal, and not at any length.
     parts += [f"{len(foreign)} foreign ({foreign[0]!r:.100})"] if foreign else []
     return ", ".join(parts)
