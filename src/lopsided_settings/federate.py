@@ -18,7 +18,10 @@ class FederateSettings:
         help="How the rows are spread over clients: even, dirichlet (skewed labels) or domain (one domain each).",
         check=one_of(PARTITIONS),
     )
-    concentration: float = setting(0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE)
+    concentration: float = setting(
+        0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
+    )
+    allow_missing: bool = setting(False, help="Let a client be without one of the classes.")
     rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
     local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))
     min_clients: int | None = setting(

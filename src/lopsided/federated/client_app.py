@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.client_standing import ClientPlace, FederatedClient
-from lopsided.federated.federation import Plan
+from lopsided.federated.federation import FederationPlan
 from lopsided.federated.messages import FIGURES, TELLS, tensor_records, tensors_of, told
 from lopsided.files.cache import cache_folder
 
@@ -70,7 +70,7 @@ def _answering(folder: Path | None, answer: Answer) -> Handler:
     def handle(message: Message, context: Context) -> Message:
         held = 0
         try:
-            plan = Plan.from_text(str(told(message.content).get("plan", "")))
+            plan = FederationPlan.from_text(str(told(message.content).get("plan", "")))
             client = FederatedClient(plan, place_of(context, folder))
             held = client.received.held
             _receive(client, message)
@@ -78,8 +78,9 @@ def _answering(folder: Path | None, answer: Answer) -> Handler:
             content = answer(client, message)
         except LopsidedError as error:
             content = RecordDict({TELLS: ConfigRecord({"error": str(error)})})
-        content.setdefault(FIGURES, MetricRecord({}))
-        content[FIGURES]["held"] = held
+        figures = content.metric_records.get(FIGURES, MetricRecord({}))
+        figures["held"] = held
+        content[FIGURES] = figures
         return Message(content, reply_to=message)
 
     return handle

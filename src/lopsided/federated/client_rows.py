@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.federation import FederationConfig
-from lopsided.federated.partitions import by_group, dirichlet, even
+from lopsided.federated.partitions import Rows, partition
 from lopsided.runs.inputs import Data, load_data
 
 # The column that names a row's domain.
 DOMAIN = "domain"
-# The splits that are spread over clients; test is the server's.
-SPREAD = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,21 +26,29 @@ class ClientRows:
 
 
 def spread_rows(config: FederationConfig, data: Data) -> list[ClientRows]:
-    """Return each client's part of train and of validation, in the order of clients.
+    """Return each client's part of train and of validation, in the order of clients; test is the server's.
 
     Args:
         config: says how rows are spread, and over how many clients.
         data: the task.
 
     Raises:
-        LopsidedError: for more clients than rows, a part without one of the classes, or domains that are not there, or
-            not as many as clients.
+        LopsidedError: for more clients than rows or domains, a part without one of the classes, a client without rows
+            of validation, or a task whose rows have no domains.
     """
-    parts = {split: _indices(config, data.task.splits[split], len(data.task.labels)) for split in SPREAD}
-    names = list(parts["train"])
-    if missing := [name for name in names if name not in parts["validation"]]:
-        raise LopsidedError(f"{missing[0]} has no rows in validation; expected some; spread over fewer clients")
-    return [ClientRows(name=name, data=_part(data, {s: parts[s][name] for s in SPREAD})) for name in names]
+    parts = _shared_out(config, data)
+    names = _names(config, data, parts["train"])
+    for client, rows in zip(names, parts["validation"]):
+        if not rows:
+            raise LopsidedError(
+                f"{client} has no rows of validation to be scored on; expected one at least; lower the clients, or "
+                "take another partition"
+            )
+    by_client = zip(names, parts["train"], parts["validation"])
+    return [
+        ClientRows(name=name, data=_part(data, {"train": train, "validation": validation}))
+        for name, train, validation in by_client
+    ]
 
 
 def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: str) -> ClientRows:
@@ -66,29 +72,64 @@ def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: s
     return ClientRows(name=name, data=data)
 
 
-def _indices(config: FederationConfig, rows: Dataset, classes: int) -> dict[str, list[int]]:
-    """Return row numbers by client."""
-    numbered = [f"client-{number}" for number in range(config.clients)]
-    if config.partition == "even":
-        return dict(zip(numbered, even(len(rows), config.clients, seed=config.run.seed)))
-    if config.partition == "dirichlet":
-        labels = rows["label"] if "label" in rows.column_names and classes else None
-        if labels is None:
-            raise LopsidedError("partition dirichlet skews classes, and the task has none; take even")
-        parts = dirichlet(list(labels), config.clients, alpha=config.concentration, seed=config.run.seed)
-        return dict(zip(numbered, parts))
-    if DOMAIN not in rows.column_names:
+def _shared_out(config: FederationConfig, data: Data) -> dict[str, list[list[int]]]:
+    """Return row numbers by split and client."""
+    splits = data.task.splits
+    train = _rows(splits["train"], bool(data.task.labels))
+    if config.partition == DOMAIN and train.groups is None:
+        columns = ", ".join(splits["train"].column_names)
         raise LopsidedError(
-            f"partition domain expected rows with a column {DOMAIN}, received {', '.join(rows.column_names)}; take the "
-            "task vader/all, or another partition"
+            f"partition domain expected rows with a column {DOMAIN}, received {columns}; take the task vader/all, or "
+            "another partition"
         )
-    groups = by_group(list(rows[DOMAIN]))
-    if len(groups) != config.clients:
-        raise LopsidedError(
-            f"partition domain has a client per domain: {', '.join(groups)}; received clients={config.clients}; "
-            f"expected {len(groups)}"
-        )
-    return groups
+    parts = partition(
+        config.partition,
+        train,
+        config.clients,
+        alpha=config.concentration,
+        seed=config.run.seed,
+        allow_missing=config.allow_missing,
+    )
+    validation = _rows(splits["validation"], bool(data.task.labels))
+    return {"train": parts, "validation": _in_proportion(parts, _strata(config, train), _strata(config, validation))}
+
+
+def _rows(rows: Dataset, has_classes: bool) -> Rows:
+    return Rows(
+        count=len(rows),
+        labels=list(rows["label"]) if has_classes else None,
+        groups=list(rows[DOMAIN]) if DOMAIN in rows.column_names else None,
+    )
+
+
+def _strata(config: FederationConfig, rows: Rows) -> Sequence[Hashable]:
+    """Return by what a partition tells rows apart: nothing, their classes, or their domains."""
+    by = {"dirichlet": rows.labels, DOMAIN: rows.groups}.get(config.partition)
+    return [None] * rows.count if by is None else by
+
+
+def _in_proportion(
+    parts: Sequence[Sequence[int]], of_train: Sequence[Hashable], of_rows: Sequence[Hashable]
+) -> list[list[int]]:
+    """Return parts of other rows: of each stratum a client has the share that it has in train."""
+    shares: list[list[int]] = [[] for _ in parts]
+    for stratum in dict.fromkeys(of_rows):
+        own = [row for row, each in enumerate(of_rows) if each == stratum]
+        counts = [sum(of_train[row] == stratum for row in part) for part in parts]
+        cuts = [len(own) * sum(counts[:client]) // max(1, sum(counts)) for client in range(len(parts) + 1)]
+        for client, share in enumerate(shares):
+            share.extend(own[cuts[client] : cuts[client + 1]])
+    return [sorted(share) for share in shares]
+
+
+def _names(config: FederationConfig, data: Data, parts: Sequence[Sequence[int]]) -> list[str]:
+    """Return the clients' names: a client of one domain has the domain's."""
+    if config.partition == DOMAIN:
+        groups = list(data.task.splits["train"][DOMAIN])
+        owned = [list(dict.fromkeys(groups[row] for row in part)) for part in parts]
+        if all(len(names) == 1 for names in owned):
+            return [str(names[0]) for names in owned]
+    return [f"client-{number}" for number in range(len(parts))]
 
 
 def _part(data: Data, rows: dict[str, list[int]]) -> Data:

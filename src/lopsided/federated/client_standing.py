@@ -15,7 +15,7 @@ from torch import nn
 from lopsided.errors import LopsidedError
 from lopsided.federated.client_rows import ClientRows, own_rows, spread_rows
 from lopsided.federated.factors import advance_to, head_names, load_trained
-from lopsided.federated.federation import FederationConfig, Plan
+from lopsided.federated.federation import FederationConfig, FederationPlan
 from lopsided.federated.local_training import LocalRound, client_config, train_round
 from lopsided.federated.log_header import LogHeader
 from lopsided.federated.received_rounds import ReceivedRounds
@@ -67,7 +67,8 @@ class ServerModel:
         self.data = load_data(config.run)
         self._parts: list[ClientRows] = []
         self._own: dict[str, ClientRows] = {}
-        self._load()
+        self._hashes: list[str] = []
+        self.model = self._loaded()
 
     def stand_at(self, received: ReceivedRounds) -> nn.Module:
         """Return the model after the rounds that a client has received.
@@ -76,7 +77,7 @@ class ServerModel:
         """
         wanted = [each.sha256 for each in received.rounds]
         if wanted[: len(self._hashes)] != self._hashes:
-            self._load()
+            self.model, self._hashes = self._loaded(), []
         for each in received.lasting:
             if each.number > len(self._hashes):
                 advance_to(self.model, each.link)
@@ -98,23 +99,26 @@ class ServerModel:
         if not self._parts:
             self._parts = spread_rows(self.config, self.data)
         if place.index >= len(self._parts):
-            raise LopsidedError(f"this is client {place.index}, and the federation has clients 0 to {len(self._parts) - 1}")
+            raise LopsidedError(
+                f"this is client {place.index}, and the federation has clients 0 to {len(self._parts) - 1}; expected "
+                "one of these; correct partition-id"
+            )
         return self._parts[place.index]
 
-    def _load(self) -> None:
+    def _loaded(self) -> nn.Module:
         run = self.config.server_run
         inputs = load_inputs(run, self.data)
         steps = total_steps(run, len(self.data.encoded.splits["train"]))
-        self.model = prepare(inputs.model, run.resolve_method(), self.data.task, run, steps)
-        self.header.check_model(self.model)
-        self._hashes: list[str] = []
+        model = prepare(inputs.model, run.resolve_method(), self.data.task, run, steps)
+        self.header.check_model(model)
+        return model
 
 
 # Of this process: the plan that it was made by, and the model.
 _standing: dict[str, ServerModel] = {}
 
 
-def server_model(plan: Plan, config: FederationConfig) -> ServerModel:
+def server_model(plan: FederationPlan, config: FederationConfig) -> ServerModel:
     """Return this process's model for a plan; one of another plan is given up, so that there is one in memory."""
     text = plan.to_text()
     if text not in _standing:
@@ -134,7 +138,7 @@ class FederatedClient:
         LopsidedError: for another base model than the server's, other classes, or rows that the partition refuses.
     """
 
-    def __init__(self, plan: Plan, place: ClientPlace) -> None:
+    def __init__(self, plan: FederationPlan, place: ClientPlace) -> None:
         self.plan, self.place = plan, place
         self.config = plan.config(place.folder)
         self.received = ReceivedRounds(place.folder, run=plan.run_name)
@@ -178,6 +182,7 @@ class FederatedClient:
         data = self.rows.data
         model = server_model(self.plan, self.config).stand_at(self.received)
         arguments = training_arguments(dataclasses.replace(self.config.run, out=self.place.folder), 1)
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
         arguments.remove_unused_columns = not data.collator_picks
         form = FORMS[self.config.run.resolve_method().side.saved_as]
         trainer = CarefulTrainer(form=form, data=data, model=model, args=arguments)

@@ -39,8 +39,8 @@ class FederationConfig(FederateSettings):
         given = [name for name in ("steps", "epochs", "links", "every") if getattr(self.run, name) is not None]
         if given:
             raise LopsidedError(
-                f"received {given[0]}={getattr(self.run, given[0])} for a federation; expected rounds and local_epochs, "
-                "which decide it; leave it out"
+                f"received {given[0]}={getattr(self.run, given[0])} for a federation; expected rounds and "
+                "local_epochs, which decide it; leave it out"
             )
         if self.run.method not in METHODS:
             raise LopsidedError(
@@ -74,7 +74,7 @@ class FederationConfig(FederateSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class FederationPlan:
     """What the server tells a client before its first round, as plain data.
 
     Args:
@@ -94,7 +94,7 @@ class Plan:
     version: str
 
     @classmethod
-    def of(cls, config: FederationConfig, header: LogHeader, labels: tuple[str, ...]) -> Plan:
+    def of(cls, config: FederationConfig, header: LogHeader, labels: tuple[str, ...]) -> FederationPlan:
         """Return the plan of a federation."""
         return cls(
             header=dataclasses.asdict(header),
@@ -106,7 +106,7 @@ class Plan:
         )
 
     @classmethod
-    def from_text(cls, text: str) -> Plan:
+    def from_text(cls, text: str) -> FederationPlan:
         """Read a plan that came over the wire.
 
         Raises:

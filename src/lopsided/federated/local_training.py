@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerState, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
@@ -107,9 +106,7 @@ def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: in
     return LocalRound(tensors=trained_tensors(own), examples=rows, loss=float(losses[-1]), steps=steps)
 
 
-def _trainer(
-    model: nn.Module, data: Data, config: TrainConfig, *, first: int, last: int, total: int
-) -> CarefulTrainer:
+def _trainer(model: nn.Module, data: Data, config: TrainConfig, *, first: int, last: int, total: int) -> CarefulTrainer:
     steps = last - first
     arguments = training_arguments(config, total)
     # The round is the part of the whole training that ends at its last step, where its state is saved.
@@ -151,7 +148,9 @@ def _checkpoint(trainer: CarefulTrainer, step: int) -> Path:
             return path
     fresh = folder / f"checkpoint-{step}"
     fresh.mkdir(parents=True, exist_ok=True)
-    state = TrainerState(global_step=step, max_steps=trainer.args.max_steps, train_batch_size=trainer.args.train_batch_size)
+    state = TrainerState(
+        global_step=step, max_steps=trainer.args.max_steps, train_batch_size=trainer.args.train_batch_size
+    )
     (fresh / TRAINER_STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
     with warnings.catch_warnings():
         # torch expects a step of the optimizer before one of the schedule; the others have made theirs.

@@ -63,9 +63,7 @@ def told(content: RecordDict) -> dict[str, str | int | float]:
         content.config_records.get(TELLS, ConfigRecord()),
         content.metric_records.get(FIGURES, MetricRecord()),
     )
-    return {
-        name: value for record in records for name, value in record.items() if isinstance(value, str | int | float)
-    }
+    return {name: value for record in records for name, value in record.items() if isinstance(value, str | int | float)}
 
 
 def wire_bytes(message: Message) -> dict[str, int]:

@@ -94,7 +94,8 @@ class ReceivedRounds:
     def tensors(self, number: int) -> dict[str, Tensor]:
         """Return the average of a round."""
         with open_tensors(self.folder / self.rounds[number - 1].file) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            tensors: dict[str, Tensor] = file.get_tensors()
+        return tensors
 
     def _read(self) -> tuple[ReceivedRound, ...]:
         if not (self.folder / INDEX).is_file():

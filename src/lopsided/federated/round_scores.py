@@ -27,6 +27,7 @@ class ClientFigures:
             the score is not defined.
         rows: of its validation.
         refused: why its answer was not averaged; "" where it was.
+        unscored: why it has no score, if it could not answer; "" otherwise.
     """
 
     examples: int = 0
@@ -35,6 +36,7 @@ class ClientFigures:
     validation_loss: float | None = None
     rows: int = 0
     refused: str = ""
+    unscored: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

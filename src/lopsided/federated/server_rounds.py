@@ -9,24 +9,23 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
-from lopsided.federated.federation import FederationConfig, Plan
+from lopsided.federated.federation import FederationConfig, FederationPlan
 from lopsided.federated.refusals import sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
 from lopsided.federated.round_scores import ClientFigures, FederatedRound, RoundScores
 from lopsided.files.atomic import DiskErrors
 from lopsided.optim import ChainEvent
-from lopsided.runs.directory import check_place, clear_leftovers, in_use, is_begun, write_run
+from lopsided.runs.directory import check_place, clear_leftovers, discard_checkpoints, in_use, is_begun, write_run
 from lopsided.runs.ending import FailureRecord, terminable
-from lopsided.runs.inputs import Data, load_inputs
+from lopsided.runs.inputs import load_inputs
 from lopsided.runs.preflight import preflight
 from lopsided.runs.record import begun_record, finished_record
 from lopsided.runs.resumption import refuse_others, settings_there
@@ -58,7 +57,7 @@ class ServerRounds:
         note: Callable[[str], None],
     ) -> None:
         self.config, self.session, self.log, self.scores, self._note = config, session, log, scores, note
-        self.plan = Plan.of(config, log.header, session.data.task.labels).to_text()
+        self.plan = FederationPlan.of(config, log.header, session.data.task.labels).to_text()
         self.heads = head_names(session.model)
         self._started = time.perf_counter()
 
@@ -96,8 +95,8 @@ class ServerRounds:
         if len(answers.taken) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "nobody answered"
             raise LopsidedError(
-                f"round {number}: {len(answers.taken)} answers can be averaged, expected {needed} at least ({reasons}); "
-                "the rounds before are kept: see to it, and go on with --resume"
+                f"round {number}: {len(answers.taken)} answers can be averaged, expected {needed} at least "
+                f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
             )
         advance_to(model, link)
         tensors = average(answers.taken, shapes, start=trained_tensors(model))
@@ -106,7 +105,9 @@ class ServerRounds:
         load_trained(model, tensors)
         return record
 
-    def finish_scores(self, clients: Mapping[str, ClientFigures], up: Mapping[str, int], down: Mapping[str, int]) -> None:
+    def finish_scores(
+        self, clients: Mapping[str, ClientFigures], up: Mapping[str, int], down: Mapping[str, int]
+    ) -> None:
         """Write what the last round came to, and say it in a line.
 
         Args:
@@ -155,6 +156,7 @@ def round_line(entry: FederatedRound, rounds: int, metric: str) -> str:
     parts += [f"{sum(entry.up.values()) / 1e6:.1f} MB up and {sum(entry.down.values()) / 1e6:.1f} MB down so far"]
     parts += [f"{entry.seconds:.0f} s"]
     parts += [f"{name} left out: {figures.refused}" for name, figures in entry.clients.items() if figures.refused]
+    parts += [f"{name} not scored: {figures.unscored}" for name, figures in entry.clients.items() if figures.unscored]
     return f"round {entry.number} of {rounds}: {', '.join(parts)}"
 
 
@@ -202,6 +204,7 @@ def serve(
             rounds.close()
             result = measure(session)
         write_run(run.out, finished_record(record, result, time.perf_counter() - started))
+        discard_checkpoints(run.out)
         return finished_run(run.out)
 
 
@@ -211,8 +214,8 @@ def _check_resumable(config: FederationConfig, earlier: Run, resume: bool) -> No
     has_rounds = (folder / LOG / "rounds.jsonl").is_file()
     if not resume and (earlier.is_finished or has_rounds):
         raise LopsidedError(
-            f"{folder} holds a run already ({earlier.status}); expected a new folder; pass --resume to go on with it, or "
-            "choose another --out"
+            f"{folder} holds a run already ({earlier.status}); expected a new folder; pass --resume to go on with "
+            "it, or choose another --out"
         )
     if earlier.is_finished or has_rounds:
         refuse_others(folder, config.server_run.to_json(), settings_there(earlier))

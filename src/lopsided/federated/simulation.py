@@ -53,7 +53,12 @@ def simulate(
             num_supernodes=config.clients,
             backend_config={
                 "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                "init_args": {"num_cpus": processes, "include_dashboard": False},
+                "init_args": {
+                    "num_cpus": processes,
+                    "include_dashboard": False,
+                    "log_to_driver": False,
+                    "logging_level": "ERROR",
+                },
             },
         )
 

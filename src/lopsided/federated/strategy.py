@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable
 
@@ -90,7 +91,9 @@ class FactorAveraging(Strategy):
             except LopsidedError as error:
                 refused[client] = str(error)
         refused |= dict.fromkeys(waiting.values(), LATE)
-        sent = {f"{way}_{kind}": n for way, part in (("up", self._up), ("down", self._down)) for kind, n in part.items()}
+        sent = {
+            f"{way}_{kind}": n for way, part in (("up", self._up), ("down", self._down)) for kind, n in part.items()
+        }
         record = self.rounds.finish_round(updates, refused, sent)
         for client, reason in record.refused.items():
             self._clients[client] = ClientFigures(refused=reason)
@@ -113,16 +116,16 @@ class FactorAveraging(Strategy):
             node = reply.metadata.src_node_id
             try:
                 figures = self._told(reply)
-            except LopsidedError:
+            except LopsidedError as error:
                 # The averaged round stands, without this client's score.
+                name = self._asked.get(node, "?")
+                clients[name] = dataclasses.replace(clients.get(name, ClientFigures()), unscored=str(error))
                 continue
             name = self._names[node]
             before = clients.get(name, ClientFigures())
             score = figures.get("score")
-            clients[name] = ClientFigures(
-                examples=before.examples,
-                loss=before.loss,
-                refused=before.refused,
+            clients[name] = dataclasses.replace(
+                before,
                 score=None if score is None else float(score),
                 validation_loss=float(figures["loss"]),
                 rows=int(figures["rows"]),
@@ -196,7 +199,7 @@ class FactorAveraging(Strategy):
         for name, count in wire_bytes(reply).items():
             self._up[name] += count
         if reply.has_error():
-            raise LopsidedError(f"its app failed: {reply.error.reason.strip().splitlines()[-1]:.300}")
+            raise LopsidedError(f"its app failed: {(reply.error.reason or 'no reason').strip().splitlines()[-1]:.300}")
         figures = told(reply.content)
         node = reply.metadata.src_node_id
         self._held[node] = int(figures.get("held", 0))
