@@ -60,6 +60,7 @@ class TrainSettings:
         None,
         help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",
         check=at_least(1),
+        defaults={"federate": 4000},
     )
     steps: int | None = setting(
         None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 60}

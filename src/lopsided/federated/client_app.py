@@ -42,8 +42,13 @@ def make_client_app(folder: Path | None = None) -> ClientApp:
     return app
 
 
-def place_of(context: Context, folder: Path | None) -> ClientPlace:
+def place_of(context: Context, folder: Path | None, run: str) -> ClientPlace:
     """Return which client a node is, by its configuration: `partition-id`, and maybe `task`, `name` and `folder`.
+
+    Args:
+        context: of the node.
+        folder: as for `make_client_app`.
+        run: the name of the server's run.
 
     Raises:
         LopsidedError: without a `partition-id`.
@@ -56,7 +61,7 @@ def place_of(context: Context, folder: Path | None) -> ClientPlace:
             'SuperNode with --node-config "partition-id=0"'
         )
     stated = own.get("folder")
-    base = folder or (Path(str(stated)) if stated is not None else cache_folder() / "federated" / str(context.run_id))
+    base = folder or (Path(str(stated)) if stated is not None else cache_folder() / "federated" / run)
     task, name = own.get("task"), own.get("name")
     return ClientPlace(
         index=index,
@@ -71,7 +76,7 @@ def _answering(folder: Path | None, answer: Answer) -> Handler:
         held = 0
         try:
             plan = FederationPlan.from_text(str(told(message.content).get("plan", "")))
-            client = FederatedClient(plan, place_of(context, folder))
+            client = FederatedClient(plan, place_of(context, folder, plan.run_name))
             held = client.received.held
             _receive(client, message)
             held = client.received.held

@@ -25,8 +25,8 @@ HEADINGS = (
 )
 UNBIASED = "The average of one trained factor next to a shared sketch is the average of the updates."
 BIASED = (
-    "Where both factors train, their averages' product is not the average of the products; where all weights train, the "
-    "average is exact and as large as the model."
+    "Where both factors train, their averages' product is not the average of the products; where all weights train, "
+    "the average is exact, and as large as the model."
 )
 
 Score = Callable[[FederatedRound], float | None]
