@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 
 from flwr.app import Context
@@ -46,6 +47,10 @@ def simulate(
             FactorAveraging(rounds).run(grid)
 
         logging.getLogger("flwr").setLevel(logging.ERROR)
+        # Ray runs its workers at the lowest priority but four, where they starve on a machine that others use.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # Of Ray's next versions, which matters to nobody here.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         processes = max(1, min(config.clients, os.cpu_count() or 1))
         run_simulation(
             server_app=app,
