@@ -158,6 +158,11 @@ def test_what_can_not_be_averaged_is_refused(updates, message):
         average(updates, {NAME: (2, 3)})
 
 
+def test_rows_stay_where_a_start_has_every_tensor():
+    with pytest.raises(LopsidedError, match="start: 1 of 1 tensors missing"):
+        average([update()], {NAME: (2, 3)}, start={})
+
+
 def test_ranks_are_those_of_factors():
     model = adapted()
     with pytest.raises(LopsidedError, match="at least 1, got 0"), first_rows_train(model, 0):

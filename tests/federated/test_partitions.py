@@ -58,7 +58,7 @@ def test_a_partition_is_a_function_of_its_arguments():
     assert dirichlet(LABELS, 4, alpha=3.0, seed=1) == dirichlet(LABELS, 4, alpha=3.0, seed=1)
     assert dirichlet(LABELS, 4, alpha=3.0, seed=1) != dirichlet(LABELS, 4, alpha=3.0, seed=2)
     # By first occurrence, so that the names of the classes change nothing.
-    named = [f"{'zebra ape cow'.split()[c % 3]} {c}" for c in LABELS]
+    named = [f"{['zebra', 'ape', 'cow'][c % 3]} {c}" for c in LABELS]
     assert dirichlet(named, 4, alpha=3.0, seed=1) == dirichlet(LABELS, 4, alpha=3.0, seed=1)
     assert even(20, 3, seed=1) != even(20, 3, seed=2)
 

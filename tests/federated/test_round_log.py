@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lopsided
 from lopsided import LopsidedError
 from lopsided.federated import round_log
 from lopsided.federated.factors import advance_to, link_of, load_trained, trained_tensors
@@ -19,7 +20,7 @@ from lopsided.federated.round_log import RoundLog, replay
 from lopsided.files.atomic import file_hash
 from lopsided.tuner import layers_of
 from tests import tiny
-from tests.federated.rounds import SINGLE_FACTOR_CHAINS, adapted, play_round, random_like, updates_for
+from tests.federated.rounds import SINGLE_FACTOR_CHAINS, R, adapted, play_round, random_like, updates_for
 
 
 def begin(folder, model, method="rac_b", run="mine"):
@@ -71,6 +72,23 @@ def test_a_replay_stands_where_the_server_stands_to_the_bit(method, tmp_path):
         for model in (late, server):
             play_round(model, 3, updates_for(model, seed=9))
         assert_equal(late, server)
+
+
+def test_a_replay_next_to_16_bit_weights_where_links_are_stacked(tmp_path):
+    def sixteen():
+        return lopsided.adapt(tiny.bert().to(torch.bfloat16), "rac_b", r=R, target_modules="all-linear", links=9)
+
+    server = sixteen()
+    log = begin(tmp_path / "log", server)
+    for number in range(3):
+        updates = updates_for(server, seed=number)
+        log.append(play_round(server, number, updates), link=number, examples={u.client: 1 for u in updates})
+    late = sixteen()
+    # Both round the head to bfloat16 when they load it.
+    assert replay(log, late) == 2
+    assert_equal(late, server)
+    with pytest.raises(LopsidedError, match="the base model is another one"):
+        replay(log, adapted())
 
 
 def test_a_replay_of_fewer_rounds_is_the_server_at_that_time(tmp_path):

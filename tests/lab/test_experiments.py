@@ -70,7 +70,15 @@ def test_a_file_is_an_experiment_of_the_command_its_record_and_its_page(folder, 
 
 def test_the_order_is_that_of_the_places():
     assert list(EXPERIMENTS) == [
-        *("counterexample", "linear-regression", "logistic-regression", "sketches", "reshuffling", "digits-chain"),
+        *(
+            "counterexample",
+            "linear-regression",
+            "logistic-regression",
+            "sketches",
+            "reshuffling",
+            "digits-chain",
+            "federated",
+        ),
         *("least-squares", "sample-complexity", "concentration", "factor-similarity", "double-rank", "init"),
         *("data-sketches", "paca-bridge", "bounds-vs-gap", "chain-factorial", "rate-guess"),
     ]

@@ -104,6 +104,8 @@ def average(
         raise LopsidedError(f"client {twice[0]!r} has two updates; expected one per client; keep the first")
     for update in ordered:
         _check(update, shapes)
+    if start is not None:
+        check_names(start, shapes, "start")
     return {
         name: _average_of(name, ordered, shape, None if start is None else start[name])
         for name, shape in shapes.items()

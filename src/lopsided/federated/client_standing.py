@@ -127,6 +127,11 @@ def server_model(plan: FederationPlan, config: FederationConfig) -> ServerModel:
     return _standing[text]
 
 
+def forget() -> None:
+    """Give up this process's model, as the end of the process would."""
+    _standing.clear()
+
+
 class FederatedClient:
     """One client: it receives averages, trains rounds, and scores the server's model on its own rows.
 

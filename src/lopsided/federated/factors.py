@@ -45,6 +45,8 @@ def row_axis(name: str) -> int | None:
 def trained_tensors(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
     """Return copies of everything that trains, by live names: factors of the link in training, heads, other weights.
 
+    Buffers, as running means, are no part of it: each model keeps its own.
+
     Args:
         model: from `lopsided.adapt`, or any other model: of that all parameters that require gradients.
         adapter: which Lopsided adapter, where the model has any.
