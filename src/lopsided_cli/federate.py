@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,11 @@ Several = Annotated[
     ),
 ]
 
+Init = Annotated[
+    Path | None,
+    typer.Option(help="Write a folder in which `flwr run` works with these settings, and run nothing."),
+]
+
 
 @options.options_of(TrainSettings, FederateSettings, PluginSettings)
 def federate(
@@ -32,6 +38,7 @@ def federate(
     federation: options.Values,
     own: options.Values,
     methods: Several = None,
+    init: Init = None,
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
@@ -44,6 +51,9 @@ def federate(
 
     if own["plugin"] is not None:
         load_plugin(own["plugin"])
+    if init is not None:
+        _write_app(run, federation, init, methods)
+        return
     names = [run["method"]] if methods is None else options.method_names(methods)
     if names is None:
         raise BadInput("--methods all would federate every method; expected names separated by commas; write some")
@@ -63,6 +73,19 @@ def federate(
         print(line)
     _print_rounds(federated_rows(list(folders.values())))
     print(f"wrote {page}")
+
+
+def _write_app(run: options.Values, federation: options.Values, folder: Path, methods: str | None) -> None:
+    from lopsided.federated.app_folder import write_app
+    from lopsided.federated.federation import FederationConfig
+    from lopsided.runs import TrainConfig
+
+    if methods is not None:
+        raise BadInput("--init writes one federation, and --methods asks for several; give --method instead")
+    # The server may run in another folder than this one.
+    out = (run["out"] or folder.with_name(f"{folder.name}-run")).absolute()
+    write_app(FederationConfig(run=TrainConfig(**{**run, "out": out}), **federation), folder)
+    print(f"wrote {folder}; run it with: flwr run {folder}; its server writes {out}")
 
 
 def needs_flower() -> None:

@@ -36,7 +36,7 @@ def flat(config: FederationConfig) -> dict[str, Plain]:
 
 
 def from_flat(values: Mapping[str, Plain]) -> FederationConfig:
-    """Return the configuration that flat settings say.
+    """Return the configuration that flat settings say; one that is not among them has its field's own default.
 
     Raises:
         LopsidedError: for a name that is no setting, a value of another type, or as `FederationConfig` does.
@@ -57,8 +57,6 @@ def _read(kind: type, table: Mapping[str, Setting], values: Mapping[str, Plain])
     for name, setting in table.items():
         flat_name = name.replace("_", "-")
         if flat_name not in values:
-            if VERB in setting.defaults:
-                read[name] = setting.defaults[VERB]
             continue
         value = values[flat_name]
         try:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerState, get_scheduler
+from transformers import PrinterCallback, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lopsided.federated.factors import trained_tensors
@@ -148,10 +147,10 @@ def _checkpoint(trainer: CarefulTrainer, step: int) -> Path:
             return path
     fresh = folder / f"checkpoint-{step}"
     fresh.mkdir(parents=True, exist_ok=True)
-    state = TrainerState(
-        global_step=step, max_steps=trainer.args.max_steps, train_batch_size=trainer.args.train_batch_size
-    )
-    (fresh / TRAINER_STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
+    trainer.state.global_step, trainer.state.max_steps = step, trainer.args.max_steps
+    trainer.state.train_batch_size = trainer.args.train_batch_size
+    trainer.state.compute_steps(trainer.args, trainer.args.max_steps)
+    trainer.state.save_to_json(str(fresh / TRAINER_STATE_NAME))
     with warnings.catch_warnings():
         # torch expects a step of the optimizer before one of the schedule; the others have made theirs.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step\\(\\)`")

@@ -12,8 +12,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from torch import Tensor
-
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
@@ -66,12 +64,9 @@ class ServerRounds:
         """How many rounds are done."""
         return len(self.log.rounds)
 
-    def averages(self, after: int) -> dict[int, dict[str, Tensor]]:
-        """Return what a client lacks that has the averages of the first rounds, by round.
-
-        Of several rounds of one link a client sees only the last one's average, but all are sent: it counts them.
-        """
-        return {number: self.log.tensors(number) for number in range(after + 1, self.done + 1)}
+    def say(self, text: str) -> None:
+        """Tell a person something."""
+        self._note(text)
 
     def finish_round(
         self, updates: Sequence[ClientUpdate], refused: Mapping[str, str], sent: Mapping[str, int]
@@ -218,8 +213,8 @@ def _check_resumable(config: FederationConfig, earlier: Run, resume: bool) -> No
             "it, or choose another --out"
         )
     if earlier.is_finished or has_rounds:
-        refuse_others(folder, config.server_run.to_json(), settings_there(earlier))
         refuse_others(folder, config.settings(), RoundScores.read(folder).settings)
+        refuse_others(folder, config.server_run.to_json(), settings_there(earlier))
 
 
 def _opened(config: FederationConfig, session: Session, note: Callable[[str], None]) -> ServerRounds:

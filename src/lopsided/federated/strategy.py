@@ -169,6 +169,8 @@ class FactorAveraging(Strategy):
                 refused.append(str(error))
         if refused and not self._held:
             raise LopsidedError(f"no client can take part: {'; '.join(sorted(set(refused)))}")
+        for reason in refused:
+            self.rounds.say(f"a client can't take part: {reason}")
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -202,10 +204,13 @@ class FactorAveraging(Strategy):
             raise LopsidedError(f"its app failed: {(reply.error.reason or 'no reason').strip().splitlines()[-1]:.300}")
         figures = told(reply.content)
         node = reply.metadata.src_node_id
-        self._held[node] = int(figures.get("held", 0))
+        if "error" not in figures:
+            self._names[node] = str(figures["client"])
+        # A node that has never told its name takes no part, and is asked again before the next round.
+        if node in self._names:
+            self._held[node] = int(figures.get("held", 0))
         if "error" in figures:
             raise LopsidedError(str(figures["error"]))
-        self._names[node] = str(figures["client"])
         return figures
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:

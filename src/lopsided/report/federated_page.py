@@ -33,7 +33,7 @@ Score = Callable[[FederatedRound], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Federation:
+class FinishedFederation:
     """A finished federation: its run, and what its rounds came to."""
 
     run: Run
@@ -90,13 +90,13 @@ def write_federated_page(folders: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def read_federations(folders: Sequence[Path]) -> list[Federation]:
+def read_federations(folders: Sequence[Path]) -> list[FinishedFederation]:
     """Return the federations in some run directories.
 
     Raises:
         LopsidedError: for a folder without a finished one.
     """
-    return [Federation(run=finished_run(folder), scores=RoundScores.read(folder)) for folder in folders]
+    return [FinishedFederation(run=finished_run(folder), scores=RoundScores.read(folder)) for folder in folders]
 
 
 def federated_rows(folders: Sequence[Path]) -> list[tuple[str, ...]]:
@@ -104,7 +104,7 @@ def federated_rows(folders: Sequence[Path]) -> list[tuple[str, ...]]:
     return [HEADINGS, *_rows(read_federations(folders))]
 
 
-def shared_score(federations: Sequence[Federation]) -> float | None:
+def shared_score(federations: Sequence[FinishedFederation]) -> float | None:
     """Return the best score that every federation reaches; None where one has no score at all.
 
     The bytes until then compare what traffic buys.
@@ -117,7 +117,7 @@ def shared_score(federations: Sequence[Federation]) -> float | None:
     return min(known) if known and len(known) == len(best) else None
 
 
-def bytes_to(federation: Federation, target: float | None) -> int | None:
+def bytes_to(federation: FinishedFederation, target: float | None) -> int | None:
     """Return the bytes, both ways, after which the score is first reached; None if it never is."""
     for entry in federation.scores.rounds:
         if target is not None and entry.score is not None and entry.score >= target:
@@ -125,7 +125,7 @@ def bytes_to(federation: Federation, target: float | None) -> int | None:
     return None
 
 
-def _rows(federations: Sequence[Federation]) -> list[tuple[str, ...]]:
+def _rows(federations: Sequence[FinishedFederation]) -> list[tuple[str, ...]]:
     target = shared_score(federations)
     rows: list[tuple[str, ...]] = []
     for each in federations:
@@ -147,7 +147,7 @@ def _rows(federations: Sequence[Federation]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _table(federations: Sequence[Federation]) -> PlainTable:
+def _table(federations: Sequence[FinishedFederation]) -> PlainTable:
     target = shared_score(federations)
     reached = "" if target is None else f" The shared score is {target:.4f}, the best that all of them reach."
     model = (
@@ -165,7 +165,7 @@ def _table(federations: Sequence[Federation]) -> PlainTable:
     )
 
 
-def _overall(federations: Sequence[Federation]) -> Figure:
+def _overall(federations: Sequence[FinishedFederation]) -> Figure:
     metric = federations[0].scores.metric.replace("_", " ")
     return Figure(
         key="federation-overall",
@@ -178,7 +178,7 @@ def _overall(federations: Sequence[Federation]) -> Figure:
     )
 
 
-def _per_client(federations: Sequence[Federation]) -> Figure:
+def _per_client(federations: Sequence[FinishedFederation]) -> Figure:
     metric = federations[0].scores.metric.replace("_", " ")
     names = sorted({name for each in federations for name in each.clients})
     views = [each for name in names for each in _views(federations, metric, _score_of(name), f"{name}, ")]
@@ -200,7 +200,9 @@ def _score_of(client: str) -> Score:
     return score
 
 
-def _views(federations: Sequence[Federation], metric: str, score: Score, prefix: str) -> list[dict[str, object]]:
+def _views(
+    federations: Sequence[FinishedFederation], metric: str, score: Score, prefix: str
+) -> list[dict[str, object]]:
     by_round = [
         series(
             each.label, [entry.number for entry in each.scores.rounds], [score(entry) for entry in each.scores.rounds]
@@ -221,7 +223,7 @@ def _views(federations: Sequence[Federation], metric: str, score: Score, prefix:
     ]
 
 
-def _setting(federation: Federation) -> str:
+def _setting(federation: FinishedFederation) -> str:
     settings = federation.scores.settings
     parts = [f"{settings['clients']} clients", f"partition {settings['partition']}"]
     parts += [f"{settings['rounds']} rounds", f"{settings['local_epochs']} local epochs"]
