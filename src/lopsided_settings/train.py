@@ -60,7 +60,7 @@ class TrainSettings:
         None,
         help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",
         check=at_least(1),
-        defaults={"federate": 4000},
+        defaults={"federate": 2000},
     )
     steps: int | None = setting(
         None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 60}
@@ -96,10 +96,9 @@ class TrainSettings:
     )
     eval_rows: int | None = setting(
         None,
-        help="Most validation rows that checkpoints are chosen on.",
+        help="Most validation rows that checkpoints are chosen on, or that a federation's clients are scored on.",
         check=POSITIVE,
-        not_in=_FEDERATE,
-        defaults={"compare": 400},
+        defaults={"compare": 400, "federate": 800},
     )
     test_rows: int | None = setting(
         None,

@@ -43,6 +43,7 @@ ALL = {
     "federate": "model task method methods rank alpha batch-size accumulate lr schedule warmup weight-decay dropout "
     "max-length target-modules label metric make-split no-make-split rename-labels ignore-columns test-rows data "
     "train-size also max-new-tokens beams flip no-flip bf16 no-bf16 seed sketch-seed max-grad-norm adam-beta2 clients "
+    "eval-rows "
     "partition concentration allow-missing no-allow-missing rounds local-epochs min-clients round-timeout plugin init "
     "resume no-resume out json",
     "export": "source for rank base probe no-probe out json",
@@ -61,7 +62,7 @@ ALL = {
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {
     "train": {"steps": None, "eval_rows": None, "schedule": "linear", "trajectory": None, "rename_labels": None},
-    "federate": {"task": "vader/all", "method": "rac_b", "train_size": 4000, "clients": 4, "partition": "even"},
+    "federate": {"task": "vader/all", "method": "rac_b", "train_size": 2000, "clients": 4, "partition": "even"},
     "diagnose": {"points": 25, "extent": None, "all_vectors": True},
     "compare": {"steps": 60, "eval_rows": 400, "seeds": "0", "methods": None, "trajectory": None},
 }

@@ -11,6 +11,7 @@ from datasets import Dataset
 from lopsided.errors import LopsidedError
 from lopsided.federated.federation import FederationConfig
 from lopsided.federated.partitions import Rows, partition
+from lopsided.runs.evaluated_rows import drawn_rows
 from lopsided.runs.inputs import Data, load_data
 
 # The column that names a row's domain.
@@ -36,6 +37,7 @@ def spread_rows(config: FederationConfig, data: Data) -> list[ClientRows]:
         LopsidedError: for more clients than rows or domains, a part without one of the classes, a client without rows
             of validation, or a task whose rows have no domains.
     """
+    data = _with_fewer_to_score(config, data)
     parts = _shared_out(config, data)
     names = _names(config, data, parts["train"])
     for client, rows in zip(names, parts["validation"]):
@@ -70,6 +72,15 @@ def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: s
             "expected the same in the same order; rename or leave some out"
         )
     return ClientRows(name=name, data=data)
+
+
+def _with_fewer_to_score(config: FederationConfig, data: Data) -> Data:
+    """Return the data with no more validation rows than the run asks for, the same for every method and seed."""
+    count = len(data.task.splits["validation"])
+    if config.run.eval_rows is None or config.run.eval_rows >= count:
+        return data
+    rows = drawn_rows(data.encoded.splits["validation"], config.run.eval_rows)
+    return _part(data, {"validation": list(rows)})
 
 
 def _shared_out(config: FederationConfig, data: Data) -> dict[str, list[list[int]]]:
