@@ -64,10 +64,8 @@ def test_two_methods_in_a_simulation_next_to_each_other(cli, small, tmp_path):
     page = (tmp_path / "out" / "federated.html").read_text()
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     [group] = data["groups"]
-    assert [figure["title"] for figure in group["figures"]] == [
-        "Score against rounds and bytes",
-        "Score of each client",
-    ]
+    titles = [figure["title"] for figure in group["figures"]]
+    assert titles == ["Score against rounds and bytes", "Score of each client"]
     assert [one["label"] for one in group["figures"][0]["views"][1]["series"]] == ["rac_b", "lora"]
     # What a federation leaves is a run like any other.
     assert cli("report", tmp_path / "out", "--out", tmp_path / "report.html").status == 0

@@ -120,7 +120,8 @@ def test_another_hash_is_refused_and_not_kept(monkeypatch, tmp_path):
         vader.fetch()
 
 
-def test_all_domains_are_one_task_whose_rows_name_theirs(tasks):
+def test_all_domains_are_one_task_whose_rows_name_theirs(tasks, archive, monkeypatch):
+    monkeypatch.setenv("LOPSIDED_CACHE", str(archive.parent))
     task = load_task("vader/all")
     assert not task.out_of_domain
     for split, rows in task.splits.items():
