@@ -21,11 +21,16 @@ def arrives(message: Message, answer: Message) -> list[Message]:
     return [answer]
 
 
+def identify() -> None:
+    """Be somebody: Flower's messages have a sender."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
 class LocalGrid(Grid):
     """Nodes 1 to n, with partitions 0 to n - 1; `nodes` may change between messages."""
 
     def __init__(self, folder: Path, nodes: int, fault: Fault = arrives) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        identify()
         self.nodes = list(range(2, 2 + nodes))
         self.app, self.fault = make_client_app(folder), fault
         self.sent: list[Message] = []
