@@ -21,7 +21,7 @@ from lopsided.federated.app_folder import write_app
 from lopsided.federated.factors import head_names, trained_tensors
 from lopsided.federated.federation import FederationConfig
 from lopsided.federated.flat_settings import flat, from_flat
-from lopsided.federated.messages import FACTORS, tensor_records, wire_bytes
+from lopsided.federated.messages import FACTORS, FIGURES, tensor_records, wire_bytes
 from lopsided.federated.round_log import RoundLog, replay
 from lopsided.federated.round_scores import RoundScores
 from lopsided.federated.server_rounds import LOG, serve
@@ -163,6 +163,17 @@ def nan(numbers):
     return numbers
 
 
+def told(**figures):
+    """What changes the figures of the second client's answers."""
+
+    def fault(message, answer):
+        if is_training(message):
+            answer.content.metric_records[FIGURES].update(figures)
+        return [answer]
+
+    return fault
+
+
 def failing(message, answer):
     return [Message(Error(2, "boom"), reply_to=message)] if is_training(message) else [answer]
 
@@ -175,8 +186,10 @@ def failing(message, answer):
         (changed(lambda numbers: numbers + 1e6), "root mean square"),
         (lambda message, answer: [] if is_training(message) else [answer], LATE),
         (failing, "its app failed: boom"),
+        (told(examples=-1), "-1 examples"),
+        (told(loss=float("nan")), "no number 'loss'"),
     ],
-    ids=["nan", "shape", "size", "late", "error"],
+    ids=["nan", "shape", "size", "late", "error", "examples", "loss"],
 )
 def test_an_answer_that_is_not_averaged_is_written_down_and_the_round_goes_on(tmp_path, bert, words, fault, reason):
     config = configured(tmp_path / "run", bert, words, rounds=1)
@@ -196,6 +209,8 @@ def test_of_two_answers_the_first_counts(tmp_path, bert, words):
     [record] = RoundLog.open(run.folder / LOG).rounds
     assert record.examples == {"client-0": 32, "client-1": 32}
     assert "answered twice" in record.refused["client-1"]
+    # The first one was averaged.
+    assert RoundScores.read(run.folder).rounds[-1].clients["client-1"].examples == 32
 
 
 def test_too_few_answers_end_the_run_and_keep_the_rounds_before(tmp_path, bert, words):

@@ -76,7 +76,8 @@ class ServerRounds:
         Args:
             updates: in the order in which they came.
             refused: why there is no update of a client.
-            sent: bytes since the round before, by what they are.
+            sent: bytes of the messages that asked for these answers, and of the answers, by what they are. The
+                average is handed out with the scores' messages, which are counted in `finish_scores`.
 
         Raises:
             LopsidedError: if fewer answers can be averaged than the federation needs. The log has the rounds before.
@@ -150,7 +151,7 @@ def round_line(entry: FederatedRound, rounds: int, metric: str) -> str:
     parts += [f"{metric.replace('_', ' ')} {entry.score:.4f}"] if entry.score is not None else []
     parts += [f"{sum(entry.up.values()) / 1e6:.1f} MB up and {sum(entry.down.values()) / 1e6:.1f} MB down so far"]
     parts += [f"{entry.seconds:.0f} s"]
-    parts += [f"{name} left out: {figures.refused}" for name, figures in entry.clients.items() if figures.refused]
+    parts += [f"{name}: {figures.refused}" for name, figures in entry.clients.items() if figures.refused]
     parts += [f"{name} not scored: {figures.unscored}" for name, figures in entry.clients.items() if figures.unscored]
     return f"round {entry.number} of {rounds}: {', '.join(parts)}"
 

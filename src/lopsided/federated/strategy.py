@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterable
 
@@ -96,7 +97,9 @@ class FactorAveraging(Strategy):
         }
         record = self.rounds.finish_round(updates, refused, sent)
         for client, reason in record.refused.items():
-            self._clients[client] = ClientFigures(refused=reason)
+            # Of a client that answered twice, one answer may have been averaged.
+            averaged = self._clients[client] if client in record.examples else ClientFigures()
+            self._clients[client] = dataclasses.replace(averaged, refused=reason)
         return None, None
 
     def configure_evaluate(
@@ -114,22 +117,14 @@ class FactorAveraging(Strategy):
         clients = dict(self._clients)
         for reply in replies:
             node = reply.metadata.src_node_id
+            name = self._asked.get(node, "?")
+            before = clients.get(name, ClientFigures())
             try:
-                figures = self._told(reply)
+                scored = self._scored(reply, before)
             except LopsidedError as error:
                 # The averaged round stands, without this client's score.
-                name = self._asked.get(node, "?")
-                clients[name] = dataclasses.replace(clients.get(name, ClientFigures()), unscored=str(error))
-                continue
-            name = self._names[node]
-            before = clients.get(name, ClientFigures())
-            score = figures.get("score")
-            clients[name] = dataclasses.replace(
-                before,
-                score=None if score is None else float(score),
-                validation_loss=float(figures["loss"]),
-                rows=int(figures["rows"]),
-            )
+                scored = dataclasses.replace(before, unscored=str(error))
+            clients[name] = scored
         self.rounds.finish_scores(clients, self._up, self._down)
         self._up = dict.fromkeys(KINDS_OF_BYTES, 0)
         self._down = dict.fromkeys(KINDS_OF_BYTES, 0)
@@ -205,17 +200,44 @@ class FactorAveraging(Strategy):
         figures = told(reply.content)
         node = reply.metadata.src_node_id
         if "error" not in figures:
-            self._names[node] = str(figures["client"])
+            self._names.setdefault(node, _printable(figures.get("client", f"node {node}")))
         # A node that has never told its name takes no part, and is asked again before the next round.
         if node in self._names:
-            self._held[node] = int(figures.get("held", 0))
+            self._held[node] = int(_number(figures, "held"))
         if "error" in figures:
-            raise LopsidedError(str(figures["error"]))
+            raise LopsidedError(_printable(figures["error"], 500))
         return figures
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:
         figures = self._told(reply)
         tensors = tensors_of(reply.content)
-        examples, loss = int(figures["examples"]), float(figures["loss"])
+        examples, loss = int(_number(figures, "examples")), _number(figures, "loss")
         update = ClientUpdate(client=client, examples=examples, tensors=tensors)
         return update, ClientFigures(examples=examples, loss=loss)
+
+    def _scored(self, reply: Message, before: ClientFigures) -> ClientFigures:
+        figures = self._told(reply)
+        return dataclasses.replace(
+            before,
+            score=_number(figures, "score") if "score" in figures else None,
+            validation_loss=_number(figures, "loss"),
+            rows=int(_number(figures, "rows")),
+        )
+
+
+def _number(figures: dict[str, str | int | float], name: str) -> float:
+    """Return a number that a client tells.
+
+    Raises:
+        LopsidedError: if it tells none, or one that is not finite.
+    """
+    value = figures.get(name)
+    if isinstance(value, str) or value is None or not math.isfinite(value):
+        raise LopsidedError(f"its answer has no number {name!r}: {value!r:.40}")
+    return value
+
+
+def _printable(text: object, most: int = 80) -> str:
+    """Return a client's text as it can be printed: a terminal would obey control characters."""
+    shown = (character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    return "".join(shown)[:most]
