@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,14 @@ class Programs:
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.running.pop(name)
-        # Its group holds what it has started.
-        os.killpg(process.pid, number)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+        # Its group holds what it has started, and is gone where all of it has ended.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
 
     def end_all(self) -> None:
         for name in list(self.running):
@@ -166,8 +168,9 @@ def test_two_nodes_over_tls_of_which_one_is_killed_and_comes_back(programs, tmp_
     log = RoundLog.open(config.run.out / LOG)
     assert len(log.rounds) == 3
     assert all("client-0" in record.examples for record in log.rounds)
-    # It takes part again once it is back, at the latest in the last round.
+    # The one that was killed takes part again once it is back, at the latest in the last round.
     assert "client-1" in log.rounds[0].examples
+    assert "client-1" in log.rounds[-1].examples
     assert RoundScores.read(config.run.out).rounds[-1].clients["client-0"].score is not None
     replayed(config).save_pretrained(tmp_path / "again" / "adapter")
     mine, theirs = saved(tmp_path / "again"), saved(finished.folder)
