@@ -26,6 +26,7 @@ from lopsided.federated.round_log import RoundLog, replay
 from lopsided.federated.round_scores import RoundScores
 from lopsided.federated.server_rounds import LOG, serve
 from lopsided.federated.strategy import LATE, FactorAveraging
+from lopsided.report.federated_page import federated_rows, write_federated_page
 from lopsided.runs.inputs import load_inputs
 from lopsided.runs.preflight import total_steps
 from lopsided.runs.prepare import prepare
@@ -326,3 +327,23 @@ def test_the_folder_of_an_app_is_one_that_flower_takes(tmp_path, bert, words):
     assert from_flat(project["tool"]["flwr"]["app"]["config"]) == config
     with pytest.raises(LopsidedError, match="is there already"):
         write_app(config, folder)
+
+
+def test_the_page_and_the_table_show_scores_against_rounds_and_bytes(done, tmp_path):
+    _, run, _ = done
+    page = write_federated_page([run.folder], tmp_path / "federated.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    [group] = data["groups"]
+    overall, clients = group["figures"]
+    scores = RoundScores.read(run.folder)
+    against_rounds, against_bytes = (each["series"][0] for each in overall["views"])
+    assert against_rounds["x"] == [1, 2]
+    assert (
+        against_rounds["y"] == against_bytes["y"] == pytest.approx([entry.score for entry in scores.rounds], abs=1e-4)
+    )
+    assert against_bytes["x"] == pytest.approx([entry.bytes / 1e6 for entry in scores.rounds], rel=1e-3)
+    assert [each["name"].split(",")[0] for each in clients["views"][::2]] == ["client-0", "client-1"]
+    headings, row = federated_rows([run.folder])
+    assert dict(zip(headings, row))["score"] == f"{scores.rounds[-1].score:.4f}"
+    with pytest.raises(LopsidedError, match="holds no run"):
+        write_federated_page([tmp_path], tmp_path / "federated.html")
