@@ -114,6 +114,13 @@ def test_many_answers_of_one_client_do_not_move_the_median():
     assert [update.client for update in answers.taken] == ["a", "b"]
 
 
+def test_second_answers_do_not_move_the_median():
+    good, absurd = [answer(name) for name in "abc"], [answer(name, 50.0) for name in "abd"]
+    answers = sort_out([*good, *absurd], SHAPES)
+    assert list(answers.taken) == good
+    assert set(answers.refused) == {"a", "b", "d"}
+
+
 def test_a_multiple_that_would_refuse_the_median_is_refused():
     with pytest.raises(LopsidedError, match=r"at least 1, got 0\.5"):
         norm_limit([answer()], multiple=0.5)

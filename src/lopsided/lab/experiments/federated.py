@@ -48,6 +48,7 @@ RANKS = (LOW, R) * (CLIENTS // 2)
 TARGET = 0.01
 # On a logarithmic axis smaller gaps are rounding.
 LEAST = 1e-9
+SEEDS = {"quadratics": {"quick": 4, "full": 40}, "digits": {"quick": 2, "full": 10}}
 # Of the rounds, one in so many is drawn.
 THINNED = 4
 
@@ -136,7 +137,7 @@ def ranks_over_rounds(problem: Quadratics, rounds: int) -> dict[str, np.ndarray]
 
 def on_quadratics(request: Request) -> tuple[list[Measured], dict[str, Any], list[Drawing]]:
     """Measure the first ten figures, and draw them."""
-    seeds = request.number_of_seeds(quick=4, full=40)
+    seeds = request.number_of_seeds(**SEEDS["quadratics"])
     rounds = request.pick(quick=60, full=400)
     alike, skewed = quadratics(seeds), quadratics(seeds, skew=SKEW, own=True)
     descents = {
@@ -185,7 +186,7 @@ def on_quadratics(request: Request) -> tuple[list[Measured], dict[str, Any], lis
 
 def on_digits(request: Request) -> tuple[list[Measured], dict[str, Any], list[Drawing]]:
     """Measure the other figures, and draw the accuracy over rounds."""
-    seeds = request.number_of_seeds(quick=2, full=10)
+    seeds = request.number_of_seeds(**SEEDS["digits"])
     rounds = request.pick(quick=2, full=20)
     digits = built_in(range(seeds))
     nets = [pretrained(digits, seed) for seed in range(seeds)]
@@ -237,8 +238,10 @@ def run(request: Request) -> Outcome:
                 **{"clients": CLIENTS, "d_out": D_OUT, "d_in": D_IN, "r": R, "condition": CONDITION, "skew": SKEW},
                 **{"unequal ranks": RANKS, "sketch": "Orthonormal", "step": "1/L"},
                 "rounds": request.pick(quick=60, full=400),
+                "seeds": request.number_of_seeds(**SEEDS["quadratics"]),
             },
             "digits": {name: vars(how) for name, how in FEDERATIONS.items()},
+            "seeds of digits": request.number_of_seeds(**SEEDS["digits"]),
         },
         details={**more, **others},
         plots=[*plots, *drawings],
