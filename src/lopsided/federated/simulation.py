@@ -47,7 +47,7 @@ def simulate(
             FactorAveraging(rounds).run(grid)
 
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        # Ray runs its workers at the lowest priority but four, where they starve on a machine that others use.
+        # Ray lowers its workers' priority by 15, at which they starve on a machine that others use.
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Of Ray's next versions, which matters to nobody here.
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

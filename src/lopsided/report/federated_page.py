@@ -225,6 +225,6 @@ def _views(
 
 def _setting(federation: FinishedFederation) -> str:
     settings = federation.scores.settings
-    parts = [f"{settings['clients']} clients", f"partition {settings['partition']}"]
-    parts += [f"{settings['rounds']} rounds", f"{settings['local_epochs']} local epochs"]
+    parts = [f"clients: {settings['clients']}", f"partition: {settings['partition']}"]
+    parts += [f"rounds: {settings['rounds']}", f"local epochs per round: {settings['local_epochs']}"]
     return ", ".join(parts) + "."
