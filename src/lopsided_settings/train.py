@@ -10,6 +10,8 @@ from lopsided_settings.texts import NAMES, PAIRS
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 # What a comparison sets by itself, or leaves at its default.
 _COMPARE = ("compare",)
+# What follows from a federation's rounds.
+_FEDERATE = ("federate",)
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -18,16 +20,20 @@ class TrainSettings:
 
     model: str = setting("embedded", help="A model of `lopsided models`, a folder, or a Hugging Face name.")
     task: str = setting(
-        "vader/movie", help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name."
+        "vader/movie",
+        help="A task of `lopsided tasks`, a folder of JSON lines or images, or a Hugging Face name.",
+        defaults={"federate": "vader/all"},
     )
     data: str | None = setting(
         None, help="A folder with the data sets of `lopsided tasks` in local form; the hub by default."
     )
-    method: str = setting("c3la", help="A method of `lopsided methods`.", not_in=_COMPARE)
+    method: str = setting(
+        "c3la", help="A method of `lopsided methods`.", not_in=_COMPARE, defaults={"federate": "rac_b"}
+    )
     rank: int = setting(16, help="Rank r.", check=at_least(1))
     alpha: float | None = setting(None, help="Numerator of the scale alpha/r; 2r by default.", check=POSITIVE)
-    links: int | None = setting(None, help="Number of links of a chained method.")
-    every: int | None = setting(None, help="Steps in a link, instead of --links.", not_in=_COMPARE)
+    links: int | None = setting(None, help="Number of links of a chained method.", not_in=_FEDERATE)
+    every: int | None = setting(None, help="Steps in a link, instead of --links.", not_in=(*_COMPARE, *_FEDERATE))
     target_modules: str | None = setting(
         "all-linear", help="Names separated by commas, a regular expression, or all-linear."
     )
@@ -54,9 +60,14 @@ class TrainSettings:
         None,
         help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",
         check=at_least(1),
+        defaults={"federate": 2000},
     )
-    steps: int | None = setting(None, help="Optimizer steps.", check=POSITIVE, defaults={"compare": 60})
-    epochs: float | None = setting(None, help="Passes over the training rows, instead of --steps.", check=POSITIVE)
+    steps: int | None = setting(
+        None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 60}
+    )
+    epochs: float | None = setting(
+        None, help="Passes over the training rows, instead of --steps.", check=POSITIVE, not_in=_FEDERATE
+    )
     batch_size: int = setting(32, help="Rows in one forward pass.", check=at_least(1))
     accumulate: int = setting(1, help="Forward passes in one optimizer step.", check=at_least(1))
     lr: float | None = setting(None, help="Learning rate; the method's own by default.", check=POSITIVE)
@@ -80,12 +91,14 @@ class TrainSettings:
     )
     flip: bool = setting(False, help="Mirror half of the images in training, left to right.")
     max_length: int = setting(128, help="Most tokens of a row.", check=at_least(1))
-    evaluations: int = setting(4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=_COMPARE)
+    evaluations: int = setting(
+        4, help="How often the run is evaluated and saved.", check=at_least(1), not_in=(*_COMPARE, *_FEDERATE)
+    )
     eval_rows: int | None = setting(
         None,
-        help="Most validation rows that checkpoints are chosen on.",
+        help="Most validation rows that checkpoints are chosen on, or that a federation's clients are scored on.",
         check=POSITIVE,
-        defaults={"compare": 400},
+        defaults={"compare": 400, "federate": 800},
     )
     test_rows: int | None = setting(
         None,
@@ -104,6 +117,7 @@ class TrainSettings:
         None,
         help="Keep what was learned at each evaluation; adapters' by default.",
         flags="--trajectory/--no-trajectory",
+        not_in=_FEDERATE,
     )
     test: bool = setting(
         True,
@@ -112,7 +126,7 @@ class TrainSettings:
         option=False,
     )
     bf16: bool = setting(False, help="Autocast to bfloat16.")
-    report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=_COMPARE)
+    report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=(*_COMPARE, *_FEDERATE))
     seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
     sketch_seed: int | None = setting(
         None,

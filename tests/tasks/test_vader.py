@@ -118,3 +118,15 @@ def test_another_hash_is_refused_and_not_kept(monkeypatch, tmp_path):
     (tmp_path / vader.ARCHIVE).write_bytes(b"cut short")
     with pytest.raises(LopsidedError, match=r"received [0-9a-f]{64}; delete .* and run again"):
         vader.fetch()
+
+
+def test_all_domains_are_one_task_whose_rows_name_theirs(tasks, archive, monkeypatch):
+    monkeypatch.setenv("LOPSIDED_CACHE", str(archive.parent))
+    task = load_task("vader/all")
+    assert not task.out_of_domain
+    for split, rows in task.splits.items():
+        assert sorted(set(rows["domain"])) == sorted(vader.DOMAINS)
+        for domain in vader.DOMAINS:
+            own = tasks[f"vader/{domain}"].splits[split]
+            mine = [(text, label) for text, label, d in zip(rows["text"], rows["label"], rows["domain"]) if d == domain]
+            assert mine == list(zip(own["text"], own["label"]))

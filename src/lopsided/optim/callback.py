@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 import weakref
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class ChainCallback(TrainerCallback):
 
     Args:
         go_on: whether a new training may take up an adapter in the middle of its chain.
+        every: steps in a link, in place of the schedule that the adapter has. A client of a federation ends a link
+            with every round, and its own rows decide how many steps that is.
 
     Raises:
         LopsidedError: at the start of training, if several adapters are active, if the links do not fit the
@@ -57,8 +60,8 @@ class ChainCallback(TrainerCallback):
         []
     """
 
-    def __init__(self, *, go_on: bool = False) -> None:
-        self.go_on = go_on
+    def __init__(self, *, go_on: bool = False, every: int | None = None) -> None:
+        self.go_on, self.every = go_on, every
         self.events: list[ChainEvent] = []
         self._training = False
         self._boundaries: frozenset[int] = frozenset()
@@ -81,6 +84,8 @@ class ChainCallback(TrainerCallback):
         self._boundaries = frozenset()
         if not chain:
             return
+        if self.every is not None:
+            chain = dataclasses.replace(chain, links=None, every=self.every)
         schedule = plan(
             chain,
             link=link,

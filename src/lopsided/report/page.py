@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -17,7 +17,7 @@ from lopsided.plotting.words import joined
 from lopsided.report.board_view import BoardView, board_view, sorted_rows
 from lopsided.report.figure_list import figures, looks, missing
 from lopsided.report.gather import Gathered
-from lopsided.report.plain_tables import advice_tables, lab_table, published_table, run_table
+from lopsided.report.plain_tables import PlainTable, advice_tables, lab_table, published_table, run_table
 from lopsided.report.reported_run import ReportedRun
 from lopsided.study.by_task import TaskBoard
 
@@ -28,26 +28,57 @@ def render(gathered: Gathered, *, live: str = "") -> str:
     Args:
         live: for a served page, the state that it was made of; the page asks for it, and reloads when it is another.
     """
-    styles = looks(gathered.boards, gathered.runs)
     boards = [_view(board, gathered.runs) for board in gathered.boards]
-    drawn = [{"key": board.key, "figures": [_drawn(figure) for figure in board.figures]} for board in boards]
+    return page_text(
+        title=gathered.title,
+        identity=_identity(gathered),
+        styles=looks(gathered.boards, gathered.runs),
+        groups=boards,
+        tables=[
+            *published_table(gathered.boards),
+            *lab_table(gathered.lab),
+            *advice_tables(gathered.advice),
+            run_table(gathered.runs),
+        ],
+        filters=_filters(gathered.boards),
+        live=live,
+    )
+
+
+def page_text(
+    *,
+    title: str,
+    identity: str,
+    styles: Mapping[str, Sequence[str]],
+    groups: Sequence[BoardView],
+    tables: Sequence[PlainTable],
+    filters: Sequence[tuple[str, Sequence[str]]] = (),
+    live: str = "",
+) -> str:
+    """Return a page of sections and tables as text; every string is escaped.
+
+    Args:
+        title: of the page.
+        identity: what it was made of, in a few sentences.
+        styles: colour and symbol of every label.
+        groups: the sections, with their figures.
+        tables: below them.
+        filters: names of choices, and what can be chosen.
+        live: as for `render`.
+    """
+    drawn = [{"key": group.key, "figures": [_drawn(figure) for figure in group.figures]} for group in groups]
     return (
         _environment()
         .get_template("page.html")
         .render(
-            title=gathered.title,
-            identity=_identity(gathered),
+            title=title,
+            identity=identity,
             live=live,
             looks=styles,
             paths=PATHS,
-            filters=_filters(gathered.boards),
-            groups=boards,
-            tables=[
-                *published_table(gathered.boards),
-                *lab_table(gathered.lab),
-                *advice_tables(gathered.advice),
-                run_table(gathered.runs),
-            ],
+            filters=filters,
+            groups=groups,
+            tables=tables,
             data={"looks": styles, "groups": drawn},
             plotly_js=plotly.offline.get_plotlyjs(),
         )

@@ -26,10 +26,11 @@ def sample_rows(dataset: Dataset, most: int | None) -> Dataset:
     Every method and seed sees the same rows in the same order, which paired comparisons rest on. Never the
     first rows: data sets come sorted by label.
     """
-    return dataset.select(_sample(dataset, most))
+    return dataset.select(drawn_rows(dataset, most))
 
 
-def _sample(dataset: Dataset, most: int | None) -> np.ndarray:
+def drawn_rows(dataset: Dataset, most: int | None) -> np.ndarray:
+    """Return the numbers of the rows that `sample_rows` draws, in its order."""
     kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
     # Images have one length: they keep the order in which they were drawn.
     tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
@@ -48,7 +49,7 @@ def evaluated_rows(config: TrainConfig, data: Data) -> dict[str, SplitRows]:
     if not config.test:
         splits = {name: splits[name] for name in ("train", "validation")}
     texts = {**data.task.splits, **data.task.out_of_domain}
-    counting = {name: _sample(rows, _most(config, name)) for name, rows in splits.items()}
+    counting = {name: drawn_rows(rows, _most(config, name)) for name, rows in splits.items()}
     return {
         name: SplitRows(encoded=splits[name].select(sample), texts=texts[name].select(sample))
         for name, sample in counting.items()

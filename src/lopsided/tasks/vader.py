@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from lopsided.errors import LopsidedError, suggestion
 from lopsided.files.atomic import file_hash
@@ -39,6 +39,8 @@ DOMAINS = {
     "nyt": "nytEditorialSnippets",
     "tweets": "tweets",
 }
+# All of them as one task, whose rows say which domain they are from.
+ALL = "all"
 LABELS = ("negative", "positive")
 OUT_OF_DOMAIN_ROWS = 300
 NOTE = "split by a hash of the text: not comparable with published test figures"
@@ -94,10 +96,11 @@ def read_domain(archive: Path, domain: str) -> list[tuple[str, int]]:
 
 
 def load_vader(name: str, options: TaskOptions) -> Task:
-    """Load one domain as the task, with the tests of the three others out of domain.
+    """Load one domain as the task, with the tests of the three others out of domain; or all four as one task.
 
     Args:
-        name: "vader/movie", "vader/amazon", "vader/nyt" or "vader/tweets".
+        name: "vader/movie", "vader/amazon", "vader/nyt" or "vader/tweets"; "vader/all", whose rows have their domain
+            in the column `domain`.
         options: the metric alone; None takes accuracy.
 
     Shapes:
@@ -114,25 +117,47 @@ def load_vader(name: str, options: TaskOptions) -> Task:
             "ignore_columns; leave them out"
         )
     domain = name.removeprefix("vader").removeprefix("/")
-    if domain not in DOMAINS:
+    known_domains = (*DOMAINS, ALL)
+    if domain not in known_domains:
         raise LopsidedError(
-            f"unknown VADER domain: expected {', '.join(f'vader/{known}' for known in DOMAINS)}; "
-            f"received '{name}'{suggestion(domain, DOMAINS, 'choose one of them')}"
+            f"unknown VADER domain: expected {', '.join(f'vader/{known}' for known in known_domains)}; "
+            f"received '{name}'{suggestion(domain, known_domains, 'choose one of them')}"
         )
     archive = fetch()
     rows = {known: read_domain(archive, known) for known in DOMAINS}
-    parts: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-    for row in rows[domain]:
-        parts[split_of(row[0])].append(row)
+    if domain == ALL:
+        splits, others = _all_domains(rows), {}
+    else:
+        splits = {split: _dataset(part) for split, part in _parts(rows[domain]).items()}
+        others = {f"vader/{other}": _sample(rows[other]) for other in DOMAINS if other != domain}
     return Task(
         name=name,
         kind="classification",
-        splits={split: _dataset(part) for split, part in parts.items()},
+        splits=splits,
         labels=LABELS,
         metric=get_metric(options.metric or "accuracy"),
-        out_of_domain={f"vader/{other}": _sample(rows[other]) for other in DOMAINS if other != domain},
+        out_of_domain=others,
         note=NOTE,
     )
+
+
+def _parts(rows: list[tuple[str, int]]) -> dict[str, list[tuple[str, int]]]:
+    """Return the rows of each split."""
+    parts: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for row in rows:
+        parts[split_of(row[0])].append(row)
+    return parts
+
+
+def _all_domains(rows: dict[str, list[tuple[str, int]]]) -> dict[str, Dataset]:
+    """Return the splits of all domains one after the other, each row with its domain."""
+    parts = {domain: _parts(domain_rows) for domain, domain_rows in rows.items()}
+    return {
+        split: concatenate_datasets(
+            [_dataset(part[split]).add_column("domain", [domain] * len(part[split])) for domain, part in parts.items()]
+        )
+        for split in SPLITS
+    }
 
 
 def _sample(rows: list[tuple[str, int]]) -> Dataset:

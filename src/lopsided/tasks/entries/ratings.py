@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from lopsided.tasks.task_entry import KnownTask, PackagedEntry, PartSources
-from lopsided.tasks.vader import DOMAINS, NOTE, REQUIREMENT, load_vader
+from lopsided.tasks.vader import ALL, DOMAINS, NOTE, REQUIREMENT, load_vader
 
+ABOUT = {
+    **{domain: f"whether a snippet is positive, tested out of domain on the others: {domain}" for domain in DOMAINS},
+    ALL: "whether a snippet is positive, all four domains as one task; its rows say which domain they are from",
+}
 RATINGS: dict[str, KnownTask] = {
     f"vader/{domain}": PackagedEntry(
-        about=f"whether a snippet is positive, tested out of domain on the others: {domain}",
+        about=about,
         package=REQUIREMENT,
         form="text, label",
         make=load_vader,
@@ -15,5 +19,5 @@ RATINGS: dict[str, KnownTask] = {
         sources=PartSources(hub="default", splits="default", form="default", metric="default"),
         note=NOTE,
     )
-    for domain in DOMAINS
+    for domain, about in ABOUT.items()
 }

@@ -1,0 +1,155 @@
+"""Which rows a client has: its part of one task that all of them read, or all rows of a task of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from lopsided.errors import LopsidedError
+from lopsided.federated.federation import FederationConfig
+from lopsided.federated.partitions import Rows, partition
+from lopsided.runs.evaluated_rows import drawn_rows
+from lopsided.runs.inputs import Data, load_data
+
+# The column that names a row's domain.
+DOMAIN = "domain"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClientRows:
+    """A client's rows, with its name."""
+
+    name: str
+    data: Data
+
+
+def spread_rows(config: FederationConfig, data: Data) -> list[ClientRows]:
+    """Return each client's part of train and of validation, in the order of clients; test is the server's.
+
+    Args:
+        config: says how rows are spread, and over how many clients.
+        data: the task.
+
+    Raises:
+        LopsidedError: for more clients than rows or domains, a part without one of the classes, a client without rows
+            of validation, or a task whose rows have no domains.
+    """
+    data = _with_fewer_to_score(config, data)
+    parts = _shared_out(config, data)
+    names = _names(config, data, parts["train"])
+    for client, rows in zip(names, parts["validation"]):
+        if not rows:
+            raise LopsidedError(
+                f"{client} has no rows of validation to be scored on; expected one at least; lower the clients, or "
+                "take another partition"
+            )
+    by_client = zip(names, parts["train"], parts["validation"])
+    return [
+        ClientRows(name=name, data=_part(data, {"train": train, "validation": validation}))
+        for name, train, validation in by_client
+    ]
+
+
+def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: str) -> ClientRows:
+    """Return all rows of a task of the client's own.
+
+    Args:
+        config: of the federation.
+        task: a name or a folder, as for `lopsided train`.
+        labels: the server's classes.
+        name: of the client.
+
+    Raises:
+        LopsidedError: if the task has other classes.
+    """
+    data = load_data(dataclasses.replace(config.run, task=task))
+    if list(data.task.labels) != list(labels):
+        raise LopsidedError(
+            f"task {task} has the classes {', '.join(data.task.labels) or 'none'}, the server's {', '.join(labels)}; "
+            "expected the same in the same order; rename or leave some out"
+        )
+    return ClientRows(name=name, data=data)
+
+
+def _with_fewer_to_score(config: FederationConfig, data: Data) -> Data:
+    """Return the data with no more validation rows than the run asks for, the same for every method and seed."""
+    count = len(data.task.splits["validation"])
+    if config.run.eval_rows is None or config.run.eval_rows >= count:
+        return data
+    rows = drawn_rows(data.encoded.splits["validation"], config.run.eval_rows)
+    return _part(data, {"validation": list(rows)})
+
+
+def _shared_out(config: FederationConfig, data: Data) -> dict[str, list[list[int]]]:
+    """Return row numbers by split and client."""
+    splits = data.task.splits
+    train = _rows(splits["train"], bool(data.task.labels))
+    if config.partition == DOMAIN and train.groups is None:
+        columns = ", ".join(splits["train"].column_names)
+        raise LopsidedError(
+            f"partition domain expected rows with a column {DOMAIN}, received {columns}; take the task vader/all, or "
+            "another partition"
+        )
+    parts = partition(
+        config.partition,
+        train,
+        config.clients,
+        alpha=config.concentration,
+        seed=config.run.seed,
+        allow_missing=config.allow_missing,
+    )
+    validation = _rows(splits["validation"], bool(data.task.labels))
+    return {"train": parts, "validation": _in_proportion(parts, _strata(config, train), _strata(config, validation))}
+
+
+def _rows(rows: Dataset, has_classes: bool) -> Rows:
+    return Rows(
+        count=len(rows),
+        labels=list(rows["label"]) if has_classes else None,
+        groups=list(rows[DOMAIN]) if DOMAIN in rows.column_names else None,
+    )
+
+
+def _strata(config: FederationConfig, rows: Rows) -> Sequence[Hashable]:
+    """Return by what a partition tells rows apart: nothing, their classes, or their domains."""
+    by = {"dirichlet": rows.labels, DOMAIN: rows.groups}.get(config.partition)
+    return [None] * rows.count if by is None else by
+
+
+def _in_proportion(
+    parts: Sequence[Sequence[int]], of_train: Sequence[Hashable], of_rows: Sequence[Hashable]
+) -> list[list[int]]:
+    """Return parts of other rows: of each stratum a client has the share that it has in train."""
+    shares: list[list[int]] = [[] for _ in parts]
+    for stratum in dict.fromkeys(of_rows):
+        own = [row for row, each in enumerate(of_rows) if each == stratum]
+        counts = [sum(of_train[row] == stratum for row in part) for part in parts]
+        cuts = [len(own) * sum(counts[:client]) // max(1, sum(counts)) for client in range(len(parts) + 1)]
+        for client, share in enumerate(shares):
+            share.extend(own[cuts[client] : cuts[client + 1]])
+    return [sorted(share) for share in shares]
+
+
+def _names(config: FederationConfig, data: Data, parts: Sequence[Sequence[int]]) -> list[str]:
+    """Return the clients' names: a client of one domain has the domain's."""
+    if config.partition == DOMAIN:
+        groups = list(data.task.splits["train"][DOMAIN])
+        owned = [list(dict.fromkeys(groups[row] for row in part)) for part in parts]
+        if all(len(names) == 1 for names in owned):
+            return [str(names[0]) for names in owned]
+    return [f"client-{number}" for number in range(len(parts))]
+
+
+def _part(data: Data, rows: dict[str, list[int]]) -> Data:
+    splits = {split: part.select(rows[split]) if split in rows else part for split, part in data.task.splits.items()}
+    encoded = {
+        split: part.select(rows[split]) if split in rows else part for split, part in data.encoded.splits.items()
+    }
+    return dataclasses.replace(
+        data,
+        task=dataclasses.replace(data.task, splits=splits),
+        encoded=dataclasses.replace(data.encoded, splits=encoded),
+    )

@@ -1,0 +1,85 @@
+"""What server and clients write into Flower's messages, and how many bytes that is on the wire.
+
+Tensors are float32 arrays in NumPy's own format, which holds numbers and no objects: nothing is pickled. Factors and
+heads are in records of their own, so that their bytes are counted apart. Everything else is JSON, and a few numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from torch import Tensor
+
+from lopsided.errors import LopsidedError
+
+# Names of the records of a message.
+FACTORS, HEADS, TELLS, FIGURES = "factors", "heads", "tells", "figures"
+# What bytes are counted under, each way.
+KINDS_OF_BYTES = (FACTORS, HEADS, "rest")
+
+
+def tensor_records(tensors: Mapping[str, Tensor], heads: Iterable[str], prefix: str = "") -> dict[str, ArrayRecord]:
+    """Return tensors as the records of a message: factors, and heads.
+
+    Args:
+        tensors: float32 on the CPU.
+        heads: the names of those that are heads.
+        prefix: of the records' names, where a message has the tensors of several rounds.
+    """
+    of_heads = set(heads)
+    parts: dict[str, dict[str, Array]] = {FACTORS: {}, HEADS: {}}
+    for name, tensor in tensors.items():
+        parts[HEADS if name in of_heads else FACTORS][name] = Array(np.ascontiguousarray(tensor.numpy()))
+    return {prefix + kind: ArrayRecord(arrays) for kind, arrays in parts.items()}
+
+
+def tensors_of(content: RecordDict, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a message.
+
+    Raises:
+        LopsidedError: for arrays that are missing, or of another form than numbers.
+    """
+    tensors: dict[str, Tensor] = {}
+    for kind in (FACTORS, HEADS):
+        record = content.array_records.get(prefix + kind)
+        if record is None:
+            raise LopsidedError(f"the message has no record {prefix + kind}; expected one of factors and one of heads")
+        for name, array in record.items():
+            try:
+                # A copy: what comes over the wire is read-only.
+                tensors[name] = torch.from_numpy(array.numpy().copy())
+            except (ValueError, TypeError) as error:
+                raise LopsidedError(f"{name!r:.100} is no array of numbers: {error}") from error
+    return tensors
+
+
+def told(content: RecordDict) -> dict[str, str | int | float]:
+    """Return what a message tells besides tensors: its configuration and figures, by name."""
+    records: tuple[Mapping[str, object], ...] = (
+        content.config_records.get(TELLS, ConfigRecord()),
+        content.metric_records.get(FIGURES, MetricRecord()),
+    )
+    return {name: value for record in records for name, value in record.items() if isinstance(value, str | int | float)}
+
+
+def wire_bytes(message: Message) -> dict[str, int]:
+    """Count the bytes of a message as Flower sends it, by what they are.
+
+    A message is sent as a tree of objects: the message, its records, their arrays, and the chunks of these. All of them
+    are counted as they are serialized; what HTTP/2 and TLS add is not.
+    """
+    total = _tree_bytes(message)
+    counts = dict.fromkeys(KINDS_OF_BYTES, 0)
+    if message.has_content():
+        for name, record in message.content.array_records.items():
+            counts[HEADS if name.endswith(HEADS) else FACTORS] += _tree_bytes(record)
+    counts["rest"] = total - counts[FACTORS] - counts[HEADS]
+    return counts
+
+
+def _tree_bytes(part: Message | ArrayRecord) -> int:
+    return sum(len(each.deflate()) for each in get_all_nested_objects(part).values())

@@ -1,0 +1,32 @@
+"""What can be set of a federation, besides what its clients' runs share."""
+
+from dataclasses import dataclass
+
+from lopsided_settings.checks import POSITIVE, at_least, one_of
+from lopsided_settings.field import setting
+
+PARTITIONS = ("even", "dirichlet", "domain")
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class FederateSettings:
+    """The fields of `lopsided.federated.FederationConfig` that are not those of its run."""
+
+    clients: int = setting(4, help="How many clients there are.", check=at_least(1))
+    partition: str = setting(
+        "even",
+        help="How the rows are spread over clients: even, dirichlet (skewed labels) or domain (one domain each).",
+        check=one_of(PARTITIONS),
+    )
+    concentration: float = setting(
+        0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
+    )
+    allow_missing: bool = setting(False, help="Let a client be without one of the classes.")
+    rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
+    local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))
+    min_clients: int | None = setting(
+        None, help="Fewest clients whose answers make a round; one by default.", check=at_least(1)
+    )
+    round_timeout: float = setting(
+        3600.0, help="Seconds after which a round goes on without the clients that have not answered.", check=POSITIVE
+    )
