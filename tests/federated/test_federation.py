@@ -181,12 +181,19 @@ def in_training(faults):
     return fault
 
 
+def gone(message, answer):
+    """What Flower itself answers in the place of a node that is no longer there."""
+    error = Message(Error(3, "Node Unavailable"), reply_to=message)
+    error.metadata.__dict__["_src_node_id"] = 1
+    return [error]
+
+
 # By client: its fault, and a part of the reason.
 FAULTS = {
     1: (changed(nan), "NaN or Inf"),
     2: (changed(lambda numbers: numbers[:-1]), "has shape"),
     3: (changed(lambda numbers: numbers + 1e6), "root mean square"),
-    4: (lambda message, answer: [], LATE),
+    4: (gone, "Node Unavailable"),
     5: (lambda message, answer: [Message(Error(2, "boom"), reply_to=message)], "its app failed: boom"),
     6: (told(examples=-1), "-1 examples"),
     7: (told(loss=float("nan")), "no number 'loss'"),
@@ -206,6 +213,19 @@ def test_an_answer_that_is_not_averaged_is_written_down_and_the_round_goes_on(tm
         assert (figures.refused, figures.examples) == (record.refused[f"client-{client}"], 0)
         # It is handed the average, and scored, all the same.
         assert figures.score is not None
+        assert not figures.unscored
+
+
+def test_who_does_not_answer_in_time_is_left_out_and_has_no_score(tmp_path, bert, words):
+    def silent(message, answer):
+        is_silent = message.metadata.dst_node_id == 3 and message.metadata.message_type != "query"
+        return [] if is_silent else [answer]
+
+    config = configured(tmp_path / "run", bert, words, rounds=1)
+    run = federated(config, LocalGrid(tmp_path / "clients", 2, silent))
+    [entry] = RoundScores.read(run.folder).rounds
+    assert (entry.clients["client-1"].refused, entry.clients["client-1"].unscored) == (LATE, LATE)
+    assert entry.clients.keys() == {"client-0", "client-1"}
 
 
 def test_of_two_answers_the_first_counts(tmp_path, bert, words):

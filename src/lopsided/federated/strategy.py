@@ -83,15 +83,21 @@ class FactorAveraging(Strategy):
         """Average the answers that can be averaged; the others are written down with the reason."""
         updates: list[ClientUpdate] = []
         refused: dict[str, str] = {}
-        waiting = dict(self._asked)
+        waiting, why = dict(self._asked), LATE
         for reply in replies:
-            client = waiting.pop(reply.metadata.src_node_id, None) or self._names.get(reply.metadata.src_node_id, "?")
+            node = reply.metadata.src_node_id
+            if node not in self._asked:
+                # Of a node that is gone Flower itself answers, and says why.
+                why = self._reason_of_stranger(reply)
+                continue
+            waiting.pop(node, None)
+            client = self._asked[node]
             try:
                 update, self._clients[client] = self._update(reply, client)
                 updates.append(update)
             except LopsidedError as error:
                 refused[client] = str(error)
-        refused |= dict.fromkeys(waiting.values(), LATE)
+        refused |= dict.fromkeys(waiting.values(), why)
         sent = {
             f"{way}_{kind}": n for way, part in (("up", self._up), ("down", self._down)) for kind, n in part.items()
         }
@@ -114,10 +120,14 @@ class FactorAveraging(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Write the scores down."""
-        clients = dict(self._clients)
+        clients, waiting, why = dict(self._clients), dict(self._asked), LATE
         for reply in replies:
             node = reply.metadata.src_node_id
-            name = self._asked.get(node, "?")
+            if node not in self._asked:
+                why = self._reason_of_stranger(reply)
+                continue
+            waiting.pop(node, None)
+            name = self._asked[node]
             before = clients.get(name, ClientFigures())
             try:
                 scored = self._scored(reply, before)
@@ -125,6 +135,8 @@ class FactorAveraging(Strategy):
                 # The averaged round stands, without this client's score.
                 scored = dataclasses.replace(before, unscored=str(error))
             clients[name] = scored
+        for name in waiting.values():
+            clients[name] = dataclasses.replace(clients.get(name, ClientFigures()), unscored=why)
         self.rounds.finish_scores(clients, self._up, self._down)
         self._up = dict.fromkeys(KINDS_OF_BYTES, 0)
         self._down = dict.fromkeys(KINDS_OF_BYTES, 0)
@@ -207,6 +219,10 @@ class FactorAveraging(Strategy):
         if "error" in figures:
             raise LopsidedError(_printable(figures["error"], 500))
         return figures
+
+    def _reason_of_stranger(self, reply: Message) -> str:
+        """Return why a client has not answered, from an answer that is not its own."""
+        return _printable(reply.error.reason, 300) if reply.has_error() else LATE
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:
         figures = self._told(reply)
