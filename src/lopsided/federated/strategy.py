@@ -82,22 +82,13 @@ class FactorAveraging(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the answers that can be averaged; the others are written down with the reason."""
         updates: list[ClientUpdate] = []
-        refused: dict[str, str] = {}
-        waiting, why = dict(self._asked), LATE
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if node not in self._asked:
-                # Of a node that is gone Flower itself answers, and says why.
-                why = self._reason_of_stranger(reply)
-                continue
-            waiting.pop(node, None)
-            client = self._asked[node]
+        answers, refused = self._answers(replies)
+        for client, reply in answers:
             try:
                 update, self._clients[client] = self._update(reply, client)
                 updates.append(update)
             except LopsidedError as error:
                 refused[client] = str(error)
-        refused |= dict.fromkeys(waiting.values(), why)
         sent = {
             f"{way}_{kind}": n for way, part in (("up", self._up), ("down", self._down)) for kind, n in part.items()
         }
@@ -120,23 +111,17 @@ class FactorAveraging(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Write the scores down."""
-        clients, waiting, why = dict(self._clients), dict(self._asked), LATE
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if node not in self._asked:
-                why = self._reason_of_stranger(reply)
-                continue
-            waiting.pop(node, None)
-            name = self._asked[node]
-            before = clients.get(name, ClientFigures())
+        clients = dict(self._clients)
+        answers, missing = self._answers(replies)
+        for client, reply in answers:
+            before = clients.get(client, ClientFigures())
             try:
-                scored = self._scored(reply, before)
+                clients[client] = self._scored(reply, before)
             except LopsidedError as error:
                 # The averaged round stands, without this client's score.
-                scored = dataclasses.replace(before, unscored=str(error))
-            clients[name] = scored
-        for name in waiting.values():
-            clients[name] = dataclasses.replace(clients.get(name, ClientFigures()), unscored=why)
+                clients[client] = dataclasses.replace(before, unscored=str(error))
+        for client, why in missing.items():
+            clients[client] = dataclasses.replace(clients.get(client, ClientFigures()), unscored=why)
         self.rounds.finish_scores(clients, self._up, self._down)
         self._up = dict.fromkeys(KINDS_OF_BYTES, 0)
         self._down = dict.fromkeys(KINDS_OF_BYTES, 0)
@@ -198,6 +183,20 @@ class FactorAveraging(Strategy):
         for name, count in wire_bytes(message).items():
             self._down[name] += count
         return message
+
+    def _answers(self, replies: Iterable[Message]) -> tuple[list[tuple[str, Message]], dict[str, str]]:
+        """Return the answers of those who were asked, each with the client's name, and why the others' are missing."""
+        answers: list[tuple[str, Message]] = []
+        waiting, why = dict(self._asked), LATE
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node in self._asked:
+                waiting.pop(node, None)
+                answers.append((self._asked[node], reply))
+            else:
+                # Of a node that is gone Flower itself answers, and says why.
+                why = self._reason_of_stranger(reply)
+        return answers, dict.fromkeys(waiting.values(), why)
 
     def _told(self, reply: Message) -> dict[str, str | int | float]:
         """Count an answer, and return what it tells.
