@@ -29,8 +29,7 @@ def test_a_row_of_lora_becomes_one_per_method():
     [
         {"target_modules": ["lin0"], "use_dora": True},
         {"target_modules": ["lin0"], "init_lora_weights": "mica"},
-        {"target_modules": ["emb"]},
-        {"target_modules": r".*\.embed_tokens"},
+        {"target_modules": ["lin0"], "target_parameters": ["lin1.weight"]},
     ],
 )
 def test_a_row_with_what_is_loras_alone_falls_out(options):
@@ -42,6 +41,14 @@ def test_ranks_are_cut_to_what_the_layers_hold():
     made = [rows.arguments({"target_modules": ["lin1"]}, subject) for subject in rows.SUBJECTS]
     assert {each["method"]: each["r"] for each in made}["asym_a"] == 2
     assert all(each["lora_alpha"] == each["r"] for each in made), "LoRA's scale of 1"
+    # Tests that name no model make one with embeddings of 5 dimensions and a layer of (2, 10).
+    embedding = rows.ours(NAMES, [("a row", LoraConfig, {"target_modules": ["emb", "lin0"]})])
+    assert {row[2]["method"]: row[2]["r"] for row in embedding}["asym_a"] == 2
+    # Kernels of (10, 5·3·3).
+    convolution = rows.ours(NAMES, [("Conv2d", LoraConfig, {"target_modules": ["conv2d"], "r": 16})])
+    assert {row[2]["method"]: row[2]["r"] for row in convolution}["asym_a"] == 10
+    parameter = rows.ours(NAMES, [(rows.PARAMETERS_IN, LoraConfig, {"target_parameters": ["lin0.weight"]})])
+    assert len(parameter) == len(rows.SUBJECTS)
 
 
 def test_classes_and_instances_hold_our_methods():

@@ -80,4 +80,4 @@ def write_app(config: FederationConfig, folder: Path) -> Path:
 
 def _toml(value: Plain) -> str:
     # TOML writes these as JSON does.
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
