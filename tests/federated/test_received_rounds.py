@@ -44,3 +44,24 @@ def test_rounds_of_another_run_are_deleted_and_a_gap_is_refused(tmp_path):
         rounds.add(4, 3, {"w": torch.ones(2)})
     assert ReceivedRounds(tmp_path, run="b").held == 0
     assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"run": "a", "rounds": [{"number": 1}]}',
+        '{"run": "a", "rounds": [[1, 0, "x"]]}',
+        '{"run": "a", "rounds": [{"number": "../1", "link": 0, "sha256": "x"}]}',
+        '{"run": "a", "rounds": 3}',
+    ],
+)
+def test_of_a_damaged_index_all_is_asked_for_again(tmp_path, text):
+    filled(tmp_path, [0, 1])
+    (tmp_path / "received.json").write_text(text)
+    rounds = ReceivedRounds(tmp_path, run="a")
+    assert rounds.held == 0
+    rounds.add(1, 0, {"w": torch.ones(2)})
+    assert ReceivedRounds(tmp_path, run="a").held == 1

@@ -100,14 +100,19 @@ class ReceivedRounds:
     def _read(self) -> tuple[ReceivedRound, ...]:
         if not (self.folder / INDEX).is_file():
             return ()
-        index = read_json(self.folder / INDEX)
-        if index.get("run") != self.run:
+        try:
+            index = read_json(self.folder / INDEX)
+            run, rounds = index["run"], tuple(ReceivedRound(**entry) for entry in index["rounds"])
+            files = [each.file for each in rounds]
+        except (LopsidedError, KeyError, TypeError, ValueError):
+            # Damaged: the server's log has all of it.
+            return ()
+        if run != self.run:
             shutil.rmtree(self.folder)
             return ()
-        rounds = tuple(ReceivedRound(**entry) for entry in index["rounds"])
         lasting = {number for number, r in enumerate(rounds) if r.link not in {s.link for s in rounds[number + 1 :]}}
         for number, each in enumerate(rounds):
-            path = self.folder / each.file
+            path = self.folder / files[number]
             if number in lasting and not (path.is_file() and file_hash(path) == each.sha256):
                 # What came before is whole; of a link with one round, that is all that it needs.
                 return rounds[:number] if number - 1 in lasting else ()
