@@ -102,9 +102,9 @@ def llama(
         attn_implementation="sdpa",
         use_cache=False,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(setting.seed)
-        model = LlamaForCausalLM(config).to(device, dtype)
+        model = LlamaForCausalLM(config).to(dtype)
     model.enable_input_require_grads()
     generator = torch.Generator().manual_seed(setting.seed)
     tokens = torch.randint(0, vocabulary, (setting.batch, setting.length), generator=generator).to(device)

@@ -17,6 +17,7 @@ from lopsided.tuner import layers_of
 from tests.tiny import ADAPTERS, CHAINS
 
 SEED = 0
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What the base's own arithmetic adds to the difference of two ways: its outputs are 16-bit or 8-bit inside.
 TOLERANCE = {"bnb4": 1e-4, "bnb8": 2e-2, "torchao8": 1e-5}
 
@@ -34,11 +35,11 @@ def with_bnb(linear: nn.Linear, kind: str) -> nn.Module:
         new = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, has_fp16_weights=False)
         new.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
     new.bias = nn.Parameter(linear.bias.data, requires_grad=False)
-    return new.to("cpu")
+    return new.to(DEVICE)
 
 
 def base(kind: str) -> nn.Sequential:
-    net = network()
+    net = network().to(DEVICE)
     if kind == "torchao8":
         quantize_(net, Int8WeightOnlyConfig())
         return net
@@ -83,7 +84,7 @@ def test_a_method_on_a_quantized_base(kind, method, tmp_path):
     chain = {"links": 3} if method in CHAINS else {}
     fresh = copy.deepcopy(quantized)
     model = lopsided.adapt(quantized, method, r=4, target_modules=["0", "2"], **chain)
-    x = torch.randn(6, 64)
+    x = torch.randn(6, 64, device=DEVICE)
     assert torch.equal(model(x), fresh(x)), "a new adapter must not change the function"
     before = bits(model)
     optimizer = torch.optim.AdamW(lopsided.param_groups(model, lr=1e-2))
@@ -129,7 +130,7 @@ def test_rows_of_a_mixed_batch_on_a_quantized_base(kind):
             nn.init.normal_(layer.lopsided_B[name].weight)
     model.eval()
     # Rows of one size, since a row's rounding in an 8-bit product depends on the batch it is in.
-    x = torch.randn(3, 64)
+    x = torch.randn(3, 64, device=DEVICE)
     out = model(x, adapter_names=["default", "__base__", "other"])
     model.set_adapter("default")
     assert torch.allclose(out[0], model(x)[0], atol=TOLERANCE[kind] * 100)

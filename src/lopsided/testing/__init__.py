@@ -15,7 +15,7 @@ from lopsided.errors import LopsidedError
 from lopsided.method import Method
 from lopsided.method.sketch import Sketch
 from lopsided.testing.method_contracts import METHOD_CONTRACTS
-from lopsided.testing.network import NETWORKS, Net, adapted, fits, network, optimizer_of, take_steps
+from lopsided.testing.network import NETWORKS, Net, adapted, fits, network, networks_on, optimizer_of, take_steps
 from lopsided.testing.sketch_contracts import SKETCH_CONTRACTS
 
 __all__ = [
@@ -28,13 +28,17 @@ __all__ = [
     "check_sketch",
     "fits",
     "network",
+    "networks_on",
     "optimizer_of",
     "take_steps",
 ]
 
 
-def check_method(method: Method) -> None:
+def check_method(method: Method, device: str = "cpu") -> None:
     """Try every contract of an adapter method.
+
+    Args:
+        device: where the networks stand.
 
     Raises:
         AssertionError: naming the contract that is broken.
@@ -46,8 +50,9 @@ def check_method(method: Method) -> None:
     """
     if not method.is_adapter:
         raise LopsidedError(f"method {method.name!r} trains {method.train!r}; expected an adapter method")
-    for kind in filter(partial(fits, method), NETWORKS):
-        _try(METHOD_CONTRACTS, f"{method.name} on {kind} layers", method, kind)
+    with networks_on(device):
+        for kind in filter(partial(fits, method), NETWORKS):
+            _try(METHOD_CONTRACTS, f"{method.name} on {kind} layers", method, kind)
 
 
 def check_sketch(sketch: Sketch) -> None:

@@ -94,7 +94,7 @@ def has_right_gradients(method: Method, kind: str = "linear") -> None:
     factors = [p for p in model.parameters() if p.requires_grad]
     # The generator is seeded so that a failure can be looked at again.
     generator = torch.Generator().manual_seed(1)
-    directions = [torch.randn(p.shape, generator=generator) for p in factors]
+    directions = [torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in factors]
 
     def loss_at(step: float) -> float:
         with torch.no_grad():
@@ -183,7 +183,9 @@ def _copied_state(optimizer: torch.optim.Optimizer, factor: Tensor) -> dict[str,
 
 def _assert_started(factor: Tensor, learned: Tensor, sketch: Tensor | None, chain: Chain) -> None:
     if sketch is not None and chain.redraw:
-        assert torch.equal(factor, sketch), "a factor that starts at the sketch starts a link at the new one"
+        assert torch.equal(factor, sketch.to(factor.device)), (
+            "a factor that starts at the sketch starts a link at the new one"
+        )
     elif sketch is None and chain.merge:
         assert not factor.any(), "a link starts at zero"
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +19,7 @@ from lopsided.method import Method
 from lopsided.optim import param_groups
 
 RANK = 2
+_DEVICE = ContextVar("_DEVICE", default="cpu")
 
 
 class LayersNet(nn.Module):
@@ -99,7 +102,7 @@ class ExpertsNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the network's output; rows take the experts in turns."""
-        return self.head(self.experts(x, torch.arange(len(x)) % 3))
+        return self.head(self.experts(x, torch.arange(len(x), device=x.device) % 3))
 
 
 # By the kind of the layers: the network, and the shape of its input.
@@ -111,19 +114,29 @@ NETWORKS: Mapping[str, tuple[Callable[[], LayersNet | ExpertsNet], tuple[int, ..
 }
 
 
+@contextmanager
+def networks_on(device: str) -> Iterator[None]:
+    """Inside the context `network` puts what it builds on a device; the numbers are the same on each."""
+    token = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(token)
+
+
 def network(seed: int = 0, kind: str = "linear") -> tuple[LayersNet | ExpertsNet, Tensor]:
-    """Return a network in evaluation mode, and an input.
+    """Return a network in evaluation mode, and an input, on the device that `networks_on` names.
 
     Args:
         kind: of the layers to adapt, among `NETWORKS`.
     """
     build, shape = NETWORKS[kind]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         net = build().eval()
         # Of the tokens each occurs, since a selector may read any of them.
         x = torch.randn(shape) if kind != "embedding" else torch.randperm(shape[0] * shape[1]).view(shape) % 7
-        return net, x
+    return net.to(_DEVICE.get()), x.to(_DEVICE.get())
 
 
 def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
@@ -147,14 +160,14 @@ def fits(method: Method, kind: str) -> bool:
 
 def calibration_rows(base: nn.Module) -> Tensor:
     """Return 64 rows of a network of `NETWORKS`, for methods that read some; numbers in one place differ in size."""
-    generator = torch.Generator().manual_seed(1)
+    generator, device = torch.Generator().manual_seed(1), next(base.parameters()).device
     shape = next(shape for build, shape in NETWORKS.values() if build is type(base))
     if isinstance(base, EmbeddingNet):
         # Of seven tokens the later ones are the more frequent.
-        tokens: Tensor = torch.randint(0, 49, (64, *shape[1:]), generator=generator).sqrt().long()
-        return tokens
-    size = torch.linspace(0.5, 2.0, shape[1]).view(-1, *(1 for _ in shape[2:]))
-    return (torch.randn(64, *shape[1:], generator=generator) * size).to(next(base.parameters()))
+        tokens: Tensor = torch.randint(0, 49, (64, *shape[1:]), generator=generator, device="cpu")
+        return tokens.sqrt().long().to(device)
+    size = torch.linspace(0.5, 2.0, shape[1], device="cpu").view(-1, *(1 for _ in shape[2:]))
+    return (torch.randn(64, *shape[1:], generator=generator, device="cpu") * size).to(device)
 
 
 def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: int) -> None:

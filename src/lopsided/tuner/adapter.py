@@ -268,7 +268,7 @@ class Adapter:
 
 def no_numbers(shape: Sequence[int], checksum: float) -> LinkSketch:
     """Return what stands for a sketch that is needed no more."""
-    return LinkSketch(torch.zeros(()).expand(*shape), checksum)
+    return LinkSketch(torch.zeros((), device="cpu").expand(*shape), checksum)
 
 
 def select(indices: np.ndarray, d: int) -> LinkSketch:

@@ -78,7 +78,7 @@ class InputSums:
     rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.squares = torch.zeros(self.width, dtype=torch.float64)
+        self.squares = torch.zeros(self.width, dtype=torch.float64, device="cpu")
 
     def add(self, x: Tensor) -> None:
         """Add inputs: (n, d), or n tokens where they are one-hot."""
@@ -96,12 +96,13 @@ class InputSums:
 
     def reduce(self) -> None:
         """Add the sums of all processes."""
-        numbers = torch.cat([self.squares, torch.tensor([self.rows], dtype=torch.float64)])
+        numbers = torch.cat([self.squares, torch.tensor([self.rows], dtype=torch.float64, device="cpu")])
         *squares, rows = added_up(numbers).tolist()
-        self.squares, self.rows = torch.tensor(squares, dtype=torch.float64), round(rows)
+        self.squares = torch.tensor(squares, dtype=torch.float64, device="cpu")
+        self.rows = round(rows)
         if self.takes_products:
             # A process may have had no batches.
-            mine = torch.zeros(self.width, self.width) if self.products is None else self.products
+            mine = torch.zeros(self.width, self.width, device="cpu") if self.products is None else self.products
             self.products = added_up(mine)
 
     def moments(self, module: str) -> InputMoments:

@@ -43,14 +43,14 @@ def pack(adapter: Adapter) -> dict[str, Tensor]:
     if adapter.pending:
         return _placeholders(adapter)
     tensors = {
-        "seed": torch.tensor([adapter.seed], dtype=torch.int64),
-        "checksum": torch.tensor([sketch.checksum for sketch in adapter.sketches], dtype=torch.float64),
+        "seed": torch.tensor([adapter.seed], dtype=torch.int64, device="cpu"),
+        "checksum": torch.tensor([sketch.checksum for sketch in adapter.sketches], dtype=torch.float64, device="cpu"),
     }
     factors = [sketch.factor for sketch in adapter.sketches]
     if isinstance(factors[0], Selected):
         tensors["indices"] = torch.stack([f.indices.to(CPU, torch.int32) for f in factors])  # type: ignore[union-attr]
     elif _stores_sketch(adapter):
-        padded = torch.zeros(len(factors), adapter.r, _stored_width(adapter))
+        padded = torch.zeros(len(factors), adapter.r, _stored_width(adapter), device="cpu")
         for row, factor in zip(padded, factors):
             assert isinstance(factor, Tensor)
             row[:, : factor.shape[1]] = factor
@@ -73,7 +73,9 @@ def _placeholders(adapter: Adapter) -> dict[str, Tensor]:
         shapes["sketch"] = (links, adapter.r, _stored_width(adapter)), torch.float32
     if past := adapter.past_links(adapter.saved_link):
         shapes |= {f"past_{k}": ((past, *factors[k]), torch.float32) for k in factors}
-    return {what: torch.full((), ABSENT, dtype=dtype).expand(shape) for what, (shape, dtype) in shapes.items()}
+    return {
+        what: torch.full((), ABSENT, dtype=dtype, device="cpu").expand(shape) for what, (shape, dtype) in shapes.items()
+    }
 
 
 def _stores_sketch(adapter: Adapter) -> bool:

@@ -165,8 +165,9 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     The latter reaches the calling thread only, so with it on a result would depend on the number of threads. One thread
     computes: tiles are so small that waking a second one can take longer than its half of the work.
     """
-    # torch has no question for it: the smallest denormal number is zero where it is on.
-    flushing = bool(torch.full((), 5e-324, dtype=torch.float64).mul(1.0) == 0)
+    # torch has no question for it: the smallest denormal number is zero where it is on. It is the processor's setting,
+    # whatever torch's default device is.
+    flushing = bool(torch.full((), 5e-324, dtype=torch.float64, device="cpu").mul(1.0) == 0)
     threads = torch.get_num_threads()
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
