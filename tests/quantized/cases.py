@@ -103,8 +103,8 @@ def test_a_method_on_a_quantized_base(kind, method, tmp_path):
     with model.disable_adapter():
         assert torch.equal(model(x), fresh(x))
     model.save_pretrained(tmp_path)
-    # bitsandbytes keeps its bits in a plain tensor, which can be compared; torchao's are its own affair. On a CUDA device
-    # (an H100, bitsandbytes 0.50.2) a copy's 8-bit bits were not the original's; why is not known.
+    # bitsandbytes keeps its bits in a plain tensor, which can be compared; torchao's are its own affair. On a CUDA
+    # device (an H100, bitsandbytes 0.50.2) a copy's 8-bit bits were not the original's; why is not known.
     unseen = kind == "torchao8" or (kind == "bnb8" and DEVICE == "cuda")
     warned = pytest.warns(lopsided.LopsidedWarning, match="quantized") if unseen else nullcontext()
     with warned:
