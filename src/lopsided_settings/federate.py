@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lopsided_settings.checks import POSITIVE, at_least, one_of
 from lopsided_settings.field import setting
+from lopsided_settings.texts import WHOLE_NUMBERS
 
 PARTITIONS = ("even", "dirichlet", "domain")
 
@@ -22,6 +23,12 @@ class FederateSettings:
         0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
     )
     allow_missing: bool = setting(False, help="Let a client be without one of the classes.")
+    ranks: tuple[int, ...] = setting(
+        (),
+        help="The clients' ranks, separated by commas, up to --rank: a client trains that many rows of the shared "
+        "sketch, and sends these alone; --rank for all by default.",
+        text=WHOLE_NUMBERS,
+    )
     rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
     local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))
     min_clients: int | None = setting(

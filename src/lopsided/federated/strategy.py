@@ -23,6 +23,7 @@ from lopsided.federated.messages import (
 )
 from lopsided.federated.round_scores import ClientFigures
 from lopsided.federated.server_rounds import ServerRounds
+from lopsided.federated.unequal_ranks import ranks_of_factors, told_rank
 
 # Between two looks at which nodes there are.
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -227,8 +228,10 @@ class FactorAveraging(Strategy):
         figures = self._told(reply)
         tensors = tensors_of(reply.content)
         examples, loss = int(_number(figures, "examples")), _number(figures, "loss")
-        update = ClientUpdate(client=client, examples=examples, tensors=tensors)
-        return update, ClientFigures(examples=examples, loss=loss)
+        rank = told_rank(self.rounds.config, figures.get("rank"))
+        ranks = None if rank is None else ranks_of_factors(rank, self.rounds.shapes)
+        update = ClientUpdate(client=client, examples=examples, tensors=tensors, ranks=ranks)
+        return update, ClientFigures(examples=examples, loss=loss, rank=rank)
 
     def _scored(self, reply: Message, before: ClientFigures) -> ClientFigures:
         figures = self._told(reply)
