@@ -7,6 +7,7 @@ from lopsided_settings.field import setting
 from lopsided_settings.texts import WHOLE_NUMBERS
 
 PARTITIONS = ("even", "dirichlet", "domain")
+WIRE = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -28,6 +29,11 @@ class FederateSettings:
         help="The clients' ranks, separated by commas, up to --rank: a client trains that many rows of the shared "
         "sketch, and sends these alone; --rank for all by default.",
         text=WHOLE_NUMBERS,
+    )
+    wire_dtype: str = setting(
+        "float32",
+        help="What trained factors are sent in, both ways: float32, or bfloat16 at half the bytes; heads are float32.",
+        check=one_of(WIRE),
     )
     rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
     local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))

@@ -168,11 +168,13 @@ def test_half_the_rank_is_half_the_upload_and_the_page_says_who_has_it(mixed, tm
     assert "ranks: client-0 full, client-1 2" in page
 
 
-def test_a_node_states_its_own_rank(tmp_path, bert, words):
-    config = configured(tmp_path / "run", bert, words, rounds=1)
+def test_a_node_states_its_own_rank_and_factors_may_be_rounded_too(tmp_path, bert, words):
+    config = configured(tmp_path / "run", bert, words, rounds=1, wire_dtype="bfloat16")
     run = federated(config, LocalGrid(tmp_path / "clients", 2, own={1: {"rank": 1}}))
     [entry] = RoundScores.read(run.folder).rounds
     assert (entry.clients["client-0"].rank, entry.clients["client-1"].rank) == (None, 1)
+    replayed(config).save_pretrained(tmp_path / "adapter")
+    assert_same_weights(tmp_path, run.folder)
 
 
 @pytest.mark.parametrize(

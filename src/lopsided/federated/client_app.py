@@ -103,7 +103,7 @@ def _receive(client: FederatedClient, message: Message) -> None:
         number, _, kind = name.partition(":")
         if kind.endswith("heads") or int(number) <= client.received.held:
             continue
-        tensors = tensors_of(message.content, prefix=f"{number}:")
+        tensors = tensors_of(message.content, f"{number}:", client.config.wire_dtype)
         client.received.add(int(number), client.config.link_of_round(int(number)), tensors)
 
 
@@ -126,7 +126,7 @@ def _train(client: FederatedClient, message: Message) -> RecordDict:
     )
     if client.rank is not None:
         figures["rank"] = client.rank
-    records = tensor_records(trained.tensors, client.heads)
+    records = tensor_records(trained.tensors, client.heads, dtype=client.config.wire_dtype)
     return RecordDict({**records, TELLS: ConfigRecord({"client": client.rows.name}), FIGURES: figures})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from lopsided.errors import LopsidedError
 from lopsided.federated.log_header import LogHeader
 from lopsided.federated.rank_checks import check_ranks
+from lopsided.federated.wire_dtypes import check_wire_dtype
 from lopsided.files.strict_json import dumps
 from lopsided.files.untrusted import check_fields, parse_json
 from lopsided.method import METHODS, method_from_parts
@@ -56,6 +57,7 @@ class FederationConfig(FederateSettings):
             )
         if self.ranks:
             check_ranks(self.run, self.ranks, self.clients)
+        check_wire_dtype(self.run, self.wire_dtype)
 
     @property
     def has_chain(self) -> bool:

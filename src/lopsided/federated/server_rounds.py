@@ -20,6 +20,7 @@ from lopsided.federated.federation import settings_there as federation_there
 from lopsided.federated.refusals import sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
 from lopsided.federated.round_scores import ClientFigures, FederatedRound, RoundScores
+from lopsided.federated.wire_dtypes import as_received
 from lopsided.files.atomic import DiskErrors
 from lopsided.optim import ChainEvent
 from lopsided.runs.directory import check_place, clear_leftovers, discard_checkpoints, in_use, is_begun, write_run
@@ -101,6 +102,8 @@ class ServerRounds:
             )
         advance_to(model, link)
         tensors = average(answers.taken, self.shapes, start=trained_tensors(model))
+        # Before the log has them and the model: all stand on what clients receive.
+        tensors = as_received(tensors, self.heads, self.config.wire_dtype)
         examples = {update.client: update.examples for update in answers.taken}
         record = self.log.append(tensors, link=link, examples=examples, refused=refused, bytes=sent)
         load_trained(model, tensors)

@@ -176,7 +176,8 @@ class FactorAveraging(Strategy):
         content = RecordDict({TELLS: tells})
         for number in numbers:
             tensors = self.rounds.log.tensors(number)
-            content.update(tensor_records(tensors, self.rounds.heads, prefix=f"{number:05d}:"))
+            dtype = self.rounds.config.wire_dtype
+            content.update(tensor_records(tensors, self.rounds.heads, f"{number:05d}:", dtype))
         return content
 
     def _counted(self, content: RecordDict, node: int, kind: str) -> Message:
@@ -226,7 +227,7 @@ class FactorAveraging(Strategy):
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:
         figures = self._told(reply)
-        tensors = tensors_of(reply.content)
+        tensors = tensors_of(reply.content, dtype=self.rounds.config.wire_dtype)
         examples, loss = int(_number(figures, "examples")), _number(figures, "loss")
         rank = told_rank(self.rounds.config, figures.get("rank"))
         ranks = None if rank is None else ranks_of_factors(rank, self.rounds.shapes)
