@@ -6,7 +6,7 @@ from lopsided_settings.checks import POSITIVE, at_least, one_of
 from lopsided_settings.field import setting
 from lopsided_settings.texts import WHOLE_NUMBERS
 
-PARTITIONS = ("even", "dirichlet", "domain")
+PARTITIONS = ("even", "dirichlet", "domain", "file")
 WIRE = ("float32", "bfloat16")
 
 
@@ -17,7 +17,8 @@ class FederateSettings:
     clients: int = setting(4, help="How many clients there are.", check=at_least(1))
     partition: str = setting(
         "even",
-        help="How the rows are spread over clients: even, dirichlet (skewed labels) or domain (one domain each).",
+        help="How the rows are spread over clients: even, dirichlet (skewed labels), domain (one each) or file (of the "
+        "task's folder, one each).",
         check=one_of(PARTITIONS),
     )
     concentration: float = setting(

@@ -18,6 +18,7 @@ from lopsided.files.untrusted import check_fields, parse_json
 from lopsided.method import METHODS, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.settings import check_settings, documented
+from lopsided.tasks.kinds import FILE
 from lopsided.tuner.method_parts import check_parts
 from lopsided_settings.federate import FederateSettings
 
@@ -40,6 +41,8 @@ class FederationConfig(FederateSettings):
         check_settings(self)
         # From JSON they come as a list.
         object.__setattr__(self, "ranks", tuple(self.ranks))
+        if self.partition == FILE:
+            object.__setattr__(self, "run", dataclasses.replace(self.run, pool_files=True))
         given = [name for name in ("steps", "epochs", "links", "every") if getattr(self.run, name) is not None]
         if given:
             raise LopsidedError(
