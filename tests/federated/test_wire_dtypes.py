@@ -26,7 +26,13 @@ from lopsided.federated.server_rounds import LOG
 from lopsided.federated.wire_dtypes import as_received
 from tests.federated.local_grid import LocalGrid, identify
 from tests.federated.rounds import adapted, delta_of, random_like
-from tests.federated.test_federation import assert_same_weights, configured, federated, replayed
+from tests.federated.test_federation import (
+    assert_same_weights,
+    configured,
+    cut_before_the_last_scores,
+    federated,
+    replayed,
+)
 from tests.tiny_runs import tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +112,17 @@ def test_server_log_and_clients_have_the_same_bits(sent, tmp_path):
         mean = ((first[name].double() + second[name].double()) / 2).float()
         assert torch.equal(tensor, mean if name in heads else mean.to(torch.bfloat16).float())
         assert name in heads or tensor.any()
+
+
+def test_who_joins_late_has_the_same_bits(sent, bert, words, tmp_path):
+    config, run, _, _ = sent
+    ended = configured(tmp_path / "run", bert, words, wire_dtype="bfloat16")
+    cut_before_the_last_scores(run, ended)
+    federated(ended, LocalGrid(tmp_path / "clients", 2), resume=True)
+    [standing] = client_standing._standing.values()
+    mine, theirs = trained_tensors(standing.model), trained_tensors(replayed(config))
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+    assert RoundScores.read(ended.run.out).rounds[-1].score == RoundScores.read(run.folder).rounds[-1].score
 
 
 def test_both_ways_are_counted_at_half(sent):
