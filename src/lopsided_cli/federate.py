@@ -17,6 +17,7 @@ from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
 
 if TYPE_CHECKING:
+    from lopsided.federated.federation import FederationConfig
     from lopsided.runs import Run
 
 Several = Annotated[
@@ -59,9 +60,9 @@ def federate(
         raise BadInput("--methods all would federate every method; expected names separated by commas; write some")
     out = run["out"] or options.free_folder("lopsided-federation")
     folders = {name: out if methods is None else out / name for name in names}
-    runs = []
-    for name, folder in folders.items():
-        runs.append(_simulated({**run, "method": name, "out": folder}, federation, resume))
+    # All of them before the first begins, so that a method that does not fit ends nothing that has run.
+    configs = [_configured({**run, "method": name, "out": folder}, federation) for name, folder in folders.items()]
+    runs = [_simulated(config, resume) for config in configs]
     from lopsided.report.federated_page import federated_rows, write_federated_page
 
     page = write_federated_page(list(folders.values()), out / "federated.html")
@@ -102,23 +103,27 @@ def needs_flower() -> None:
         )
 
 
-def _simulated(run: dict[str, object], federation: options.Values, resume: bool) -> Run:
+def _configured(run: dict[str, object], federation: options.Values) -> FederationConfig:
+    from lopsided.federated.federation import FederationConfig
+    from lopsided.runs import TrainConfig
+
+    return FederationConfig(run=TrainConfig(**run), **federation)  # type: ignore[arg-type]
+
+
+def _simulated(config: FederationConfig, resume: bool) -> Run:
     import os
 
     from rich.console import Console
 
     # Before Flower is imported, which reads it then.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from lopsided.federated.federation import FederationConfig
     from lopsided.federated.simulation import simulate
-    from lopsided.runs import TrainConfig
 
     console = Console(stderr=True)
 
     def note(text: str) -> None:
-        console.print(f"{run['method']}: {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{config.run.method}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    config = FederationConfig(run=TrainConfig(**run), **federation)  # type: ignore[arg-type]
     return simulate(config, resume=resume, note=note, command=options.command_line())
 
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from lopsided_settings.checks import POSITIVE, at_least, one_of
 from lopsided_settings.field import setting
+from lopsided_settings.texts import WHOLE_NUMBERS
 
-PARTITIONS = ("even", "dirichlet", "domain")
+PARTITIONS = ("even", "dirichlet", "domain", "file")
+WIRE = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -15,13 +17,25 @@ class FederateSettings:
     clients: int = setting(4, help="How many clients there are.", check=at_least(1))
     partition: str = setting(
         "even",
-        help="How the rows are spread over clients: even, dirichlet (skewed labels) or domain (one domain each).",
+        help="How the rows are spread over clients: even, dirichlet (skewed labels), domain (one each) or file (of the "
+        "task's folder, one each).",
         check=one_of(PARTITIONS),
     )
     concentration: float = setting(
         0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
     )
     allow_missing: bool = setting(False, help="Let a client be without one of the classes.")
+    ranks: tuple[int, ...] = setting(
+        (),
+        help="The clients' ranks, separated by commas, up to --rank: a client trains that many rows of the shared "
+        "sketch, and sends these alone; --rank for all by default.",
+        text=WHOLE_NUMBERS,
+    )
+    wire_dtype: str = setting(
+        "float32",
+        help="What trained factors are sent in, both ways: float32, or bfloat16 at half the bytes; heads are float32.",
+        check=one_of(WIRE),
+    )
     rounds: int = setting(10, help="Rounds of local training and averaging.", check=at_least(1))
     local_epochs: int = setting(1, help="Passes over its own rows that a client makes in a round.", check=at_least(1))
     min_clients: int | None = setting(

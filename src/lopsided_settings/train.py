@@ -56,6 +56,11 @@ class TrainSettings:
     ignore_columns: list[str] | None = setting(
         None, help="Columns that are not for learning, separated by commas; no other may go unused.", text=NAMES
     )
+    pool_files: bool = setting(
+        False,
+        help="Read all files of the task's folder but validation and test as train, as a federation by file does.",
+        option=False,
+    )
     train_size: int | None = setting(
         None,
         help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",

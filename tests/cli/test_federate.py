@@ -31,6 +31,12 @@ def test_without_flower_it_says_what_to_install(cli, monkeypatch, small, tmp_pat
         (["--min-clients", 3], ["min_clients must not exceed the clients"]),
         (["--methods", "all"], ["--methods all would federate every method"]),
         (["--method", "peft:vera"], ["method 'peft:vera' can't be federated"]),
+        (["--ranks", "4,8"], ["client 1 has rank 8; expected 1 to the server's, 4"]),
+        (["--ranks", "4,2,1"], ["ranks has 3 numbers for 2 clients"]),
+        (["--ranks", "4,low"], ["ranks"]),
+        # Before the first of them begins.
+        (["--methods", "rac_b,lora", "--ranks", "4,2"], ["method 'lora' trains A and B"]),
+        (["--methods", "rac_b,lora", "--wire-dtype", "bfloat16"], ["rounds what method 'lora' keeps"]),
     ],
 )
 def test_bad_input_is_a_line(cli, small, tmp_path, more, words_of_it):

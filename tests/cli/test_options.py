@@ -43,7 +43,7 @@ ALL = {
     "federate": "model task method methods rank alpha batch-size accumulate lr schedule warmup weight-decay dropout "
     "max-length target-modules label metric make-split no-make-split rename-labels ignore-columns test-rows data "
     "train-size also max-new-tokens beams flip no-flip bf16 no-bf16 seed sketch-seed max-grad-norm adam-beta2 clients "
-    "eval-rows "
+    "eval-rows ranks wire-dtype "
     "partition concentration allow-missing no-allow-missing rounds local-epochs min-clients round-timeout plugin init "
     "resume no-resume out json",
     "export": "source for rank base probe no-probe out json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -27,10 +27,16 @@ def identify() -> None:
 
 
 class LocalGrid(Grid):
-    """Nodes 1 to n, with partitions 0 to n - 1; `nodes` may change between messages."""
+    """Nodes 1 to n, with partitions 0 to n - 1; `nodes` may change between messages.
 
-    def __init__(self, folder: Path, nodes: int, fault: Fault = arrives) -> None:
+    `own` is what a node's configuration has besides, by partition.
+    """
+
+    def __init__(
+        self, folder: Path, nodes: int, fault: Fault = arrives, own: Mapping[int, Mapping[str, object]] | None = None
+    ) -> None:
         identify()
+        self.own = own or {}
         self.nodes = list(range(2, 2 + nodes))
         self.app, self.fault = make_client_app(folder), fault
         self.sent: list[Message] = []
@@ -62,5 +68,5 @@ class LocalGrid(Grid):
         return answers
 
     def _context(self, node: int) -> Context:
-        own = UserConfig({"partition-id": node - 2})
+        own = UserConfig({"partition-id": node - 2, **self.own.get(node - 2, {})})
         return Context(run_id=1, node_id=node, node_config=own, state=RecordDict(), run_config=UserConfig())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -11,7 +12,8 @@ from lopsided import LopsidedError
 from lopsided.federated.client_rows import own_rows, spread_rows
 from lopsided.federated.federation import FederationConfig
 from lopsided.runs.inputs import Data
-from lopsided.tasks import EncodedTask, Task, get_metric
+from lopsided.tasks import EncodedTask, Task, encode, get_metric
+from tests.tasks.rows import character_tokenizer
 from tests.tiny_runs import tiny_config
 
 SIZES = {"train": 400, "validation": 100, "test": 20}
@@ -81,11 +83,66 @@ def test_fewer_rows_to_score_are_spread_as_well(tmp_path):
         numbers(rows, "validation")
 
 
+def of_files(files=("clinic_a", "clinic_b"), shared_validation=False):
+    """Rows of two files, of which the second has a quarter; validation has them too, or is everybody's."""
+    data = made_up(files)
+    splits = {split: rows.rename_column("domain", "file") for split, rows in data.task.splits.items()}
+    if shared_validation:
+        splits["validation"] = splits["validation"].remove_columns("file")
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, splits=splits))
+
+
+def test_each_client_has_one_file_and_its_name(tmp_path):
+    clients = spread_rows(configured(tmp_path, partition="file", clients=2), of_files())
+    assert [(rows.name, len(numbers(rows, "train"))) for rows in clients] == [("clinic_a", 300), ("clinic_b", 100)]
+    for rows in clients:
+        for split in ("train", "validation"):
+            assert set(rows.data.task.splits[split]["file"]) == {rows.name}
+            numbers(rows, split)
+
+
+def test_a_validation_of_no_file_is_shared_out_in_proportion(tmp_path):
+    clients = spread_rows(configured(tmp_path, partition="file", clients=2), of_files(shared_validation=True))
+    counts = [len(numbers(rows, "validation")) for rows in clients]
+    assert counts == [75, 25]
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_there_are_as_many_clients_as_files(tmp_path, clients):
+    config = configured(tmp_path, partition="file", clients=clients)
+    with pytest.raises(LopsidedError, match=rf"{clients} clients, .* 2 files \(clinic_a, clinic_b\).*--clients 2"):
+        spread_rows(config, of_files())
+
+
+def test_texts_that_are_cut_into_pieces_stay_whole_with_their_client(tmp_path):
+    """The rows of the model are not those of the task: a text of 40 letters is several of them."""
+    texts = {split: [f"{n:02d}" + "x" * (3 + 9 * (n % 5)) for n in range(size)] for split, size in SIZES.items()}
+    splits = {split: Dataset.from_dict({"text": rows}) for split, rows in texts.items()}
+    task = Task(name="made up", kind="generation", splits=splits, labels=(), metric=get_metric("perplexity"))
+    tokenizer = character_tokenizer()
+    rows = encode(task, tokenizer, max_length=16)
+    assert len(rows.splits["train"]) > 1.5 * SIZES["train"]
+    data = Data(task=task, encoded=rows, processor=tokenizer, seq2seq=False)
+    clients = spread_rows(configured(tmp_path, eval_rows=40), data)
+    for split in ("train", "validation"):
+        total = 0
+        for client in clients:
+            own = client.data.task.splits[split]["text"][:]
+            pieces = client.data.encoded.splits[split]["input_ids"][:]
+            # A piece repeats the last id of the one before it; the first ids of a text are its number.
+            starts = ["".join(tokenizer.convert_ids_to_tokens(ids[:2])) for ids in pieces]
+            assert [text[:2] for text in own] == [start for start in starts if start.isdigit()]
+            total += len(pieces)
+        whole = {"train": len(rows.splits["train"]), "validation": 40}[split]
+        assert total == whole if split == "train" else total > whole
+
+
 @pytest.mark.parametrize(
     ("more", "domains", "match"),
     [
         ({"partition": "domain"}, ("film", "news"), "4 clients, and the rows belong to 2 groups"),
         ({"partition": "domain"}, (), "rows with a column domain, received text, label"),
+        ({"partition": "file"}, (), "rows with a column file, received text, label"),
         ({"clients": 401}, ("film", "news"), "401 clients for 400 rows"),
         ({"partition": "dirichlet", "concentration": 0.01}, ("film", "news"), "client|allow"),
     ],

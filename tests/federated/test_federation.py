@@ -66,6 +66,15 @@ def replayed(config, rounds=None):
     return model
 
 
+def cut_before_the_last_scores(run, ended):
+    """Make the folder of `ended` that of a run whose server was killed after its last round."""
+    shutil.copytree(run.folder, ended.run.out)
+    record = json.loads((ended.run.out / "run.json").read_text())
+    (ended.run.out / "run.json").write_text(json.dumps({**record, "status": "failed", "error": "cut"}))
+    scores = RoundScores.read(ended.run.out)
+    dataclasses.replace(scores, rounds=scores.rounds[:-1]).write(ended.run.out)
+
+
 def assert_same_weights(folder, other):
     mine, theirs = saved(folder), saved(other)
     assert mine.keys() == theirs.keys()
@@ -96,16 +105,10 @@ def test_seeds_and_averages_alone_give_the_servers_weights_to_the_bit(done, tmp_
 
 def test_who_joins_late_stands_where_the_server_stands(done, bert, words, tmp_path):
     config, run, _ = done
-    client_standing.forget()
-    grid = LocalGrid(tmp_path / "clients", 2)
     ended = configured(tmp_path / "run", bert, words)
-    shutil.copytree(run.folder, ended.run.out)
-    record = json.loads((ended.run.out / "run.json").read_text())
-    (ended.run.out / "run.json").write_text(json.dumps({**record, "status": "failed", "error": "cut"}))
-    scores = RoundScores.read(ended.run.out)
-    dataclasses.replace(scores, rounds=scores.rounds[:1]).write(ended.run.out)
+    cut_before_the_last_scores(run, ended)
     # The scores of the last round are asked for again, of clients that have nothing.
-    federated(ended, grid, resume=True)
+    federated(ended, LocalGrid(tmp_path / "clients", 2), resume=True)
     [standing] = client_standing._standing.values()
     mine, theirs = trained_tensors(standing.model), trained_tensors(replayed(config))
     assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())

@@ -43,7 +43,7 @@ def make_client_app(folder: Path | None = None) -> ClientApp:
 
 
 def place_of(context: Context, folder: Path | None, run: str) -> ClientPlace:
-    """Return which client a node is, by its configuration: `partition-id`, and maybe `task`, `name` and `folder`.
+    """Return which client a node is, by its configuration: `partition-id`, and maybe `task`, `name`, `rank`, `folder`.
 
     Args:
         context: of the node.
@@ -51,7 +51,7 @@ def place_of(context: Context, folder: Path | None, run: str) -> ClientPlace:
         run: the name of the server's run.
 
     Raises:
-        LopsidedError: without a `partition-id`.
+        LopsidedError: without a `partition-id`, or for a rank that is no whole number.
     """
     own = context.node_config
     index = own.get("partition-id")
@@ -62,12 +62,18 @@ def place_of(context: Context, folder: Path | None, run: str) -> ClientPlace:
         )
     stated = own.get("folder")
     base = folder or (Path(str(stated)) if stated is not None else cache_folder() / "federated" / run)
-    task, name = own.get("task"), own.get("name")
+    task, name, rank = own.get("task"), own.get("name"), own.get("rank")
+    if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool)):
+        raise LopsidedError(
+            f"expected rank, a whole number from 1, in the node's configuration, got {rank!r:.40}; start the SuperNode "
+            'with --node-config "partition-id=0 rank=8"'
+        )
     return ClientPlace(
         index=index,
         folder=base / f"client-{index}",
         task=None if task is None else str(task),
         name=None if name is None else str(name),
+        rank=rank,
     )
 
 
@@ -97,7 +103,7 @@ def _receive(client: FederatedClient, message: Message) -> None:
         number, _, kind = name.partition(":")
         if kind.endswith("heads") or int(number) <= client.received.held:
             continue
-        tensors = tensors_of(message.content, prefix=f"{number}:")
+        tensors = tensors_of(message.content, f"{number}:", client.config.wire_dtype)
         client.received.add(int(number), client.config.link_of_round(int(number)), tensors)
 
 
@@ -118,7 +124,9 @@ def _train(client: FederatedClient, message: Message) -> RecordDict:
             "seconds": time.perf_counter() - started,
         }
     )
-    records = tensor_records(trained.tensors, client.heads)
+    if client.rank is not None:
+        figures["rank"] = client.rank
+    records = tensor_records(trained.tensors, client.heads, dtype=client.config.wire_dtype)
     return RecordDict({**records, TELLS: ConfigRecord({"client": client.rows.name}), FIGURES: figures})
 
 

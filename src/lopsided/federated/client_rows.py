@@ -13,9 +13,13 @@ from lopsided.federated.federation import FederationConfig
 from lopsided.federated.partitions import Rows, partition
 from lopsided.runs.evaluated_rows import drawn_rows
 from lopsided.runs.inputs import Data, load_data
+from lopsided.tasks import encode
+from lopsided.tasks.kinds import FILE
 
 # The column that names a row's domain.
 DOMAIN = "domain"
+# By partition, the column that says whose a row is, and what to do where it is missing.
+GROUPS = {DOMAIN: "take the task vader/all, or another partition", FILE: "read the task by its files, or take another"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +52,7 @@ def spread_rows(config: FederationConfig, data: Data) -> list[ClientRows]:
             )
     by_client = zip(names, parts["train"], parts["validation"])
     return [
-        ClientRows(name=name, data=_part(data, {"train": train, "validation": validation}))
+        ClientRows(name=name, data=_part(config, data, {"train": train, "validation": validation}))
         for name, train, validation in by_client
     ]
 
@@ -65,7 +69,7 @@ def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: s
     Raises:
         LopsidedError: if the task has other classes.
     """
-    data = load_data(dataclasses.replace(config.run, task=task))
+    data = load_data(dataclasses.replace(config.run, task=task, pool_files=False))
     if list(data.task.labels) != list(labels):
         raise LopsidedError(
             f"task {task} has the classes {', '.join(data.task.labels) or 'none'}, the server's {', '.join(labels)}; "
@@ -79,20 +83,24 @@ def _with_fewer_to_score(config: FederationConfig, data: Data) -> Data:
     count = len(data.task.splits["validation"])
     if config.run.eval_rows is None or config.run.eval_rows >= count:
         return data
-    rows = drawn_rows(data.encoded.splits["validation"], config.run.eval_rows)
-    return _part(data, {"validation": list(rows)})
+    # Of texts that are cut into pieces the draw is over texts: a client's piece is a part of one of its own.
+    is_row_by_row = len(data.encoded.splits["validation"]) == count
+    drawn = data.encoded.splits["validation"] if is_row_by_row else data.task.splits["validation"]
+    return _part(config, data, {"validation": list(drawn_rows(drawn, config.run.eval_rows))})
 
 
 def _shared_out(config: FederationConfig, data: Data) -> dict[str, list[list[int]]]:
     """Return row numbers by split and client."""
     splits = data.task.splits
-    train = _rows(splits["train"], bool(data.task.labels))
-    if config.partition == DOMAIN and train.groups is None:
+    column = config.partition if config.partition in GROUPS else None
+    train = _rows(splits["train"], bool(data.task.labels), column)
+    if column is not None and train.groups is None:
         columns = ", ".join(splits["train"].column_names)
         raise LopsidedError(
-            f"partition domain expected rows with a column {DOMAIN}, received {columns}; take the task vader/all, or "
-            "another partition"
+            f"partition {column} expected rows with a column {column}, received {columns}; {GROUPS[column]}"
         )
+    if column == FILE:
+        _check_files(train, config.clients)
     parts = partition(
         config.partition,
         train,
@@ -101,22 +109,36 @@ def _shared_out(config: FederationConfig, data: Data) -> dict[str, list[list[int
         seed=config.run.seed,
         allow_missing=config.allow_missing,
     )
-    validation = _rows(splits["validation"], bool(data.task.labels))
-    return {"train": parts, "validation": _in_proportion(parts, _strata(config, train), _strata(config, validation))}
+    validation = _rows(splits["validation"], bool(data.task.labels), column)
+    strata = [_strata(config, rows) for rows in (train, validation)]
+    if any(each is None for each in strata):
+        # A file of validation that is everybody's belongs to no file of train.
+        return {"train": parts, "validation": _in_proportion(parts, [0] * train.count, [0] * validation.count)}
+    return {"train": parts, "validation": _in_proportion(parts, *(each for each in strata if each is not None))}
 
 
-def _rows(rows: Dataset, has_classes: bool) -> Rows:
+def _check_files(rows: Rows, clients: int) -> None:
+    """Raise unless there are as many files as clients."""
+    files = list(dict.fromkeys(rows.groups or ()))
+    if len(files) != clients:
+        listed = ", ".join(map(str, files[:5])) + (", ..." if len(files) > 5 else "")
+        raise LopsidedError(
+            f"{clients} clients, and the training rows are of {len(files)} files ({listed:.200}); expected a file per "
+            f"client; pass --clients {len(files)}, or change the files"
+        )
+
+
+def _rows(rows: Dataset, has_classes: bool, column: str | None) -> Rows:
     return Rows(
         count=len(rows),
         labels=list(rows["label"]) if has_classes else None,
-        groups=list(rows[DOMAIN]) if DOMAIN in rows.column_names else None,
+        groups=list(rows[column]) if column in rows.column_names else None,
     )
 
 
-def _strata(config: FederationConfig, rows: Rows) -> Sequence[Hashable]:
-    """Return by what a partition tells rows apart: nothing, their classes, or their domains."""
-    by = {"dirichlet": rows.labels, DOMAIN: rows.groups}.get(config.partition)
-    return [None] * rows.count if by is None else by
+def _strata(config: FederationConfig, rows: Rows) -> Sequence[Hashable] | None:
+    """Return by what a partition tells rows apart, their classes, domains or files; None where it does not."""
+    return rows.labels if config.partition == "dirichlet" else rows.groups
 
 
 def _in_proportion(
@@ -134,22 +156,26 @@ def _in_proportion(
 
 
 def _names(config: FederationConfig, data: Data, parts: Sequence[Sequence[int]]) -> list[str]:
-    """Return the clients' names: a client of one domain has the domain's."""
-    if config.partition == DOMAIN:
-        groups = list(data.task.splits["train"][DOMAIN])
+    """Return the clients' names: a client of one domain or file has its name."""
+    if config.partition in GROUPS:
+        groups = list(data.task.splits["train"][config.partition])
         owned = [list(dict.fromkeys(groups[row] for row in part)) for part in parts]
         if all(len(names) == 1 for names in owned):
             return [str(names[0]) for names in owned]
     return [f"client-{number}" for number in range(len(parts))]
 
 
-def _part(data: Data, rows: dict[str, list[int]]) -> Data:
+def _part(config: FederationConfig, data: Data, rows: dict[str, list[int]]) -> Data:
+    """Return the data with some rows of the splits in `rows`, and all of the others."""
     splits = {split: part.select(rows[split]) if split in rows else part for split, part in data.task.splits.items()}
-    encoded = {
-        split: part.select(rows[split]) if split in rows else part for split, part in data.encoded.splits.items()
-    }
-    return dataclasses.replace(
-        data,
-        task=dataclasses.replace(data.task, splits=splits),
-        encoded=dataclasses.replace(data.encoded, splits=encoded),
-    )
+    task = dataclasses.replace(data.task, splits=splits)
+    encoded = dict(data.encoded.splits)
+    again = None
+    for split, chosen in rows.items():
+        if len(encoded[split]) == len(data.task.splits[split]):
+            encoded[split] = encoded[split].select(chosen)
+        else:
+            # Long texts are several encoded rows each: those of the chosen texts are encoded by themselves.
+            again = again or encode(task, data.processor, max_length=config.run.max_length, seq2seq=data.seq2seq)
+            encoded[split] = again.splits[split]
+    return dataclasses.replace(data, task=task, encoded=dataclasses.replace(data.encoded, splits=encoded))

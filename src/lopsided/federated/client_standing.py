@@ -19,6 +19,7 @@ from lopsided.federated.federation import FederationConfig, FederationPlan
 from lopsided.federated.local_training import LocalRound, client_config, train_round
 from lopsided.federated.log_header import LogHeader
 from lopsided.federated.received_rounds import ReceivedRounds
+from lopsided.federated.unequal_ranks import rank_of_client
 from lopsided.runs.careful_trainer import CarefulTrainer, training_arguments
 from lopsided.runs.inputs import load_data, load_inputs
 from lopsided.runs.preflight import total_steps
@@ -37,12 +38,14 @@ class ClientPlace:
         folder: what it keeps between rounds.
         task: of its own, whose rows are all its; None for a part of the server's task.
         name: of its own; None for the name that its part has.
+        rank: of its own, up to the server's; None for the one that the federation gives it.
     """
 
     index: int
     folder: Path
     task: str | None = None
     name: str | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +143,14 @@ class FederatedClient:
         place: which client this is.
 
     Raises:
-        LopsidedError: for another base model than the server's, other classes, or rows that the partition refuses.
+        LopsidedError: for another base model than the server's, other classes, rows that the partition refuses, or a
+            rank that the federation does not have.
     """
 
     def __init__(self, plan: FederationPlan, place: ClientPlace) -> None:
         self.plan, self.place = plan, place
         self.config = plan.config(place.folder)
+        self.rank = rank_of_client(self.config, place.index, place.rank)
         self.received = ReceivedRounds(place.folder, run=plan.run_name)
 
     @property
@@ -180,7 +185,7 @@ class FederatedClient:
             out=self.place.folder,
         )
         model = standing.stand_at(self.received)
-        return train_round(model, data, config, number=number - 1, rounds=self.config.rounds)
+        return train_round(model, data, config, number=number - 1, rounds=self.config.rounds, rank=self.rank)
 
     def score(self) -> LocalScore:
         """Score the server's model after the last round that was received on the client's validation rows."""

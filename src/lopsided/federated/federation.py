@@ -11,11 +11,14 @@ from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.log_header import LogHeader
+from lopsided.federated.rank_checks import check_ranks
+from lopsided.federated.wire_dtypes import check_wire_dtype
 from lopsided.files.strict_json import dumps
 from lopsided.files.untrusted import check_fields, parse_json
 from lopsided.method import METHODS, method_from_parts
 from lopsided.runs.config import TrainConfig
 from lopsided.settings import check_settings, documented
+from lopsided.tasks.kinds import FILE
 from lopsided.tuner.method_parts import check_parts
 from lopsided_settings.federate import FederateSettings
 
@@ -36,6 +39,10 @@ class FederationConfig(FederateSettings):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        # From JSON they come as a list.
+        object.__setattr__(self, "ranks", tuple(self.ranks))
+        if self.partition == FILE:
+            object.__setattr__(self, "run", dataclasses.replace(self.run, pool_files=True))
         given = [name for name in ("steps", "epochs", "links", "every") if getattr(self.run, name) is not None]
         if given:
             raise LopsidedError(
@@ -51,6 +58,9 @@ class FederationConfig(FederateSettings):
                 f"min_clients must not exceed the clients: min_clients={self.min_clients}, clients={self.clients}; "
                 "lower it"
             )
+        if self.ranks:
+            check_ranks(self.run, self.ranks, self.clients)
+        check_wire_dtype(self.run, self.wire_dtype)
 
     @property
     def has_chain(self) -> bool:
@@ -70,7 +80,21 @@ class FederationConfig(FederateSettings):
 
     def settings(self) -> dict[str, Any]:
         """Return what is no part of the run, as plain data."""
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "run"}
+        return {name: _plain(getattr(self, name)) for name in _own_defaults()}
+
+
+def settings_there(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a federation that a folder holds; those that are new since then are the defaults."""
+    return {**_own_defaults(), **settings}
+
+
+def _own_defaults() -> dict[str, Any]:
+    return {each.name: _plain(each.default) for each in dataclasses.fields(FederationConfig) if each.name != "run"}
+
+
+def _plain(value: Any) -> Any:
+    # As JSON gives it back.
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.factors import row_axis, trained_parameters
@@ -49,6 +52,36 @@ def first_rows_train(model: nn.Module, rank: int, adapter: str = "default") -> I
     finally:
         for handle in handles:
             handle.remove()
+
+
+class FrozenRows(TrainerCallback):
+    """Holds the rows that a client does not train to the bit, where they are not zero.
+
+    Without a chain the rows of other clients come with the server's factor, and an optimizer changes them without any
+    gradient: by weight decay, or by its state of a time when the client had a higher rank.
+
+    Args:
+        model: with the adapter at the server's rank.
+        ranks: from `first_rows_train`.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Mapping[str, int]) -> None:
+        parameters = trained_parameters(model)
+        self._rows = [
+            parameters[name].detach().narrow(_axis(name), rank, parameters[name].shape[_axis(name)] - rank)
+            for name, rank in ranks.items()
+        ]
+        self._before: list[Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the rows as they are before the optimizer's step."""
+        self._before = [rows.clone() for rows in self._rows]
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the rows to what they were."""
+        for rows, before in zip(self._rows, self._before):
+            rows.copy_(before)
 
 
 def cut_rows(tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> dict[str, Tensor]:

@@ -21,13 +21,14 @@ VERB = "federate"
 
 
 def flat(config: FederationConfig) -> dict[str, Plain]:
-    """Return the settings that are not None, by their flat names."""
+    """Return the settings that are not None or empty, by their flat names."""
     values: dict[str, Plain] = {}
     for holder, kind in ((config.run, TrainSettings), (config, FederateSettings)):
         for name, setting in _settings(kind).items():
             value = getattr(holder, name)
-            if setting.text is not None and value:
-                value = setting.text.write(value)
+            if setting.text is not None:
+                # An empty one is none: a text without parts could not be read.
+                value = setting.text.write(value) if value else None
             if isinstance(value, Path):
                 value = str(value)
             if value is not None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lopsided.federated.factors import trained_tensors
+from lopsided.federated.first_rows import FrozenRows, cut_rows, first_rows_train
 from lopsided.files.checkpoints import whole_checkpoints
 from lopsided.optim import ChainCallback
 from lopsided.runs.careful_trainer import CarefulTrainer, adamw, training_arguments
@@ -38,7 +40,7 @@ class LocalRound:
     """What a client's round came to.
 
     Args:
-        tensors: what it has trained, by live names, float32 on the CPU.
+        tensors: what it has trained, by live names, float32 on the CPU; factors are cut to the client's rank.
         examples: its rows, and its weight in the average.
         loss: the mean over the round's steps.
         steps: optimizer steps of the round.
@@ -77,7 +79,9 @@ def client_config(run: TrainConfig, *, index: int, rows: int, rounds: int, local
     return dataclasses.replace(one, every=every, epochs=float(local_epochs * rounds))
 
 
-def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: int, rounds: int) -> LocalRound:
+def train_round(
+    model: nn.Module, data: Data, config: TrainConfig, *, number: int, rounds: int, rank: int | None = None
+) -> LocalRound:
     """Train one round, and leave the model as it was.
 
     What the client keeps between its rounds is in its folder: the optimizer's state of what is not drawn again (the
@@ -90,9 +94,10 @@ def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: in
         config: from `client_config`.
         number: of the round, from 0.
         rounds: of the whole federation.
+        rank: of the client, where it trains the first rows of the sketch alone; None for all of them.
 
     Raises:
-        LopsidedError: for a loss or a factor that is not finite.
+        LopsidedError: for a loss or a factor that is not finite, or as `first_rows_train` does.
     """
     rows = len(data.encoded.splits["train"])
     steps = total_steps(config, rows) // rounds
@@ -100,9 +105,22 @@ def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: in
     own = copy.deepcopy(model)
     trainer = _trainer(own, data, config, first=number * steps, last=(number + 1) * steps, total=rounds * steps)
     checkpoint = _checkpoint(trainer, number * steps) if number else None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with _rows_of_rank(own, trainer, rank) as ranks:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return LocalRound(tensors=trained_tensors(own), examples=rows, loss=float(losses[-1]), steps=steps)
+    tensors = cut_rows(trained_tensors(own), ranks)
+    return LocalRound(tensors=tensors, examples=rows, loss=float(losses[-1]), steps=steps)
+
+
+@contextmanager
+def _rows_of_rank(model: nn.Module, trainer: CarefulTrainer, rank: int | None) -> Iterator[Mapping[str, int]]:
+    """Inside the context, the trainer changes no more than the first rows; yields the ranks of what is cut."""
+    if rank is None:
+        yield {}
+        return
+    with first_rows_train(model, rank) as ranks:
+        trainer.add_callback(FrozenRows(model, ranks))
+        yield ranks
 
 
 def _trainer(model: nn.Module, data: Data, config: TrainConfig, *, first: int, last: int, total: int) -> CarefulTrainer:

@@ -1,20 +1,20 @@
 """What server and clients write into Flower's messages, and how many bytes that is on the wire.
 
-Tensors are float32 arrays in NumPy's own format, which holds numbers and no objects: nothing is pickled. Factors and
-heads are in records of their own, so that their bytes are counted apart. Everything else is JSON, and a few numbers.
+Tensors are arrays in NumPy's own format, which holds numbers and no objects: nothing is pickled. Factors and heads are
+in records of their own, so that their bytes are counted apart: heads are float32, factors as `wire_dtypes` says.
+Everything else is JSON, and a few numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
 from lopsided.errors import LopsidedError
+from lopsided.federated.wire_dtypes import FLOAT32, WIRE_DTYPES, read_array
 
 # Names of the records of a message.
 FACTORS, HEADS, TELLS, FIGURES = "factors", "heads", "tells", "figures"
@@ -22,26 +22,33 @@ FACTORS, HEADS, TELLS, FIGURES = "factors", "heads", "tells", "figures"
 KINDS_OF_BYTES = (FACTORS, HEADS, "rest")
 
 
-def tensor_records(tensors: Mapping[str, Tensor], heads: Iterable[str], prefix: str = "") -> dict[str, ArrayRecord]:
+def tensor_records(
+    tensors: Mapping[str, Tensor], heads: Iterable[str], prefix: str = "", dtype: str = FLOAT32
+) -> dict[str, ArrayRecord]:
     """Return tensors as the records of a message: factors, and heads.
 
     Args:
         tensors: float32 on the CPU.
         heads: the names of those that are heads.
         prefix: of the records' names, where a message has the tensors of several rounds.
+        dtype: of factors on the wire.
     """
     of_heads = set(heads)
     parts: dict[str, dict[str, Array]] = {FACTORS: {}, HEADS: {}}
     for name, tensor in tensors.items():
-        parts[HEADS if name in of_heads else FACTORS][name] = Array(np.ascontiguousarray(tensor.numpy()))
+        kind = HEADS if name in of_heads else FACTORS
+        parts[kind][name] = Array(WIRE_DTYPES[_dtype_of(kind, dtype)].write(tensor))
     return {prefix + kind: ArrayRecord(arrays) for kind, arrays in parts.items()}
 
 
-def tensors_of(content: RecordDict, prefix: str = "") -> dict[str, Tensor]:
-    """Return the tensors of a message.
+def tensors_of(content: RecordDict, prefix: str = "", dtype: str = FLOAT32) -> dict[str, Tensor]:
+    """Return the tensors of a message, float32.
+
+    Args:
+        prefix, dtype: as for `tensor_records`.
 
     Raises:
-        LopsidedError: for arrays that are missing, or of another form than numbers.
+        LopsidedError: for arrays that are missing, of another dtype, or of another form than numbers.
     """
     tensors: dict[str, Tensor] = {}
     for kind in (FACTORS, HEADS):
@@ -50,11 +57,15 @@ def tensors_of(content: RecordDict, prefix: str = "") -> dict[str, Tensor]:
             raise LopsidedError(f"the message has no record {prefix + kind}; expected one of factors and one of heads")
         for name, array in record.items():
             try:
-                # A copy: what comes over the wire is read-only.
-                tensors[name] = torch.from_numpy(array.numpy().copy())
+                numbers = array.numpy()
             except (ValueError, TypeError) as error:
                 raise LopsidedError(f"{name!r:.100} is no array of numbers: {error}") from error
+            tensors[name] = read_array(name, numbers, _dtype_of(kind, dtype))
     return tensors
+
+
+def _dtype_of(kind: str, dtype: str) -> str:
+    return dtype if kind == FACTORS else FLOAT32
 
 
 def told(content: RecordDict) -> dict[str, str | int | float]:

@@ -28,6 +28,7 @@ class ClientFigures:
         rows: of its validation.
         refused: why its answer was not averaged; "" where it was.
         unscored: why it has no score, if it could not answer; "" otherwise.
+        rank: how many rows of the sketch it has trained, where these are fewer than the server's; None for all.
     """
 
     examples: int = 0
@@ -37,6 +38,7 @@ class ClientFigures:
     rows: int = 0
     refused: str = ""
     unscored: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
 from lopsided.federated.federation import FederationConfig, FederationPlan
+from lopsided.federated.federation import settings_there as federation_there
 from lopsided.federated.refusals import sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
 from lopsided.federated.round_scores import ClientFigures, FederatedRound, RoundScores
+from lopsided.federated.wire_dtypes import as_received
 from lopsided.files.atomic import DiskErrors
 from lopsided.optim import ChainEvent
 from lopsided.runs.directory import check_place, clear_leftovers, discard_checkpoints, in_use, is_begun, write_run
@@ -64,6 +66,11 @@ class ServerRounds:
         """How many rounds are done."""
         return len(self.log.rounds)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what trains, by name."""
+        return {name: tuple(shape) for name, shape in self.log.header.shapes.items()}
+
     def say(self, text: str) -> None:
         """Tell a person something."""
         self._note(text)
@@ -84,8 +91,7 @@ class ServerRounds:
         """
         number = self.done + 1
         link, model = self.config.link_of_round(number), self.session.model
-        shapes = {name: tuple(shape) for name, shape in self.log.header.shapes.items()}
-        answers = sort_out(updates, shapes)
+        answers = sort_out(updates, self.shapes)
         refused = {**refused, **answers.refused}
         needed = self.config.min_clients or 1
         if len(answers.taken) < needed:
@@ -95,7 +101,9 @@ class ServerRounds:
                 f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
             )
         advance_to(model, link)
-        tensors = average(answers.taken, shapes, start=trained_tensors(model))
+        tensors = average(answers.taken, self.shapes, start=trained_tensors(model))
+        # Before the log has them and the model: all stand on what clients receive.
+        tensors = as_received(tensors, self.heads, self.config.wire_dtype)
         examples = {update.client: update.examples for update in answers.taken}
         record = self.log.append(tensors, link=link, examples=examples, refused=refused, bytes=sent)
         load_trained(model, tensors)
@@ -214,7 +222,7 @@ def _check_resumable(config: FederationConfig, earlier: Run, resume: bool) -> No
             "it, or choose another --out"
         )
     if earlier.is_finished or has_rounds:
-        refuse_others(folder, config.settings(), RoundScores.read(folder).settings)
+        refuse_others(folder, config.settings(), federation_there(RoundScores.read(folder).settings))
         refuse_others(folder, config.server_run.to_json(), settings_there(earlier))
 
 

@@ -23,6 +23,7 @@ from lopsided.federated.messages import (
 )
 from lopsided.federated.round_scores import ClientFigures
 from lopsided.federated.server_rounds import ServerRounds
+from lopsided.federated.unequal_ranks import ranks_of_factors, told_rank
 
 # Between two looks at which nodes there are.
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -175,7 +176,8 @@ class FactorAveraging(Strategy):
         content = RecordDict({TELLS: tells})
         for number in numbers:
             tensors = self.rounds.log.tensors(number)
-            content.update(tensor_records(tensors, self.rounds.heads, prefix=f"{number:05d}:"))
+            dtype = self.rounds.config.wire_dtype
+            content.update(tensor_records(tensors, self.rounds.heads, f"{number:05d}:", dtype))
         return content
 
     def _counted(self, content: RecordDict, node: int, kind: str) -> Message:
@@ -225,10 +227,12 @@ class FactorAveraging(Strategy):
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:
         figures = self._told(reply)
-        tensors = tensors_of(reply.content)
+        tensors = tensors_of(reply.content, dtype=self.rounds.config.wire_dtype)
         examples, loss = int(_number(figures, "examples")), _number(figures, "loss")
-        update = ClientUpdate(client=client, examples=examples, tensors=tensors)
-        return update, ClientFigures(examples=examples, loss=loss)
+        rank = told_rank(self.rounds.config, figures.get("rank"))
+        ranks = None if rank is None else ranks_of_factors(rank, self.rounds.shapes)
+        update = ClientUpdate(client=client, examples=examples, tensors=tensors, ranks=ranks)
+        return update, ClientFigures(examples=examples, loss=loss, rank=rank)
 
     def _scored(self, reply: Message, before: ClientFigures) -> ClientFigures:
         figures = self._told(reply)

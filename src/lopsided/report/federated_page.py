@@ -28,6 +28,10 @@ BIASED = (
     "Where both factors train, their averages' product is not the average of the products; where all weights train, "
     "the average is exact, and as large as the model."
 )
+BY_ROW = (
+    "Clients of a lower rank train the first rows of the sketch alone: each row is averaged over those who trained it, "
+    "which is unbiased where these are like the others."
+)
 
 Score = Callable[[FederatedRound], float | None]
 
@@ -49,6 +53,11 @@ class FinishedFederation:
         """The names of its clients."""
         return sorted({name for entry in self.scores.rounds for name in entry.clients})
 
+    @property
+    def has_lower_ranks(self) -> bool:
+        """Whether a client trained fewer rows of the sketch than the server has."""
+        return any(client.rank is not None for entry in self.scores.rounds for client in entry.clients.values())
+
 
 def write_federated_page(folders: Sequence[Path], path: Path) -> Path:
     """Write the page about the federations in some run directories, and return its path.
@@ -63,7 +72,11 @@ def write_federated_page(folders: Sequence[Path], path: Path) -> Path:
         model=first.run.model.name,
         task=first.run.task.name,
         note=_setting(first),
-        sentences=(UNBIASED, *([BIASED] if len(federations) > 1 else [])),
+        sentences=(
+            UNBIASED,
+            *([BIASED] if len(federations) > 1 else []),
+            *([BY_ROW] if any(each.has_lower_ranks for each in federations) else []),
+        ),
         sorted="method",
         caption="",
         tied_meaning="",
@@ -227,4 +240,7 @@ def _setting(federation: FinishedFederation) -> str:
     settings = federation.scores.settings
     parts = [f"clients: {settings['clients']}", f"partition: {settings['partition']}"]
     parts += [f"rounds: {settings['rounds']}", f"local epochs per round: {settings['local_epochs']}"]
+    if federation.has_lower_ranks:
+        ranks = {name: client.rank for entry in federation.scores.rounds for name, client in entry.clients.items()}
+        parts.append("ranks: " + ", ".join(f"{name} {rank or 'full'}" for name, rank in sorted(ranks.items())))
     return ", ".join(parts) + "."

@@ -18,7 +18,7 @@ from lopsided.tasks.encode import answer_collator
 from lopsided.tasks.kinds import KINDS
 
 # The settings that say how a task's rows are read, as `load_task` takes them.
-READING = ("data", "label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size")
+READING = ("data", "label", "metric", "make_split", "rename_labels", "ignore_columns", "train_size", "pool_files")
 
 
 @dataclass(frozen=True, kw_only=True)

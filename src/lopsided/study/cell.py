@@ -20,7 +20,7 @@ DIGITS = 16
 Role = Literal["run", "trial"]
 
 # Settings that decide nothing by themselves: names and readings of what the two fingerprints are of, and trackers.
-_NAMES = ("model", "task", "label", "make_split", "rename_labels", "ignore_columns", "data")
+_NAMES = ("model", "task", "label", "make_split", "rename_labels", "ignore_columns", "data", "pool_files")
 _IDLE = ("report_to", "out", "trajectory")
 # Of a method's parts, those that are words about it, and the rate that a run takes unless it is given one.
 _WORDS = ("source", "compared", "lr")

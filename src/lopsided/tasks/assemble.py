@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from lopsided.errors import LopsidedError, suggestion
 from lopsided.tasks.cast import TaskColumns
-from lopsided.tasks.kinds import KINDS
+from lopsided.tasks.kinds import FILE, KINDS
 from lopsided.tasks.labels import read_labels
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
@@ -91,11 +91,11 @@ def _drop_empty(columns: dict[str, TaskColumns]) -> list[str]:
     """Leave out rows of language modelling without text, as WikiText has between paragraphs; return a note of each."""
     notes = []
     for split, part in columns.items():
-        if list(part) == ["text"]:
-            texts = [text for text in part["text"] if text.strip()]
-            if empty := len(part["text"]) - len(texts):
+        if set(part) - {FILE} == {"text"}:
+            kept = [i for i, text in enumerate(part["text"]) if text.strip()]
+            if empty := len(part["text"]) - len(kept):
                 notes.append(f"{empty} empty rows of {split} left out")
-            columns[split] = {"text": texts}
+            columns[split] = {name: [values[i] for i in kept] for name, values in part.items()}
     return notes
 
 

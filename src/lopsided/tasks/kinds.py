@@ -25,6 +25,9 @@ from lopsided.tasks.collators import (
 from lopsided.tasks.encoders import Encoding, Wanted, chosen, labelled, written
 from lopsided.tasks.row_readers import RowReader, read_classes, read_options, read_scores, read_tokens
 
+# The column of rows that says which file of a folder each is from, where several are read; no kind learns it.
+FILE = "file"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -67,7 +70,7 @@ class Kind:
             >>> KINDS["generation"].fits(["text"]), KINDS["generation"].fits(["text", "topic"])
             (True, False)
         """
-        is_alone = any(set(names) == set(each) for each in self.alone)
+        is_alone = any(set(names) - {FILE} == set(each) for each in self.alone)
         return is_alone or any(set(each) <= set(names) for each in self.columns)
 
     @property

@@ -68,8 +68,8 @@ def load_local(name: str, options: TaskOptions) -> Task:
     rows = {split: read_jsonl(path) for split, path in files.items()}
     choice = choose(rows, source=str(folder), label=options.label, ignore=options.ignore_columns)
     for split, part in rows.items():
-        _check_labelled(files[split], part, choice, split)
-    places = {split: _line_of(path) for split, path in files.items()}
+        check_labelled(files[split], part, choice, split)
+    places = {split: line_of(path) for split, path in files.items()}
     return assemble(
         name,
         {split: cast(part, choice, places[split]) for split, part in rows.items()},
@@ -80,8 +80,17 @@ def load_local(name: str, options: TaskOptions) -> Task:
     )
 
 
-def _check_labelled(path: Path, rows: list[dict[str, Any]], choice: Choice, split: str) -> None:
-    """Raise for a split in which no row has the field to learn."""
+def check_labelled(path: Path, rows: list[dict[str, Any]], choice: Choice, split: str) -> None:
+    """Raise for a file in which no row has the field to learn.
+
+    Args:
+        path: the file. rows: all of it.
+        choice: how they are read.
+        split: that it belongs to.
+
+    Raises:
+        LopsidedError: naming the file and the field.
+    """
     target = choice.target
     if target and all(row.get(target) is None for row in rows):
         fix = "add it" if split == "train" else "add it, or take the file out and pass --make-split"
@@ -107,6 +116,6 @@ def _split_files(folder: Path, make_split: bool) -> dict[str, Path]:
     return {split: path for split, path in paths.items() if split not in missing}
 
 
-def _line_of(path: Path) -> Callable[[int], str]:
+def line_of(path: Path) -> Callable[[int], str]:
     """Return the function that gives the place of row i, for errors."""
     return lambda i: f"{path}:{i + 1}"

@@ -17,6 +17,7 @@ class TaskOptions:
         rename_labels: classes to read under another name, such as {"Uncertain": "Unknown"}.
         ignore_columns: columns that are not for learning.
         data: a folder with the data sets of `TASKS` in local form, one folder per data set; None asks the hub.
+        pool_files: whether all files of a folder but validation and test are train, and each row names its own.
     """
 
     label: str | None = None
@@ -25,3 +26,4 @@ class TaskOptions:
     rename_labels: Mapping[str, str] | None = None
     ignore_columns: Sequence[str] = ()
     data: str | None = None
+    pool_files: bool = False

@@ -13,6 +13,7 @@ from lopsided.tasks.local import load_local
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.picture_entry import load_picture_folder
 from lopsided.tasks.picture_files import has_pictures
+from lopsided.tasks.pooled import EXPECTED, load_pooled
 from lopsided.tasks.registry import TASKS
 from lopsided.tasks.splits import with_train_size
 from lopsided.tasks.task import Task
@@ -64,6 +65,7 @@ def load_task(
     ignore_columns: Sequence[str] | None = None,
     train_size: int | None = None,
     data: str | None = None,
+    pool_files: bool = False,
 ) -> Task:
     """Load a task by name: the embedded ones first, then a folder, then those of `TASKS`, then the hub.
 
@@ -77,6 +79,7 @@ def load_task(
         train_size: the most rows of train; None keeps all. They are drawn from the whole split by a fixed seed, never
             its first ones, since data sets come sorted.
         data: a folder with the data sets of `TASKS` in local form, one folder per data set; None asks the hub.
+        pool_files: read all files of a folder but validation and test as train (see `pooled`).
 
     Raises:
         LopsidedError: if there is no such task, or its rows cannot be read.
@@ -88,9 +91,14 @@ def load_task(
         rename_labels=rename_labels or None,
         ignore_columns=tuple(ignore_columns or ()),
         data=data,
+        pool_files=pool_files,
     )
     if data is not None and (name not in TASKS or _is_path(name)):
         near = suggestion(name, TASKS, "leave --data out, or take a name of `lopsided tasks`")
         raise LopsidedError(f"data={data!r} is for the names of `lopsided tasks`; received task '{name}'{near}")
+    if pool_files:
+        if not _is_path(name):
+            raise LopsidedError(f"received task '{name}' to be read by files; expected {EXPECTED}; give its path")
+        return with_train_size(load_pooled(name, options), train_size)
     source = next(source for source in SOURCES if source.has(name))
     return with_train_size(source.load(name, options), train_size)
