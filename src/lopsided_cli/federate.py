@@ -62,7 +62,7 @@ def federate(
     runs = []
     for name, folder in folders.items():
         runs.append(_simulated({**run, "method": name, "out": folder}, federation, resume))
-    from lopsided.report.federated_page import federated_rows, write_federated_page
+    from lopsided.report.federated_page import federated_rows, privacy_of, read_federations, write_federated_page
 
     page = write_federated_page(list(folders.values()), out / "federated.html")
     if json:
@@ -72,6 +72,8 @@ def federate(
     for line in summary(runs[0]) if methods is None else ():
         print(line)
     _print_rounds(federated_rows(list(folders.values())))
+    for sentence in privacy_of(read_federations(list(folders.values()))):
+        print(sentence)
     print(f"wrote {page}")
 
 

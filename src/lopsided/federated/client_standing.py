@@ -180,7 +180,14 @@ class FederatedClient:
             out=self.place.folder,
         )
         model = standing.stand_at(self.received)
-        return train_round(model, data, config, number=number - 1, rounds=self.config.rounds)
+        return train_round(
+            model,
+            data,
+            config,
+            number=number - 1,
+            rounds=self.config.rounds,
+            clipping_norm=self.config.clipping_norm,
+        )
 
     def score(self) -> LocalScore:
         """Score the server's model after the last round that was received on the client's validation rows."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.log_header import LogHeader
+from lopsided.federated.privacy import PrivacyTerms
 from lopsided.files.strict_json import dumps
 from lopsided.files.untrusted import check_fields, parse_json
 from lopsided.method import METHODS, method_from_parts
@@ -29,7 +30,8 @@ class FederationConfig(FederateSettings):
     every round; so `run` leaves steps, epochs, links and every out.
 
     Raises:
-        LopsidedError: for numbers that make no sense, a length or links in `run`, or a method of stock PEFT.
+        LopsidedError: for numbers that make no sense, a length or links in `run`, a method of stock PEFT, or noise
+            that gives no privacy.
     """
 
     run: TrainConfig
@@ -51,6 +53,42 @@ class FederationConfig(FederateSettings):
                 f"min_clients must not exceed the clients: min_clients={self.min_clients}, clients={self.clients}; "
                 "lower it"
             )
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        if not self.noise_multiplier:
+            if self.delta is not None:
+                raise LopsidedError(f"received delta={self.delta:g} without noise; give a noise_multiplier, too")
+            return
+        noise = f"noise_multiplier={self.noise_multiplier:g}"
+        if self.clipping_norm is None:
+            raise LopsidedError(f"{noise} without a clipping_norm, in whose units it is; give one")
+        if self.clients < 2:
+            raise LopsidedError(f"{noise} with {self.clients} client; expected 2 at least; add clients")
+        if self.delta is None:
+            raise LopsidedError(f"{noise} without a delta; expected one below 1/{self.clients} (1 / clients); give it")
+        if self.delta >= 1 / self.clients:
+            raise LopsidedError(
+                f"delta must be below 1 / clients: delta={self.delta:g}, clients={self.clients}; lower it: at 1 / "
+                "clients it would be kept by giving one client's rows away"
+            )
+        if self.weighting == "examples":
+            raise LopsidedError(
+                f"{noise} with weighting=examples, which would give away how many rows a client has; leave it out: "
+                "with noise all clients weigh the same"
+            )
+
+    @property
+    def privacy(self) -> PrivacyTerms | None:
+        """What the noise is, or None without any."""
+        if not self.noise_multiplier or self.clipping_norm is None or self.delta is None:
+            return None
+        return PrivacyTerms(
+            clipping_norm=self.clipping_norm,
+            noise_multiplier=self.noise_multiplier,
+            clients=self.clients,
+            delta=self.delta,
+        )
 
     @property
     def has_chain(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 
+from lopsided.federated.clipping import StartNote, clipped
 from lopsided.federated.factors import trained_tensors
 from lopsided.files.checkpoints import whole_checkpoints
 from lopsided.optim import ChainCallback
@@ -77,7 +78,15 @@ def client_config(run: TrainConfig, *, index: int, rows: int, rounds: int, local
     return dataclasses.replace(one, every=every, epochs=float(local_epochs * rounds))
 
 
-def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: int, rounds: int) -> LocalRound:
+def train_round(
+    model: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    *,
+    number: int,
+    rounds: int,
+    clipping_norm: float | None = None,
+) -> LocalRound:
     """Train one round, and leave the model as it was.
 
     What the client keeps between its rounds is in its folder: the optimizer's state of what is not drawn again (the
@@ -90,6 +99,7 @@ def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: in
         config: from `client_config`.
         number: of the round, from 0.
         rounds: of the whole federation.
+        clipping_norm: the largest norm of the update that is returned; None returns all of it.
 
     Raises:
         LopsidedError: for a loss or a factor that is not finite.
@@ -99,10 +109,16 @@ def train_round(model: nn.Module, data: Data, config: TrainConfig, *, number: in
     # A copy: the round that is asked for again, after a cut, must begin where it did.
     own = copy.deepcopy(model)
     trainer = _trainer(own, data, config, first=number * steps, last=(number + 1) * steps, total=rounds * steps)
+    start = StartNote()
+    if clipping_norm is not None:
+        trainer.add_callback(start)
     checkpoint = _checkpoint(trainer, number * steps) if number else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return LocalRound(tensors=trained_tensors(own), examples=rows, loss=float(losses[-1]), steps=steps)
+    tensors = trained_tensors(own)
+    if clipping_norm is not None:
+        tensors = clipped(tensors, start.tensors, clipping_norm)
+    return LocalRound(tensors=tensors, examples=rows, loss=float(losses[-1]), steps=steps)
 
 
 def _trainer(model: nn.Module, data: Data, config: TrainConfig, *, first: int, last: int, total: int) -> CarefulTrainer:

@@ -11,12 +11,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
 from lopsided.federated.federation import FederationConfig, FederationPlan
-from lopsided.federated.refusals import sort_out
+from lopsided.federated.noise import limited, private_average
+from lopsided.federated.privacy import privacy_sentence
+from lopsided.federated.refusals import MULTIPLE, sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
 from lopsided.federated.round_scores import ClientFigures, FederatedRound, RoundScores
 from lopsided.files.atomic import DiskErrors
@@ -85,7 +88,10 @@ class ServerRounds:
         number = self.done + 1
         link, model = self.config.link_of_round(number), self.session.model
         shapes = {name: tuple(shape) for name, shape in self.log.header.shapes.items()}
-        answers = sort_out(updates, shapes)
+        privacy = self.config.privacy
+        answers = sort_out(updates, shapes, multiple=MULTIPLE if privacy is None else None)
+        if privacy is not None:
+            answers = limited(answers, privacy.clients)
         refused = {**refused, **answers.refused}
         needed = self.config.min_clients or 1
         if len(answers.taken) < needed:
@@ -95,11 +101,18 @@ class ServerRounds:
                 f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
             )
         advance_to(model, link)
-        tensors = average(answers.taken, shapes, start=trained_tensors(model))
+        start = trained_tensors(model)
+        if privacy is None:
+            tensors = average([self._weighed(update) for update in answers.taken], shapes, start=start)
+        else:
+            tensors = private_average(answers.taken, shapes, start, privacy)
         examples = {update.client: update.examples for update in answers.taken}
         record = self.log.append(tensors, link=link, examples=examples, refused=refused, bytes=sent)
         load_trained(model, tensors)
         return record
+
+    def _weighed(self, update: ClientUpdate) -> ClientUpdate:
+        return dataclasses.replace(update, examples=1) if self.config.weighting == "equal" else update
 
     def finish_scores(
         self, clients: Mapping[str, ClientFigures], up: Mapping[str, int], down: Mapping[str, int]
@@ -120,7 +133,10 @@ class ServerRounds:
             seconds=now - self._started,
         )
         self._started = now
-        self.scores = dataclasses.replace(self.scores, rounds=(*self.scores.rounds, entry))
+        privacy = self.config.privacy
+        # Of the rounds in the log: their averages are what has been given out, before a cut or after one.
+        spent = None if privacy is None else privacy.spent(self.done)
+        self.scores = dataclasses.replace(self.scores, rounds=(*self.scores.rounds, entry), privacy=spent)
         self.scores.write(self.config.run.out)
         self._note(round_line(entry, self.config.rounds, self.scores.metric))
 
@@ -178,6 +194,8 @@ def serve(
     """
     run = config.server_run
     check_place(run.out)
+    # Before anything is loaded: the accountant may not be installed.
+    spent = None if config.privacy is None else config.privacy.spent(config.rounds)
     with ExitStack() as held:
         begun = is_begun(run.out)
         held.enter_context(in_use(run.out))
@@ -195,7 +213,9 @@ def serve(
         write_run(run.out, record)
         with FailureRecord(run.out, record), DiskErrors(run.out):
             session = assemble(run, inputs, callbacks=(), checkpoint=None)
-            rounds = _opened(config, session, note)
+            if spent is not None:
+                note(f"planned: {privacy_sentence(spent)}")
+            rounds = _opened(config, session, note, spent)
             drive(rounds)
             rounds.close()
             result = measure(session)
@@ -218,7 +238,9 @@ def _check_resumable(config: FederationConfig, earlier: Run, resume: bool) -> No
         refuse_others(folder, config.server_run.to_json(), settings_there(earlier))
 
 
-def _opened(config: FederationConfig, session: Session, note: Callable[[str], None]) -> ServerRounds:
+def _opened(
+    config: FederationConfig, session: Session, note: Callable[[str], None], spent: Mapping[str, Any] | None
+) -> ServerRounds:
     """Return the server's rounds: a new log, or one that the model is replayed from."""
     run = config.run
     folder = run.out / LOG
@@ -239,7 +261,7 @@ def _opened(config: FederationConfig, session: Session, note: Callable[[str], No
     # Before the log, so that a log always has its scores.
     scores.write(run.out)
     seed = run.seed if run.sketch_seed is None else run.sketch_seed
-    log = RoundLog.begin(folder, session.model, run=uuid.uuid4().hex, method=run.method, seed=seed)
+    log = RoundLog.begin(folder, session.model, run=uuid.uuid4().hex, method=run.method, seed=seed, privacy=spent)
     return ServerRounds(config, session, log, scores, note)
 
 

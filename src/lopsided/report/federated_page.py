@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lopsided
+from lopsided.federated.privacy import privacy_sentence
 from lopsided.federated.round_scores import FederatedRound, RoundScores
 from lopsided.files.atomic import write_text
 from lopsided.formatting import MISSING, number_text
@@ -63,7 +64,7 @@ def write_federated_page(folders: Sequence[Path], path: Path) -> Path:
         model=first.run.model.name,
         task=first.run.task.name,
         note=_setting(first),
-        sentences=(UNBIASED, *([BIASED] if len(federations) > 1 else [])),
+        sentences=(UNBIASED, *([BIASED] if len(federations) > 1 else []), *privacy_of(federations)),
         sorted="method",
         caption="",
         tied_meaning="",
@@ -102,6 +103,12 @@ def read_federations(folders: Sequence[Path]) -> list[FinishedFederation]:
 def federated_rows(folders: Sequence[Path]) -> list[tuple[str, ...]]:
     """Return the table that the page and the terminal show: its headings, and a row per federation."""
     return [HEADINGS, *_rows(read_federations(folders))]
+
+
+def privacy_of(federations: Sequence[FinishedFederation]) -> list[str]:
+    """Return what the noise of the federations comes to, each sentence once; none without noise."""
+    spent = [each.scores.privacy for each in federations]
+    return list(dict.fromkeys(privacy_sentence(each) for each in spent if each is not None))
 
 
 def shared_score(federations: Sequence[FinishedFederation]) -> float | None:
@@ -227,4 +234,6 @@ def _setting(federation: FinishedFederation) -> str:
     settings = federation.scores.settings
     parts = [f"clients: {settings['clients']}", f"partition: {settings['partition']}"]
     parts += [f"rounds: {settings['rounds']}", f"local epochs per round: {settings['local_epochs']}"]
+    if settings.get("clipping_norm") is not None:
+        parts.append(f"updates clipped to norm {settings['clipping_norm']:g}")
     return ", ".join(parts) + "."
