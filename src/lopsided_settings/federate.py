@@ -47,6 +47,9 @@ class FederateSettings:
         "clipping_norm. None by default.",
         check=NOT_NEGATIVE,
     )
+    secure_aggregation: bool = setting(
+        False, help="Mask updates by Flower's SecAgg+, so that the server learns their sum alone."
+    )
     delta: float | None = setting(
         None, help="The delta at which epsilon is reported, with noise; below 1 / clients.", check=PROBABILITY
     )

@@ -13,7 +13,7 @@ from lopsided import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
 from lopsided.federated.clipping import clipped, flat_norm, update_of
 from lopsided.federated.federation import FederationConfig
-from lopsided.federated.noise import limited, private_average, system_normal
+from lopsided.federated.noise import admitted, private_average, system_normal
 from lopsided.federated.privacy import PrivacyTerms
 from lopsided.federated.refusals import sort_out
 from tests.federated.rounds import random_like
@@ -125,7 +125,7 @@ def test_what_one_client_sends_does_not_decide_whether_another_is_averaged():
 
 def test_no_more_clients_are_averaged_than_the_noise_is_for():
     updates = [update(name, seed) for seed, name in enumerate("ecabd", start=1)]
-    answers = limited(sort_out(updates, SHAPES, multiple=None), 4)
+    answers = admitted(sort_out(updates, SHAPES, multiple=None), 4)
     assert sorted(each.client for each in answers.taken) == list("abcd")
     assert "noise is for 4 clients" in answers.refused["e"]
     with pytest.raises(LopsidedError, match="5 updates with noise for 4 clients"):

@@ -39,6 +39,12 @@ def clip_scale(update: Mapping[str, Tensor], norm: float) -> float:
     return 1.0 if size <= norm else norm / size
 
 
+def clipped_update(update: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
+    """Return an update, in float64, of at most the norm."""
+    scale = clip_scale(update, norm)
+    return {name: scale * each for name, each in update.items()}
+
+
 def clipped(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
     """Return the tensors with their update clipped; the very same ones if its norm is small enough.
 

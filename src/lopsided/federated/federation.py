@@ -20,6 +20,10 @@ from lopsided.settings import check_settings, documented
 from lopsided.tuner.method_parts import check_parts
 from lopsided_settings.federate import FederateSettings
 
+# Each client of a secure sum shares a mask of 32 bits with each other one. The server knows its sum with three of them
+# at least, of which two are as hard to guess as 64 bits.
+FEWEST_MASKED, MOST_MASKED = 4, 1000
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,24 @@ class FederationConfig(FederateSettings):
                 "lower it"
             )
         self._check_noise()
+        if self.secure_aggregation:
+            self._check_masks()
+
+    def _check_masks(self) -> None:
+        if self.clipping_norm is None:
+            raise LopsidedError(
+                "secure_aggregation without a clipping_norm, which bounds the numbers that are summed; give one"
+            )
+        if not FEWEST_MASKED <= self.clients <= MOST_MASKED:
+            raise LopsidedError(
+                f"secure_aggregation with {self.clients} clients; expected {FEWEST_MASKED} to {MOST_MASKED}: with "
+                "fewer, masks can be guessed, and with more, the sum does not fit into 32 bits; change the clients"
+            )
+        if self.weighting == "examples":
+            raise LopsidedError(
+                "secure_aggregation with weighting=examples; expected equal weights: the sum is all that is known; "
+                "leave weighting out"
+            )
 
     def _check_noise(self) -> None:
         if not self.noise_multiplier:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 
-from lopsided.federated.clipping import StartNote, clipped
+from lopsided.federated.clipping import StartNote
 from lopsided.federated.factors import trained_tensors
 from lopsided.files.checkpoints import whole_checkpoints
 from lopsided.optim import ChainCallback
@@ -43,12 +43,14 @@ class LocalRound:
         examples: its rows, and its weight in the average.
         loss: the mean over the round's steps.
         steps: optimizer steps of the round.
+        start: what `tensors` were when training began, at the round's link; None where nobody asked.
     """
 
     tensors: Mapping[str, Tensor]
     examples: int
     loss: float
     steps: int
+    start: Mapping[str, Tensor] | None = None
 
 
 def client_config(run: TrainConfig, *, index: int, rows: int, rounds: int, local_epochs: int, out: Path) -> TrainConfig:
@@ -85,7 +87,7 @@ def train_round(
     *,
     number: int,
     rounds: int,
-    clipping_norm: float | None = None,
+    with_start: bool = False,
 ) -> LocalRound:
     """Train one round, and leave the model as it was.
 
@@ -99,7 +101,7 @@ def train_round(
         config: from `client_config`.
         number: of the round, from 0.
         rounds: of the whole federation.
-        clipping_norm: the largest norm of the update that is returned; None returns all of it.
+        with_start: also return what training began with.
 
     Raises:
         LopsidedError: for a loss or a factor that is not finite.
@@ -110,15 +112,18 @@ def train_round(
     own = copy.deepcopy(model)
     trainer = _trainer(own, data, config, first=number * steps, last=(number + 1) * steps, total=rounds * steps)
     start = StartNote()
-    if clipping_norm is not None:
+    if with_start:
         trainer.add_callback(start)
     checkpoint = _checkpoint(trainer, number * steps) if number else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tensors = trained_tensors(own)
-    if clipping_norm is not None:
-        tensors = clipped(tensors, start.tensors, clipping_norm)
-    return LocalRound(tensors=tensors, examples=rows, loss=float(losses[-1]), steps=steps)
+    return LocalRound(
+        tensors=trained_tensors(own),
+        examples=rows,
+        loss=float(losses[-1]),
+        steps=steps,
+        start=start.tensors if with_start else None,
+    )
 
 
 def _trainer(model: nn.Module, data: Data, config: TrainConfig, *, first: int, last: int, total: int) -> CarefulTrainer:

@@ -6,6 +6,7 @@ heads are in records of their own, so that their bytes are counted apart. Everyt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -64,6 +65,24 @@ def told(content: RecordDict) -> dict[str, str | int | float]:
         content.metric_records.get(FIGURES, MetricRecord()),
     )
     return {name: value for record in records for name, value in record.items() if isinstance(value, str | int | float)}
+
+
+def number_told(figures: dict[str, str | int | float], name: str) -> float:
+    """Return a number that a client tells.
+
+    Raises:
+        LopsidedError: if it tells none, or one that is not finite.
+    """
+    value = figures.get(name)
+    if isinstance(value, str) or value is None or not math.isfinite(value):
+        raise LopsidedError(f"its answer has no number {name!r}: {value!r:.40}")
+    return value
+
+
+def printable(text: object, most: int = 80) -> str:
+    """Return a client's text as it can be printed: a terminal would obey control characters."""
+    shown = (character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    return "".join(shown)[:most]
 
 
 def wire_bytes(message: Message) -> dict[str, int]:

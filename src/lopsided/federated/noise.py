@@ -78,22 +78,33 @@ def private_average(
         scale = clip_scale(difference, terms.clipping_norm)
         for name, tensor in difference.items():
             total[name] += scale * tensor
+    return noised(total, start, terms, normal)
+
+
+def noised(
+    total: Mapping[str, Tensor], start: Mapping[str, Tensor], terms: PrivacyTerms, normal: Normal = system_normal
+) -> dict[str, Tensor]:
+    """Return start + (sum of clipped updates + noise) / clients.
+
+    Args:
+        total: the sum, in float64.
+        start, terms, normal: as for `private_average`.
+    """
     std = terms.noise_multiplier * terms.clipping_norm
-    return {
-        name: (start[name].to(torch.float64) + (each + std * normal(tuple(each.shape))) / terms.clients).to(
-            torch.float32
-        )
-        for name, each in total.items()
-    }
+    means = {name: (each + std * normal(tuple(each.shape))) / terms.clients for name, each in total.items()}
+    return {name: (start[name].to(torch.float64) + mean).to(torch.float32) for name, mean in means.items()}
 
 
-def limited(answers: Answers, clients: int) -> Answers:
-    """Return the answers of no more clients than the noise is for: the first ones by name, whatever they sent."""
-    kept = sorted(update.client for update in answers.taken)[:clients]
-    late = {
-        update.client: f"the noise is for {clients} clients, and others come first by name"
-        for update in answers.taken
-        if update.client not in kept
-    }
-    taken = tuple(update for update in answers.taken if update.client in kept)
-    return dataclasses.replace(answers, taken=taken, refused={**answers.refused, **late})
+def admitted(answers: Answers, clients: int) -> Answers:
+    """Return the answers that noise is for: whole ones, of no more than `clients` clients, the first ones by name."""
+    whole = [update for update in answers.taken if not update.ranks]
+    kept = sorted(update.client for update in whole)[:clients]
+    refused = dict(answers.refused)
+    for update in answers.taken:
+        if update.ranks:
+            refused[update.client] = "it has a rank of its own, and noise is for whole factors"
+        elif update.client not in kept:
+            refused[update.client] = f"the noise is for {clients} clients, and others come first by name"
+    return dataclasses.replace(
+        answers, taken=tuple(update for update in whole if update.client in kept), refused=refused
+    )

@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from torch import Tensor, float32, float64
+
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
+from lopsided.federated.clipping import flat_norm
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
 from lopsided.federated.federation import FederationConfig, FederationPlan
-from lopsided.federated.noise import limited, private_average
+from lopsided.federated.noise import admitted, noised, private_average
 from lopsided.federated.privacy import privacy_sentence
 from lopsided.federated.refusals import MULTIPLE, sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
@@ -85,30 +88,74 @@ class ServerRounds:
         Raises:
             LopsidedError: if fewer answers can be averaged than the federation needs. The log has the rounds before.
         """
-        number = self.done + 1
-        link, model = self.config.link_of_round(number), self.session.model
         shapes = {name: tuple(shape) for name, shape in self.log.header.shapes.items()}
         privacy = self.config.privacy
         answers = sort_out(updates, shapes, multiple=MULTIPLE if privacy is None else None)
         if privacy is not None:
-            answers = limited(answers, privacy.clients)
+            answers = admitted(answers, privacy.clients)
         refused = {**refused, **answers.refused}
         needed = self.config.min_clients or 1
+        number = self.done + 1
         if len(answers.taken) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "nobody answered"
             raise LopsidedError(
                 f"round {number}: {len(answers.taken)} answers can be averaged, expected {needed} at least "
                 f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
             )
-        advance_to(model, link)
-        start = trained_tensors(model)
+        start = self._start_of_round()
         if privacy is None:
             tensors = average([self._weighed(update) for update in answers.taken], shapes, start=start)
         else:
             tensors = private_average(answers.taken, shapes, start, privacy)
-        examples = {update.client: update.examples for update in answers.taken}
+        return self._keep(tensors, {update.client: update.examples for update in answers.taken}, refused, sent)
+
+    def finish_sum(
+        self,
+        mean: Mapping[str, Tensor],
+        examples: Mapping[str, int],
+        refused: Mapping[str, str],
+        sent: Mapping[str, int],
+    ) -> RoundRecord:
+        """Write a round of secure aggregation into the log, and put it into the model.
+
+        Args:
+            mean: of the updates of clients, clipped and in float64.
+            examples: of each client that is in it.
+            refused: why others are not.
+            sent: as for `finish_round`.
+
+        Raises:
+            LopsidedError: for a mean that no clipped updates can have. The log has the rounds before.
+        """
+        norm, privacy = self.config.clipping_norm or 0.0, self.config.privacy
+        # Masks that do not cancel leave numbers of the whole range.
+        if not (size := flat_norm(mean)) <= norm:
+            raise LopsidedError(
+                f"round {self.done + 1}: the mean of updates has norm {size:.3g}, expected at most {norm:g}; its masks "
+                "do not cancel; go on with --resume"
+            )
+        start = self._start_of_round()
+        if privacy is None:
+            tensors = {name: (start[name].to(float64) + each).to(float32) for name, each in mean.items()}
+        else:
+            tensors = noised({name: len(examples) * each for name, each in mean.items()}, start, privacy)
+        return self._keep(tensors, examples, refused, sent)
+
+    def _start_of_round(self) -> dict[str, Tensor]:
+        """Advance the model to the link of the next round, and return what trains as it begins."""
+        advance_to(self.session.model, self.config.link_of_round(self.done + 1))
+        return trained_tensors(self.session.model)
+
+    def _keep(
+        self,
+        tensors: Mapping[str, Tensor],
+        examples: Mapping[str, int],
+        refused: Mapping[str, str],
+        sent: Mapping[str, int],
+    ) -> RoundRecord:
+        link = self.config.link_of_round(self.done + 1)
         record = self.log.append(tensors, link=link, examples=examples, refused=refused, bytes=sent)
-        load_trained(model, tensors)
+        load_trained(self.session.model, tensors)
         return record
 
     def _weighed(self, update: ClientUpdate) -> ClientUpdate:
