@@ -92,17 +92,16 @@ def test_of_five_clients_one_may_be_missing(tmp_path, bert, words, monkeypatch, 
     assert flat_norm(update_of(after, {name: start[name].double() + mean[name] for name in start})) < 1e-3 * CLIP
 
 
-@pytest.mark.parametrize("stage", ["setup", "collect_masked_vectors"])
+@pytest.mark.parametrize("stage", [pytest.param("setup", marks=pytest.mark.more), "collect_masked_vectors"])
 def test_without_enough_clients_there_is_no_sum_and_nothing_is_lost(tmp_path, bert, words, stage):
     config = masked(tmp_path / "run", bert, words)
     grid = MaskedGrid(tmp_path / "clients", 4, missing(3, stage))
-    with pytest.raises(
-        LopsidedError, match=r"round 1: secure aggregation ended without a sum .*; expected the"
-    ):
+    with pytest.raises(LopsidedError, match=r"round 1: secure aggregation ended without a sum .*; expected the"):
         federated(config, grid)
     assert not RoundLog.open(config.run.out / LOG).rounds
 
 
+@pytest.mark.more
 def test_a_client_that_cannot_train_is_left_out_with_its_reason(tmp_path, bert, words, monkeypatch):
     update_to_mask = client_app._update_to_mask
 
@@ -120,6 +119,7 @@ def test_a_client_that_cannot_train_is_left_out_with_its_reason(tmp_path, bert, 
     assert len(record.examples) == 4
 
 
+@pytest.mark.more
 def test_noise_comes_on_top_of_the_sum(tmp_path, bert, words, monkeypatch):
     pytest.importorskip("dp_accounting", reason="dp-accounting, of the extra dp, is not installed")
     updates = hearing(monkeypatch)
