@@ -12,6 +12,7 @@ from typing import Any
 from lopsided.errors import LopsidedError
 from lopsided.federated.log_header import LogHeader
 from lopsided.federated.privacy import PrivacyTerms
+from lopsided.federated.privacy_checks import check_masks, check_noise
 from lopsided.files.strict_json import dumps
 from lopsided.files.untrusted import check_fields, parse_json
 from lopsided.method import METHODS, method_from_parts
@@ -19,10 +20,6 @@ from lopsided.runs.config import TrainConfig
 from lopsided.settings import check_settings, documented
 from lopsided.tuner.method_parts import check_parts
 from lopsided_settings.federate import FederateSettings
-
-# Each client of a secure sum shares a mask of 32 bits with each other one. The server knows its sum with three of them
-# at least, of which two are as hard to guess as 64 bits.
-FEWEST_MASKED, MOST_MASKED = 4, 1000
 
 
 @documented
@@ -57,48 +54,9 @@ class FederationConfig(FederateSettings):
                 f"min_clients must not exceed the clients: min_clients={self.min_clients}, clients={self.clients}; "
                 "lower it"
             )
-        self._check_noise()
+        check_noise(self)
         if self.secure_aggregation:
-            self._check_masks()
-
-    def _check_masks(self) -> None:
-        if self.clipping_norm is None:
-            raise LopsidedError(
-                "secure_aggregation without a clipping_norm, which bounds the numbers that are summed; give one"
-            )
-        if not FEWEST_MASKED <= self.clients <= MOST_MASKED:
-            raise LopsidedError(
-                f"secure_aggregation with {self.clients} clients; expected {FEWEST_MASKED} to {MOST_MASKED}: with "
-                "fewer, masks can be guessed, and with more, the sum does not fit into 32 bits; change the clients"
-            )
-        if self.weighting == "examples":
-            raise LopsidedError(
-                "secure_aggregation with weighting=examples; expected equal weights: the sum is all that is known; "
-                "leave weighting out"
-            )
-
-    def _check_noise(self) -> None:
-        if not self.noise_multiplier:
-            if self.delta is not None:
-                raise LopsidedError(f"received delta={self.delta:g} without noise; give a noise_multiplier, too")
-            return
-        noise = f"noise_multiplier={self.noise_multiplier:g}"
-        if self.clipping_norm is None:
-            raise LopsidedError(f"{noise} without a clipping_norm, in whose units it is; give one")
-        if self.clients < 2:
-            raise LopsidedError(f"{noise} with {self.clients} client; expected 2 at least; add clients")
-        if self.delta is None:
-            raise LopsidedError(f"{noise} without a delta; expected one below 1/{self.clients} (1 / clients); give it")
-        if self.delta >= 1 / self.clients:
-            raise LopsidedError(
-                f"delta must be below 1 / clients: delta={self.delta:g}, clients={self.clients}; lower it: at 1 / "
-                "clients it would be kept by giving one client's rows away"
-            )
-        if self.weighting == "examples":
-            raise LopsidedError(
-                f"{noise} with weighting=examples, which would give away how many rows a client has; leave it out: "
-                "with noise all clients weigh the same"
-            )
+            check_masks(self)
 
     @property
     def privacy(self) -> PrivacyTerms | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
@@ -89,13 +90,17 @@ def wire_bytes(message: Message) -> dict[str, int]:
     """Count the bytes of a message as Flower sends it, by what they are.
 
     A message is sent as a tree of objects: the message, its records, their arrays, and the chunks of these. All of them
-    are counted as they are serialized; what HTTP/2 and TLS add is not.
+    are counted as they are serialized; what HTTP/2 and TLS add is not. Masked updates count as factors, and with them
+    the head, which nobody can tell apart.
     """
     total = _tree_bytes(message)
     counts = dict.fromkeys(KINDS_OF_BYTES, 0)
     if message.has_content():
         for name, record in message.content.array_records.items():
             counts[HEADS if name.endswith(HEADS) else FACTORS] += _tree_bytes(record)
+        masked = message.content.config_records.get(RECORD_KEY_CONFIGS, {}).get(Key.MASKED_PARAMETERS)
+        if isinstance(masked, list):
+            counts[FACTORS] += sum(len(each) for each in masked if isinstance(each, bytes))
     counts["rest"] = total - counts[FACTORS] - counts[HEADS]
     return counts
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import Shapes
-from lopsided.federated.federation import FEWEST_MASKED
+from lopsided.federated.privacy_checks import FEWEST_MASKED
 from lopsided.federated.secure_answers import MODULUS, STEPS
 
 # Messages -> their answers.
