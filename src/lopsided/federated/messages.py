@@ -98,7 +98,7 @@ def wire_bytes(message: Message) -> dict[str, int]:
     if message.has_content():
         for name, record in message.content.array_records.items():
             counts[HEADS if name.endswith(HEADS) else FACTORS] += _tree_bytes(record)
-        masked = message.content.config_records.get(RECORD_KEY_CONFIGS, {}).get(Key.MASKED_PARAMETERS)
+        masked = message.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.MASKED_PARAMETERS)
         if isinstance(masked, list):
             counts[FACTORS] += sum(len(each) for each in masked if isinstance(each, bytes))
     counts["rest"] = total - counts[FACTORS] - counts[HEADS]
