@@ -63,7 +63,7 @@ def federate(
     # All of them before the first begins, so that a method that does not fit ends nothing that has run.
     configs = [_configured({**run, "method": name, "out": folder}, federation) for name, folder in folders.items()]
     runs = [_simulated(config, resume) for config in configs]
-    from lopsided.report.federated_page import federated_rows, write_federated_page
+    from lopsided.report.federated_page import federated_rows, privacy_of, read_federations, write_federated_page
 
     page = write_federated_page(list(folders.values()), out / "federated.html")
     if json:
@@ -73,6 +73,8 @@ def federate(
     for line in summary(runs[0]) if methods is None else ():
         print(line)
     _print_rounds(federated_rows(list(folders.values())))
+    for sentence in privacy_of(read_federations(list(folders.values()))):
+        print(sentence)
     print(f"wrote {page}")
 
 

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from lopsided_settings.checks import POSITIVE, at_least, one_of
+from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, Check, at_least, one_of
 from lopsided_settings.field import setting
 from lopsided_settings.texts import WHOLE_NUMBERS
 
 PARTITIONS = ("even", "dirichlet", "domain", "file")
+WEIGHTINGS = ("examples", "equal")
 WIRE = ("float32", "bfloat16")
+PROBABILITY = Check(lambda value: 0 < value < 1, "{name} must lie between 0 and 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -43,4 +45,25 @@ class FederateSettings:
     )
     round_timeout: float = setting(
         3600.0, help="Seconds after which a round goes on without the clients that have not answered.", check=POSITIVE
+    )
+    weighting: str | None = setting(
+        None,
+        help="What a client's weight in the average is: examples (how many it has) or equal. By default examples, and "
+        "equal with noise.",
+        check=one_of(WEIGHTINGS),
+    )
+    clipping_norm: float | None = setting(
+        None, help="Largest L2 norm of a client's update, which it scales down before sending.", check=POSITIVE
+    )
+    noise_multiplier: float | None = setting(
+        None,
+        help="Standard deviation of the Gaussian noise that the server adds to the sum of updates, in units of "
+        "clipping_norm. None by default.",
+        check=NOT_NEGATIVE,
+    )
+    secure_aggregation: bool = setting(
+        False, help="Mask updates by Flower's SecAgg+, so that the server learns their sum alone."
+    )
+    delta: float | None = setting(
+        None, help="The delta at which epsilon is reported, with noise; below 1 / clients.", check=PROBABILITY
     )

@@ -31,6 +31,8 @@ def test_without_flower_it_says_what_to_install(cli, monkeypatch, small, tmp_pat
         (["--min-clients", 3], ["min_clients must not exceed the clients"]),
         (["--methods", "all"], ["--methods all would federate every method"]),
         (["--method", "peft:vera"], ["method 'peft:vera' can't be federated"]),
+        (["--noise-multiplier", 1, "--delta", 0.1], ["noise_multiplier=1 without a clipping_norm"]),
+        (["--secure-aggregation", "--clipping-norm", 1], ["secure_aggregation with 2 clients; expected 4 to 1000"]),
         (["--ranks", "4,8"], ["client 1 has rank 8; expected 1 to the server's, 4"]),
         (["--ranks", "4,2,1"], ["ranks has 3 numbers for 2 clients"]),
         (["--ranks", "4,low"], ["ranks"]),
@@ -76,3 +78,17 @@ def test_two_methods_in_a_simulation_next_to_each_other(cli, small, tmp_path):
     # What a federation leaves is a run like any other.
     assert cli("report", tmp_path / "out", "--out", tmp_path / "report.html").status == 0
     assert cli("export", tmp_path / "out" / "rac_b", "--out", tmp_path / "lora").status == 0
+
+
+@pytest.mark.more
+def test_noise_on_a_masked_sum_in_a_simulation_says_what_it_comes_to(cli, small, tmp_path):
+    pytest.importorskip("flwr", reason="flwr, of the extra federated, is not installed")
+    pytest.importorskip("dp_accounting", reason="dp-accounting, of the extra dp, is not installed")
+    private = ["--clients", 4, "--allow-missing", "--clipping-norm", 0.5, "--noise-multiplier", 2, "--delta", 0.01]
+    outcome = cli("federate", *small, *private, "--secure-aggregation", "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome
+    assert "round 2 of 2: 4 of 4 clients" in outcome.err
+    assert "planned: Differential privacy of the averages after 2 rounds" in outcome.err
+    assert "Differential privacy of the averages after 2 rounds: ε = " in outcome.out
+    spent = json.loads((tmp_path / "out" / "federated.json").read_text())["privacy"]
+    assert (spent["rounds"], spent["noise_multiplier"]) == (2, 2.0)

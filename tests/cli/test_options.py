@@ -45,6 +45,7 @@ ALL = {
     "train-size also max-new-tokens beams flip no-flip bf16 no-bf16 seed sketch-seed max-grad-norm adam-beta2 clients "
     "eval-rows ranks wire-dtype "
     "partition concentration allow-missing no-allow-missing rounds local-epochs min-clients round-timeout plugin init "
+    "weighting clipping-norm noise-multiplier delta secure-aggregation no-secure-aggregation "
     "resume no-resume out json",
     "export": "source for rank base probe no-probe out json",
     "probe": "target of model base remote json",

@@ -103,6 +103,16 @@ def test_seeds_and_averages_alone_give_the_servers_weights_to_the_bit(done, tmp_
     assert_same_weights(tmp_path, run.folder)
 
 
+def test_a_norm_that_nobody_reaches_and_no_noise_change_no_bit(done, bert, words, tmp_path):
+    _, plain, _ = done
+    config = configured(tmp_path / "run", bert, words, clipping_norm=1e9, noise_multiplier=0.0)
+    run = federated(config, LocalGrid(tmp_path / "clients", 2))
+    assert_same_weights(run.folder, plain.folder)
+    mine, theirs = RoundLog.open(run.folder / LOG), RoundLog.open(plain.folder / LOG)
+    assert [each.sha256 for each in mine.rounds] == [each.sha256 for each in theirs.rounds]
+    assert (mine.header.privacy, RoundScores.read(run.folder).privacy) == ({}, None)
+
+
 def test_who_joins_late_stands_where_the_server_stands(done, bert, words, tmp_path):
     config, run, _ = done
     ended = configured(tmp_path / "run", bert, words)

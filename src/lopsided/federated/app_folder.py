@@ -22,7 +22,7 @@ name = "lopsided-federation"
 version = "1.0.0"
 description = "Federated fine-tuning with lopsided"
 license = "Apache-2.0"
-dependencies = ["lopsided[federated]=={version}"]
+dependencies = ["lopsided[{extras}]=={version}"]
 
 [tool.hatch.build.targets.wheel]
 packages = ["{package}"]
@@ -70,7 +70,8 @@ def write_app(config: FederationConfig, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as new:
         (new / PACKAGE).mkdir()
-        text = PROJECT.format(version=version("lopsided"), package=PACKAGE, config=lines)
+        extras = "federated" if config.privacy is None else "federated,dp"
+        text = PROJECT.format(version=version("lopsided"), package=PACKAGE, config=lines, extras=extras)
         (new / "pyproject.toml").write_text(text, encoding="utf-8")
         (new / PACKAGE / "__init__.py").write_text('"""Federated fine-tuning with lopsided."""\n', encoding="utf-8")
         (new / PACKAGE / "server.py").write_text(SERVER, encoding="utf-8")

@@ -20,9 +20,13 @@ from flwr.clientapp import ClientApp
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.client_standing import ClientPlace, FederatedClient
+from lopsided.federated.clipping import clipped_update, update_of
 from lopsided.federated.federation import FederationPlan
+from lopsided.federated.local_training import LocalRound
 from lopsided.federated.messages import FIGURES, TELLS, tensor_records, tensors_of, told
+from lopsided.federated.secure_answers import is_masked, masking_mod, norm_before_rounding, update_records
 from lopsided.files.cache import cache_folder
+from lopsided.finite import all_finite
 
 Handler = Callable[[Message, Context], Message]
 Answer = Callable[[FederatedClient, Message], RecordDict]
@@ -37,7 +41,7 @@ def make_client_app(folder: Path | None = None) -> ClientApp:
     """
     app = ClientApp()
     app.query()(_answering(folder, _introduce))
-    app.train()(_answering(folder, _train))
+    app.train(mods=[masking_mod])(_answering(folder, _train))
     app.evaluate()(_answering(folder, _score))
     return app
 
@@ -115,6 +119,11 @@ def _introduce(client: FederatedClient, message: Message) -> RecordDict:
 
 def _train(client: FederatedClient, message: Message) -> RecordDict:
     started = time.perf_counter()
+    if client.config.secure_aggregation != is_masked(message):
+        raise LopsidedError(
+            f"the plan has secure_aggregation={client.config.secure_aggregation}, and the message asks for another "
+            "form of answer; expected the plan's; nothing is sent"
+        )
     trained = client.train(int(told(message.content)["round"]))
     figures = MetricRecord(
         {
@@ -126,8 +135,29 @@ def _train(client: FederatedClient, message: Message) -> RecordDict:
     )
     if client.rank is not None:
         figures["rank"] = client.rank
-    records = tensor_records(trained.tensors, client.heads, dtype=client.config.wire_dtype)
+    if client.config.secure_aggregation:
+        records = _update_to_mask(client, trained)
+    else:
+        sent = tensor_records(trained.tensors, client.heads, dtype=client.config.wire_dtype)
+        records = RecordDict({**sent})
     return RecordDict({**records, TELLS: ConfigRecord({"client": client.rows.name}), FIGURES: figures})
+
+
+def _update_to_mask(client: FederatedClient, trained: LocalRound) -> RecordDict:
+    norm = client.config.clipping_norm
+    if trained.start is None or norm is None:
+        raise LopsidedError("secure aggregation without a clipping_norm; expected one; give it on the server")
+    if client.rank is not None:
+        raise LopsidedError(
+            f"{client.rows.name} has rank {client.rank}, and masks are for whole factors; expected the server's rank; "
+            "leave rank out of the node's configuration"
+        )
+    update = update_of(trained.tensors, trained.start)
+    # Nobody can look at it any more once it is masked.
+    if broken := [name for name, tensor in update.items() if not all_finite(tensor)]:
+        raise LopsidedError(f"{broken[0]!r:.100} holds NaN or Inf; nothing is sent")
+    count = sum(tensor.numel() for tensor in update.values())
+    return update_records(clipped_update(update, norm_before_rounding(norm, count)))
 
 
 def _score(client: FederatedClient, message: Message) -> RecordDict:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.client_rows import ClientRows, own_rows, spread_rows
+from lopsided.federated.clipping import clipped
 from lopsided.federated.factors import advance_to, head_names, load_trained
 from lopsided.federated.federation import FederationConfig, FederationPlan
 from lopsided.federated.local_training import LocalRound, client_config, train_round
@@ -185,7 +186,20 @@ class FederatedClient:
             out=self.place.folder,
         )
         model = standing.stand_at(self.received)
-        return train_round(model, data, config, number=number - 1, rounds=self.config.rounds, rank=self.rank)
+        norm = self.config.clipping_norm
+        trained = train_round(
+            model,
+            data,
+            config,
+            number=number - 1,
+            rounds=self.config.rounds,
+            rank=self.rank,
+            with_start=norm is not None,
+        )
+        if norm is None or trained.start is None or self.config.secure_aggregation:
+            # What is masked is clipped as an update.
+            return trained
+        return dataclasses.replace(trained, tensors=clipped(trained.tensors, trained.start, norm))
 
     def score(self) -> LocalScore:
         """Score the server's model after the last round that was received on the client's validation rows."""

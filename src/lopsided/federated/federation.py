@@ -11,6 +11,8 @@ from typing import Any
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.log_header import LogHeader
+from lopsided.federated.privacy import PrivacyTerms
+from lopsided.federated.privacy_checks import check_masks, check_noise
 from lopsided.federated.rank_checks import check_ranks
 from lopsided.federated.wire_dtypes import check_wire_dtype
 from lopsided.files.strict_json import dumps
@@ -32,7 +34,8 @@ class FederationConfig(FederateSettings):
     every round; so `run` leaves steps, epochs, links and every out.
 
     Raises:
-        LopsidedError: for numbers that make no sense, a length or links in `run`, or a method of stock PEFT.
+        LopsidedError: for numbers that make no sense, a length or links in `run`, a method of stock PEFT, or noise
+            that gives no privacy.
     """
 
     run: TrainConfig
@@ -58,9 +61,24 @@ class FederationConfig(FederateSettings):
                 f"min_clients must not exceed the clients: min_clients={self.min_clients}, clients={self.clients}; "
                 "lower it"
             )
+        check_noise(self)
+        if self.secure_aggregation:
+            check_masks(self)
         if self.ranks:
             check_ranks(self.run, self.ranks, self.clients)
         check_wire_dtype(self.run, self.wire_dtype)
+
+    @property
+    def privacy(self) -> PrivacyTerms | None:
+        """What the noise is, or None without any."""
+        if not self.noise_multiplier or self.clipping_norm is None or self.delta is None:
+            return None
+        return PrivacyTerms(
+            clipping_norm=self.clipping_norm,
+            noise_multiplier=self.noise_multiplier,
+            clients=self.clients,
+            delta=self.delta,
+        )
 
     @property
     def has_chain(self) -> bool:

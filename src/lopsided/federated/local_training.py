@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 
+from lopsided.federated.clipping import StartNote
 from lopsided.federated.factors import trained_tensors
 from lopsided.federated.first_rows import FrozenRows, cut_rows, first_rows_train
 from lopsided.files.checkpoints import whole_checkpoints
@@ -44,12 +45,14 @@ class LocalRound:
         examples: its rows, and its weight in the average.
         loss: the mean over the round's steps.
         steps: optimizer steps of the round.
+        start: what `tensors` were when training began, at the round's link; None where nobody asked.
     """
 
     tensors: Mapping[str, Tensor]
     examples: int
     loss: float
     steps: int
+    start: Mapping[str, Tensor] | None = None
 
 
 def client_config(run: TrainConfig, *, index: int, rows: int, rounds: int, local_epochs: int, out: Path) -> TrainConfig:
@@ -80,7 +83,14 @@ def client_config(run: TrainConfig, *, index: int, rows: int, rounds: int, local
 
 
 def train_round(
-    model: nn.Module, data: Data, config: TrainConfig, *, number: int, rounds: int, rank: int | None = None
+    model: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    *,
+    number: int,
+    rounds: int,
+    rank: int | None = None,
+    with_start: bool = False,
 ) -> LocalRound:
     """Train one round, and leave the model as it was.
 
@@ -95,6 +105,7 @@ def train_round(
         number: of the round, from 0.
         rounds: of the whole federation.
         rank: of the client, where it trains the first rows of the sketch alone; None for all of them.
+        with_start: also return what training began with.
 
     Raises:
         LopsidedError: for a loss or a factor that is not finite, or as `first_rows_train` does.
@@ -104,12 +115,20 @@ def train_round(
     # A copy: the round that is asked for again, after a cut, must begin where it did.
     own = copy.deepcopy(model)
     trainer = _trainer(own, data, config, first=number * steps, last=(number + 1) * steps, total=rounds * steps)
+    start = StartNote()
+    if with_start:
+        trainer.add_callback(start)
     checkpoint = _checkpoint(trainer, number * steps) if number else None
     with _rows_of_rank(own, trainer, rank) as ranks:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tensors = cut_rows(trained_tensors(own), ranks)
-    return LocalRound(tensors=tensors, examples=rows, loss=float(losses[-1]), steps=steps)
+    return LocalRound(
+        tensors=cut_rows(trained_tensors(own), ranks),
+        examples=rows,
+        loss=float(losses[-1]),
+        steps=steps,
+        start=cut_rows(start.tensors, ranks) if with_start else None,
+    )
 
 
 @contextmanager

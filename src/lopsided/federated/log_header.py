@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -42,6 +42,7 @@ class LogHeader:
         scales: [r, s, number of layers] for each rank r and scale s that occurs.
         base: fingerprints of the weights that do not train, by name.
         shapes: of what trains, by name.
+        privacy: what all of the run's rounds give away, as `PrivacyTerms.spent` says it; empty without noise.
     """
 
     schema: int
@@ -52,9 +53,19 @@ class LogHeader:
     scales: list[list[float]]
     base: dict[str, str]
     shapes: dict[str, list[int]]
+    privacy: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, *, run: str, method: str, seed: int, adapter: str = "default") -> LogHeader:
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        run: str,
+        method: str,
+        seed: int,
+        adapter: str = "default",
+        privacy: Mapping[str, Any] | None = None,
+    ) -> LogHeader:
         """Return the header of a run on this model.
 
         Raises:
@@ -88,6 +99,7 @@ class LogHeader:
             scales=[[r, s, count] for (r, s), count in sorted(scales.items())],
             base=frozen_fingerprints(model, layers),
             shapes=shapes,
+            privacy=dict(privacy or {}),
         )
 
     @classmethod
@@ -104,7 +116,9 @@ class LogHeader:
             raise LopsidedError(
                 f"{what} has schema {fields.get('schema')!r:.40}, this lopsided reads {SCHEMA}; use the same version"
             )
-        if problem := difference_of_names(fields, [field.name for field in dataclasses.fields(cls)], "fields"):
+        # Runs without noise, and those before there was any, say nothing of it.
+        fields = {"privacy": {}, **fields}
+        if problem := difference_of_names(fields, [each.name for each in dataclasses.fields(cls)], "fields"):
             raise LopsidedError(f"{what}: {problem}; {FIX}")
         check_fields(cls, fields, what)
         header = cls(**fields)

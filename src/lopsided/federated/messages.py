@@ -7,9 +7,11 @@ Everything else is JSON, and a few numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
@@ -77,17 +79,39 @@ def told(content: RecordDict) -> dict[str, str | int | float]:
     return {name: value for record in records for name, value in record.items() if isinstance(value, str | int | float)}
 
 
+def number_told(figures: dict[str, str | int | float], name: str) -> float:
+    """Return a number that a client tells.
+
+    Raises:
+        LopsidedError: if it tells none, or one that is not finite.
+    """
+    value = figures.get(name)
+    if isinstance(value, str) or value is None or not math.isfinite(value):
+        raise LopsidedError(f"its answer has no number {name!r}: {value!r:.40}")
+    return value
+
+
+def printable(text: object, most: int = 80) -> str:
+    """Return a client's text as it can be printed: a terminal would obey control characters."""
+    shown = (character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+    return "".join(shown)[:most]
+
+
 def wire_bytes(message: Message) -> dict[str, int]:
     """Count the bytes of a message as Flower sends it, by what they are.
 
     A message is sent as a tree of objects: the message, its records, their arrays, and the chunks of these. All of them
-    are counted as they are serialized; what HTTP/2 and TLS add is not.
+    are counted as they are serialized; what HTTP/2 and TLS add is not. Masked updates count as factors, and with them
+    the head, which nobody can tell apart.
     """
     total = _tree_bytes(message)
     counts = dict.fromkeys(KINDS_OF_BYTES, 0)
     if message.has_content():
         for name, record in message.content.array_records.items():
             counts[HEADS if name.endswith(HEADS) else FACTORS] += _tree_bytes(record)
+        masked = message.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.MASKED_PARAMETERS)
+        if isinstance(masked, list):
+            counts[FACTORS] += sum(len(each) for each in masked if isinstance(each, bytes))
     counts["rest"] = total - counts[FACTORS] - counts[HEADS]
     return counts
 

@@ -62,7 +62,7 @@ class Answers:
     refused: dict[str, str]
 
 
-def sort_out(updates: Iterable[ClientUpdate], shapes: Shapes, *, multiple: float = MULTIPLE) -> Answers:
+def sort_out(updates: Iterable[ClientUpdate], shapes: Shapes, *, multiple: float | None = MULTIPLE) -> Answers:
     """Return the answers to average and the reasons against the others.
 
     Of a client that answered several times, the first answer that can be taken counts.
@@ -70,7 +70,8 @@ def sort_out(updates: Iterable[ClientUpdate], shapes: Shapes, *, multiple: float
     Args:
         updates: in the order in which they came.
         shapes: of every tensor, whole.
-        multiple: how many times the median size of the round is too large.
+        multiple: how many times the median size of the round is too large; None compares no client with others. With
+            noise that must be so: what one client sends may not decide whether another one is averaged.
 
     Example:
         >>> shapes = {"w": (2,)}
@@ -83,7 +84,7 @@ def sort_out(updates: Iterable[ClientUpdate], shapes: Shapes, *, multiple: float
     listed = list(updates)
     # Sizes mean something for whole and finite tensors alone, so these checks come first.
     sound = [update for update in listed if unsound(update, shapes) is None]
-    limit = norm_limit(sound, multiple=multiple)
+    limit = NormLimit() if multiple is None else norm_limit(sound, multiple=multiple)
     taken: dict[str, ClientUpdate] = {}
     refused: dict[str, str] = {}
     for update in listed:

@@ -101,7 +101,15 @@ class RoundLog:
 
     @classmethod
     def begin(
-        cls, folder: Path, model: nn.Module, *, run: str, method: str, seed: int, adapter: str = "default"
+        cls,
+        folder: Path,
+        model: nn.Module,
+        *,
+        run: str,
+        method: str,
+        seed: int,
+        adapter: str = "default",
+        privacy: Mapping[str, Any] | None = None,
     ) -> RoundLog:
         """Write the log of a run without rounds; the folder is made if needed.
 
@@ -109,13 +117,14 @@ class RoundLog:
             model: the server's, before the first round.
             run: a name that no other run has.
             method: the method's name. seed: the adapter's.
+            privacy: for the header.
 
         Raises:
             LopsidedError: if there is a log in the folder, or as `LogHeader.of` does.
         """
         if (folder / HEADER).exists():
             raise LopsidedError(f"{folder} holds the log of a run; expected a new folder; open that log, or choose one")
-        header = LogHeader.of(model, run=run, method=method, seed=seed, adapter=adapter)
+        header = LogHeader.of(model, run=run, method=method, seed=seed, adapter=adapter, privacy=privacy)
         folder.mkdir(parents=True, exist_ok=True)
         # The header last: a folder is a log once it is there.
         write_text(folder / LINES, "")

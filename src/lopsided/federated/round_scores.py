@@ -95,6 +95,7 @@ class RoundScores:
         metric: of the scores.
         model_bytes: of the base model, which every client has or downloads once; no part of the rounds' bytes.
         rounds: in order.
+        privacy: what the averages so far have given away, as `PrivacyTerms.spent` says it; None without noise.
     """
 
     method: str
@@ -102,6 +103,7 @@ class RoundScores:
     metric: str
     model_bytes: int
     rounds: tuple[FederatedRound, ...] = field(default=())
+    privacy: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write the file into a run directory."""

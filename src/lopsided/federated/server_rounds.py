@@ -11,13 +11,19 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, float32, float64
 
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate, average
+from lopsided.federated.clipping import flat_norm
 from lopsided.federated.factors import advance_to, head_names, load_trained, trained_tensors
 from lopsided.federated.federation import FederationConfig, FederationPlan
 from lopsided.federated.federation import settings_there as federation_there
-from lopsided.federated.refusals import sort_out
+from lopsided.federated.noise import admitted, noised, private_average
+from lopsided.federated.privacy import privacy_sentence
+from lopsided.federated.refusals import MULTIPLE, sort_out
 from lopsided.federated.round_log import RoundLog, RoundRecord, replay
 from lopsided.federated.round_scores import ClientFigures, FederatedRound, RoundScores
 from lopsided.federated.wire_dtypes import as_received
@@ -89,25 +95,79 @@ class ServerRounds:
         Raises:
             LopsidedError: if fewer answers can be averaged than the federation needs. The log has the rounds before.
         """
-        number = self.done + 1
-        link, model = self.config.link_of_round(number), self.session.model
-        answers = sort_out(updates, self.shapes)
+        privacy = self.config.privacy
+        answers = sort_out(updates, self.shapes, multiple=MULTIPLE if privacy is None else None)
+        if privacy is not None:
+            answers = admitted(answers, privacy.clients)
         refused = {**refused, **answers.refused}
         needed = self.config.min_clients or 1
+        number = self.done + 1
         if len(answers.taken) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "nobody answered"
             raise LopsidedError(
                 f"round {number}: {len(answers.taken)} answers can be averaged, expected {needed} at least "
                 f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
             )
-        advance_to(model, link)
-        tensors = average(answers.taken, self.shapes, start=trained_tensors(model))
+        start = self._start_of_round()
+        if privacy is None:
+            tensors = average([self._weighed(update) for update in answers.taken], self.shapes, start=start)
+        else:
+            tensors = private_average(answers.taken, self.shapes, start, privacy)
+        return self._keep(tensors, {update.client: update.examples for update in answers.taken}, refused, sent)
+
+    def finish_sum(
+        self,
+        mean: Mapping[str, Tensor],
+        examples: Mapping[str, int],
+        refused: Mapping[str, str],
+        sent: Mapping[str, int],
+    ) -> RoundRecord:
+        """Write a round of secure aggregation into the log, and put it into the model.
+
+        Args:
+            mean: of the updates of clients, clipped and in float64.
+            examples: of each client that is in it.
+            refused: why others are not.
+            sent: as for `finish_round`.
+
+        Raises:
+            LopsidedError: for a mean that no clipped updates can have. The log has the rounds before.
+        """
+        norm, privacy = self.config.clipping_norm or 0.0, self.config.privacy
+        # Masks that do not cancel leave numbers of the whole range.
+        if not (size := flat_norm(mean)) <= norm:
+            raise LopsidedError(
+                f"round {self.done + 1}: the mean of updates has norm {size:.3g}, expected at most {norm:g}; its masks "
+                "do not cancel; go on with --resume"
+            )
+        start = self._start_of_round()
+        if privacy is None:
+            tensors = {name: (start[name].to(float64) + each).to(float32) for name, each in mean.items()}
+        else:
+            tensors = noised({name: len(examples) * each for name, each in mean.items()}, start, privacy)
+        return self._keep(tensors, examples, refused, sent)
+
+    def _start_of_round(self) -> dict[str, Tensor]:
+        """Advance the model to the link of the next round, and return what trains as it begins."""
+        advance_to(self.session.model, self.config.link_of_round(self.done + 1))
+        return trained_tensors(self.session.model)
+
+    def _keep(
+        self,
+        tensors: Mapping[str, Tensor],
+        examples: Mapping[str, int],
+        refused: Mapping[str, str],
+        sent: Mapping[str, int],
+    ) -> RoundRecord:
         # Before the log has them and the model: all stand on what clients receive.
         tensors = as_received(tensors, self.heads, self.config.wire_dtype)
-        examples = {update.client: update.examples for update in answers.taken}
+        link = self.config.link_of_round(self.done + 1)
         record = self.log.append(tensors, link=link, examples=examples, refused=refused, bytes=sent)
-        load_trained(model, tensors)
+        load_trained(self.session.model, tensors)
         return record
+
+    def _weighed(self, update: ClientUpdate) -> ClientUpdate:
+        return dataclasses.replace(update, examples=1) if self.config.weighting == "equal" else update
 
     def finish_scores(
         self, clients: Mapping[str, ClientFigures], up: Mapping[str, int], down: Mapping[str, int]
@@ -128,7 +188,10 @@ class ServerRounds:
             seconds=now - self._started,
         )
         self._started = now
-        self.scores = dataclasses.replace(self.scores, rounds=(*self.scores.rounds, entry))
+        privacy = self.config.privacy
+        # Of the rounds in the log: their averages are what has been given out, before a cut or after one.
+        spent = None if privacy is None else privacy.spent(self.done)
+        self.scores = dataclasses.replace(self.scores, rounds=(*self.scores.rounds, entry), privacy=spent)
         self.scores.write(self.config.run.out)
         self._note(round_line(entry, self.config.rounds, self.scores.metric))
 
@@ -186,6 +249,8 @@ def serve(
     """
     run = config.server_run
     check_place(run.out)
+    # Before anything is loaded: the accountant may not be installed.
+    spent = None if config.privacy is None else config.privacy.spent(config.rounds)
     with ExitStack() as held:
         begun = is_begun(run.out)
         held.enter_context(in_use(run.out))
@@ -203,7 +268,9 @@ def serve(
         write_run(run.out, record)
         with FailureRecord(run.out, record), DiskErrors(run.out):
             session = assemble(run, inputs, callbacks=(), checkpoint=None)
-            rounds = _opened(config, session, note)
+            if spent is not None:
+                note(f"planned: {privacy_sentence(spent)}")
+            rounds = _opened(config, session, note, spent)
             drive(rounds)
             rounds.close()
             result = measure(session)
@@ -226,7 +293,9 @@ def _check_resumable(config: FederationConfig, earlier: Run, resume: bool) -> No
         refuse_others(folder, config.server_run.to_json(), settings_there(earlier))
 
 
-def _opened(config: FederationConfig, session: Session, note: Callable[[str], None]) -> ServerRounds:
+def _opened(
+    config: FederationConfig, session: Session, note: Callable[[str], None], spent: Mapping[str, Any] | None
+) -> ServerRounds:
     """Return the server's rounds: a new log, or one that the model is replayed from."""
     run = config.run
     folder = run.out / LOG
@@ -247,7 +316,7 @@ def _opened(config: FederationConfig, session: Session, note: Callable[[str], No
     # Before the log, so that a log always has its scores.
     scores.write(run.out)
     seed = run.seed if run.sketch_seed is None else run.sketch_seed
-    log = RoundLog.begin(folder, session.model, run=uuid.uuid4().hex, method=run.method, seed=seed)
+    log = RoundLog.begin(folder, session.model, run=uuid.uuid4().hex, method=run.method, seed=seed, privacy=spent)
     return ServerRounds(config, session, log, scores, note)
 
 

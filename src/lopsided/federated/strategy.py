@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterable
 
@@ -14,14 +13,19 @@ from flwr.serverapp.strategy import Strategy
 from lopsided.errors import LopsidedError
 from lopsided.federated.averaging import ClientUpdate
 from lopsided.federated.messages import (
+    FIGURES,
     KINDS_OF_BYTES,
     TELLS,
+    number_told,
+    printable,
     tensor_records,
     tensors_of,
     told,
     wire_bytes,
 )
+from lopsided.federated.round_log import RoundRecord
 from lopsided.federated.round_scores import ClientFigures
+from lopsided.federated.secure_rounds import mean_update, threshold
 from lopsided.federated.server_rounds import ServerRounds
 from lopsided.federated.unequal_ranks import ranks_of_factors, told_rank
 
@@ -63,7 +67,10 @@ class FactorAveraging(Strategy):
             messages = self.configure_evaluate(rounds.done, ArrayRecord(), ConfigRecord(), grid)
             self.aggregate_evaluate(rounds.done, grid.send_and_receive(messages, timeout=config.round_timeout))
         left = config.rounds - rounds.done
-        if left:
+        if config.secure_aggregation:
+            for _ in range(left):
+                self._secure_round(grid)
+        elif left:
             self.start(grid, ArrayRecord(), num_rounds=left, timeout=config.round_timeout)
 
     def configure_train(
@@ -90,15 +97,19 @@ class FactorAveraging(Strategy):
                 updates.append(update)
             except LopsidedError as error:
                 refused[client] = str(error)
-        sent = {
-            f"{way}_{kind}": n for way, part in (("up", self._up), ("down", self._down)) for kind, n in part.items()
-        }
-        record = self.rounds.finish_round(updates, refused, sent)
+        self._note_refused(self.rounds.finish_round(updates, refused, self._sent()))
+        return None, None
+
+    def _note_refused(self, record: RoundRecord) -> None:
         for client, reason in record.refused.items():
             # Of a client that answered twice, one answer may have been averaged.
             averaged = self._clients[client] if client in record.examples else ClientFigures()
             self._clients[client] = dataclasses.replace(averaged, refused=reason)
-        return None, None
+
+    def _sent(self) -> dict[str, int]:
+        """Return the bytes since the last scores, by way and kind."""
+        ways = (("up", self._up), ("down", self._down))
+        return {f"{way}_{kind}": n for way, part in ways for kind, n in part.items()}
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -130,6 +141,80 @@ class FactorAveraging(Strategy):
 
     def summary(self) -> None:
         """Say nothing: the server's rounds tell what a person needs."""
+
+    # -- secure aggregation --------------------------------------------------------------------------------------------
+
+    def _secure_round(self, grid: Grid) -> None:
+        """Make one round in which the server learns the sum of updates alone."""
+        config = self.rounds.config
+        nodes = self._wait_for_nodes(grid)
+        if new := [node for node in nodes if node not in self._held]:
+            self._introduce(new, grid)
+        self._bring_up_to_date(nodes, grid)
+        current = [node for node in nodes if self._held.get(node) == self.rounds.done]
+        # No more than the sum and its noise are for.
+        current = sorted(current, key=lambda node: self._names[node])[: config.clients]
+        self._clients, self._asked = {}, {node: self._names[node] for node in current}
+        refused: dict[str, str] = {}
+
+        def send(messages: list[Message]) -> list[Message]:
+            for message in messages:
+                self._count(message)
+            replies = list(grid.send_and_receive(messages, timeout=config.round_timeout))
+            for reply in replies:
+                self._hear(reply, refused)
+            return replies
+
+        number, fewest = self.rounds.done + 1, threshold(len(current), config.min_clients)
+        result = mean_update(
+            send,
+            current,
+            {"plan": self.rounds.plan, "round": number},
+            self.rounds.shapes,
+            clipping_norm=config.clipping_norm or 0.0,
+            fewest=fewest,
+        )
+        if result is None:
+            reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "too few answered"
+            raise LopsidedError(
+                f"round {number}: secure aggregation ended without a sum ({reasons}); expected the answers of {fewest} "
+                "clients at least in each of its four exchanges; see to them, and go on with --resume"
+            )
+        mean, count = result
+        examples = {client: figures.examples for client, figures in self._clients.items()}
+        if len(examples) != count:
+            raise LopsidedError(
+                f"round {number}: {count} updates are in the sum, and {len(examples)} clients have told "
+                f"their figures ({refused}); expected as many; go on with --resume"
+            )
+        absent = {client: refused.get(client, LATE) for client in self._asked.values() if client not in examples}
+        self._note_refused(self.rounds.finish_sum(mean, examples, absent, self._sent()))
+        scores = self.configure_evaluate(self.rounds.done, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_evaluate(self.rounds.done, grid.send_and_receive(scores, timeout=config.round_timeout))
+
+    def _bring_up_to_date(self, nodes: list[int], grid: Grid) -> None:
+        """Send the averages that clients lack: messages of secure aggregation have no room for them."""
+        behind = [node for node in nodes if self._held.get(node, self.rounds.done) < self.rounds.done]
+        messages = [self._message(node, MessageType.QUERY) for node in behind]
+        for reply in grid.send_and_receive(messages, timeout=self.rounds.config.round_timeout) if messages else ():
+            self._hear(reply, {})
+
+    def _hear(self, reply: Message, refused: dict[str, str]) -> None:
+        """Note what a message of secure aggregation tells besides the protocol's own."""
+        client = self._asked.get(reply.metadata.src_node_id)
+        if not reply.has_error() and FIGURES not in reply.content.metric_records:
+            for name, count in wire_bytes(reply).items():
+                self._up[name] += count
+            return
+        try:
+            figures = self._told(reply)
+            if client is not None:
+                self._clients[client] = ClientFigures(
+                    examples=int(number_told(figures, "examples")), loss=number_told(figures, "loss")
+                )
+        except LopsidedError as error:
+            if client is not None:
+                refused[client] = str(error)
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -182,9 +267,12 @@ class FactorAveraging(Strategy):
 
     def _counted(self, content: RecordDict, node: int, kind: str) -> Message:
         message = Message(content, dst_node_id=node, message_type=kind)
+        self._count(message)
+        return message
+
+    def _count(self, message: Message) -> None:
         for name, count in wire_bytes(message).items():
             self._down[name] += count
-        return message
 
     def _answers(self, replies: Iterable[Message]) -> tuple[list[tuple[str, Message]], dict[str, str]]:
         """Return the answers of those who were asked, each with the client's name, and why the others' are missing."""
@@ -213,22 +301,22 @@ class FactorAveraging(Strategy):
         figures = told(reply.content)
         node = reply.metadata.src_node_id
         if "error" not in figures:
-            self._names.setdefault(node, _printable(figures.get("client", f"node {node}")))
+            self._names.setdefault(node, printable(figures.get("client", f"node {node}")))
         # A node that has never told its name takes no part, and is asked again before the next round.
         if node in self._names:
-            self._held[node] = int(_number(figures, "held"))
+            self._held[node] = int(number_told(figures, "held"))
         if "error" in figures:
-            raise LopsidedError(_printable(figures["error"], 500))
+            raise LopsidedError(printable(figures["error"], 500))
         return figures
 
     def _reason_of_stranger(self, reply: Message) -> str:
         """Return why a client has not answered, from an answer that is not its own."""
-        return _printable(reply.error.reason, 300) if reply.has_error() else LATE
+        return printable(reply.error.reason, 300) if reply.has_error() else LATE
 
     def _update(self, reply: Message, client: str) -> tuple[ClientUpdate, ClientFigures]:
         figures = self._told(reply)
         tensors = tensors_of(reply.content, dtype=self.rounds.config.wire_dtype)
-        examples, loss = int(_number(figures, "examples")), _number(figures, "loss")
+        examples, loss = int(number_told(figures, "examples")), number_told(figures, "loss")
         rank = told_rank(self.rounds.config, figures.get("rank"))
         ranks = None if rank is None else ranks_of_factors(rank, self.rounds.shapes)
         update = ClientUpdate(client=client, examples=examples, tensors=tensors, ranks=ranks)
@@ -238,25 +326,7 @@ class FactorAveraging(Strategy):
         figures = self._told(reply)
         return dataclasses.replace(
             before,
-            score=_number(figures, "score") if "score" in figures else None,
-            validation_loss=_number(figures, "loss"),
-            rows=int(_number(figures, "rows")),
+            score=number_told(figures, "score") if "score" in figures else None,
+            validation_loss=number_told(figures, "loss"),
+            rows=int(number_told(figures, "rows")),
         )
-
-
-def _number(figures: dict[str, str | int | float], name: str) -> float:
-    """Return a number that a client tells.
-
-    Raises:
-        LopsidedError: if it tells none, or one that is not finite.
-    """
-    value = figures.get(name)
-    if isinstance(value, str) or value is None or not math.isfinite(value):
-        raise LopsidedError(f"its answer has no number {name!r}: {value!r:.40}")
-    return value
-
-
-def _printable(text: object, most: int = 80) -> str:
-    """Return a client's text as it can be printed: a terminal would obey control characters."""
-    shown = (character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
-    return "".join(shown)[:most]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lopsided
+from lopsided.federated.privacy import privacy_sentence
 from lopsided.federated.round_scores import FederatedRound, RoundScores
 from lopsided.files.atomic import write_text
 from lopsided.formatting import MISSING, number_text
@@ -76,6 +77,7 @@ def write_federated_page(folders: Sequence[Path], path: Path) -> Path:
             UNBIASED,
             *([BIASED] if len(federations) > 1 else []),
             *([BY_ROW] if any(each.has_lower_ranks for each in federations) else []),
+            *privacy_of(federations),
         ),
         sorted="method",
         caption="",
@@ -115,6 +117,12 @@ def read_federations(folders: Sequence[Path]) -> list[FinishedFederation]:
 def federated_rows(folders: Sequence[Path]) -> list[tuple[str, ...]]:
     """Return the table that the page and the terminal show: its headings, and a row per federation."""
     return [HEADINGS, *_rows(read_federations(folders))]
+
+
+def privacy_of(federations: Sequence[FinishedFederation]) -> list[str]:
+    """Return what the noise of the federations comes to, each sentence once; none without noise."""
+    spent = [each.scores.privacy for each in federations]
+    return list(dict.fromkeys(privacy_sentence(each) for each in spent if each is not None))
 
 
 def shared_score(federations: Sequence[FinishedFederation]) -> float | None:
@@ -240,6 +248,8 @@ def _setting(federation: FinishedFederation) -> str:
     settings = federation.scores.settings
     parts = [f"clients: {settings['clients']}", f"partition: {settings['partition']}"]
     parts += [f"rounds: {settings['rounds']}", f"local epochs per round: {settings['local_epochs']}"]
+    if settings.get("clipping_norm") is not None:
+        parts.append(f"updates clipped to norm {settings['clipping_norm']:g}")
     if federation.has_lower_ranks:
         ranks = {name: client.rank for entry in federation.scores.rounds for name, client in entry.clients.items()}
         parts.append("ranks: " + ", ".join(f"{name} {rank or 'full'}" for name, rank in sorted(ranks.items())))
