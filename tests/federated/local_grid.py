@@ -34,6 +34,8 @@ class LocalGrid(Grid):
         self.nodes = list(range(2, 2 + nodes))
         self.app, self.fault = make_client_app(folder), fault
         self.sent: list[Message] = []
+        # What a node has in its configuration besides its partition, by the node.
+        self.own: dict[int, dict[str, str]] = {}
 
     def set_run(self, run: FlowerRun) -> None:
         raise NotImplementedError
@@ -62,5 +64,5 @@ class LocalGrid(Grid):
         return answers
 
     def _context(self, node: int) -> Context:
-        own = UserConfig({"partition-id": node - 2})
+        own = UserConfig({"partition-id": node - 2, **self.own.get(node, {})})
         return Context(run_id=1, node_id=node, node_config=own, state=RecordDict(), run_config=UserConfig())
