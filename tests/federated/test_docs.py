@@ -1,40 +1,105 @@
-"""The commands of docs/federated.md are commands that the program takes."""
+"""What docs/federated.md says: its simulations, and that no command or message is left untested.
+
+Those of several machines are run by test_deployment.py.
+"""
 
 from __future__ import annotations
 
-import re
 import shlex
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from lopsided_cli.main import app
+from tests.cli.commands import lopsided
+from tests.federated.page import PAGE, commands, messages, section
 
-PAGE = (Path(__file__).parents[2] / "docs" / "federated.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(lopsided federate .*|flower-\w+ (?:.*\\\n)*.*|flwr run .*)$", PAGE, re.M)
+HERE, MACHINES, KEYS = (section(each) for each in ("On one machine", "On two machines", "Only clients with a key"))
+SIMULATED = commands(HERE)
+SMALL = ["--train-size", "120", "--eval-rows", "40", "--rank", "4", "--batch-size", "15", "--max-length", "16"]
+SMALL += ["--rounds", "2"]
 
 
-def test_the_page_has_commands_of_each_program():
-    assert {command.split()[0] for command in COMMANDS} == {"lopsided", "flower-superlink", "flower-supernode", "flwr"}
+def test_every_command_of_the_page_stands_where_a_test_runs_it():
+    assert [command[0] for command in SIMULATED] == 3 * ["lopsided"]
+    install = [["pip", "install", "lopsided[federated]"]]
+    assert commands(PAGE) == [*install, *SIMULATED, *commands(MACHINES), *commands(KEYS)]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("lopsided")])
+@pytest.mark.parametrize("command", [c for c in commands(PAGE) if c[0] == "lopsided"], ids=shlex.join)
 def test_every_command_of_lopsided_is_one(command):
-    _, verb, *arguments = shlex.split(command)
+    _, verb, *arguments = command
     context = get_command(app).commands[verb].make_context(verb, arguments)
     assert context.params["rounds"] == 10
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("flower")])
+@pytest.mark.parametrize("command", [c for c in commands(PAGE) if c[0].startswith("flower-")], ids=shlex.join)
 def test_every_command_of_flower_has_options_that_it_knows(command):
     pytest.importorskip("flwr", reason="flwr, of the extra federated, is not installed")
-    parsers = {"flower-superlink": "superlink", "flower-supernode": "supernode"}
-    program, *arguments = shlex.split(command.replace("\\\n", " "))
-    kind = parsers[program]
+    program, *arguments = command
+    kind = program.removeprefix("flower-")
     module = import_module(f"flwr.{kind}.cli.flower_{kind}")
     parser = getattr(module, f"_parse_args_run_{kind}")()
     parsed, unknown = parser.parse_known_args(arguments)
     assert not unknown
-    assert parsed.insecure is None or not parsed.insecure
+    assert not parsed.insecure
+
+
+def test_the_lines_that_are_lopsideds_own_are_those_that_the_page_says(tmp_path, bert, words):
+    pytest.importorskip("flwr", reason="flwr, of the extra federated, is not installed")
+    from lopsided import LopsidedError
+    from lopsided.federated.client_rows import own_rows
+    from lopsided.federated.federation import FederationConfig, FederationPlan
+    from tests.tiny_runs import tiny_config
+
+    run = tiny_config(tmp_path, model=bert, task="none", method="rac_b", steps=None)
+    said = []
+    for fails in (
+        lambda: FederationPlan.from_text('{"version": "0.0.1"}'),
+        lambda: own_rows(FederationConfig(run=run, clients=2), words, ("no", "yes"), "here"),
+    ):
+        with pytest.raises(LopsidedError) as caught:
+            fails()
+        said.append(f"lopsided: {caught.value}")
+    own = [parts for who, parts in messages() if who == "the run, the node"]
+    assert len(own) == len(said)
+    for parts, line in zip(own, said):
+        assert all(part in line for part in parts), (parts, line)
+
+
+# Ray alone takes ten seconds to start.
+@pytest.mark.more
+@pytest.mark.usefixtures("one_thread")
+def test_the_pages_simulation_is_cut_off_and_goes_on_with_the_bits_of_an_undisturbed_one(processes, bert, tmp_path):
+    from lopsided.federated.flat_settings import from_flat
+    from tests.federated.in_process import in_process
+    from tests.federated.test_federation import assert_same_weights
+
+    begin, _, resume = ([*command, *SMALL, "--model", bert] for command in SIMULATED)
+    processes.start("begin", begin)
+    processes.wait("the first round", lambda: "round 1 of 2" in processes.log("begin"))
+    processes.kill("begin")
+    goes_on = processes.run(resume, seconds=420.0)
+    assert "goes on after round 1 of 2" in goes_on
+    assert "round 2 of 2: 4 of 4 clients" in goes_on
+
+    settings = get_command(app).commands["federate"].make_context("federate", begin[2:]).params
+    small = {"model": bert, "train-size": 120, "eval-rows": 40, "rank": 4, "batch-size": 15, "max-length": 16}
+    config = from_flat({**small, "out": "out", "method": "rac_b", "clients": 4, "partition": "domain", "rounds": 2})
+    assert all(settings[name.replace("-", "_")] == value for name, value in small.items())
+    assert_same_weights(in_process(config, tmp_path / "again").folder, tmp_path / "federation")
+    for name in ("run.json", "federated.json", "rounds", "federated.html"):
+        assert f"`{name}" in HERE
+        assert (tmp_path / "federation" / name).exists()
+
+
+@pytest.mark.more
+def test_the_pages_neighbours_are_on_one_page(monkeypatch, capfd, bert, tmp_path):
+    pytest.importorskip("flwr", reason="flwr, of the extra federated, is not installed")
+    monkeypatch.chdir(tmp_path)
+    outcome = lopsided(monkeypatch, capfd, *SIMULATED[1][1:], *SMALL, "--model", bert)
+    assert outcome.status == 0, outcome
+    for method in ("rac_b", "full", "lora", "asym_b"):
+        assert f"{method}: round 2 of 2: 4 of 4 clients" in outcome.err
+    assert (tmp_path / "neighbours" / "federated.html").is_file()
