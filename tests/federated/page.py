@@ -27,13 +27,9 @@ def commands(text: str) -> list[list[str]]:
 
 
 def with_places(command: list[str], places: Mapping[str, object]) -> list[str]:
-    """A command with other hosts, ports and paths, which are replaced in the order of `places`."""
-    replaced = []
-    for argument in command:
-        for place, own in places.items():
-            argument = argument.replace(place, str(own))
-        replaced.append(argument)
-    return replaced
+    """A command with other hosts, ports and paths: of two that begin alike, the first one in `places` counts."""
+    any_place = re.compile("|".join(map(re.escape, places)))
+    return [any_place.sub(lambda found: str(places[found.group()]), argument) for argument in command]
 
 
 def messages() -> list[tuple[str, list[str]]]:

@@ -17,6 +17,8 @@ import pytest
 
 # A busy machine needs half a minute for each message, since every one is answered by a process of its own.
 SECONDS = 420.0
+# Even if the tests themselves are killed, no program runs longer.
+LONGEST = "1800"
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -50,7 +52,7 @@ class Processes:
         """Start a program, whose output is appended to a log of that name."""
         with open(self.folder / f"{name}.log", "a") as log:
             self.running[name] = subprocess.Popen(
-                [self._found(command[0]), *command[1:]],
+                [self._found("timeout"), "--kill-after=10", LONGEST, self._found(command[0]), *command[1:]],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
@@ -58,7 +60,7 @@ class Processes:
                 start_new_session=True,
             )
 
-    def run(self, command: Sequence[str], *, seconds: float = 120.0) -> str:
+    def run(self, command: Sequence[str], *, seconds: float = 240.0) -> str:
         """Run a program to its end, which has to be a good one, and return what it said."""
         name = f"{Path(command[0]).name}-run"
         self.start(name, command)
@@ -94,7 +96,7 @@ class Processes:
             assert time.monotonic() < end, f"{what} did not happen: {logs}"
             time.sleep(0.2)
 
-    def ended_with(self, name: str, seconds: float = 90.0) -> int:
+    def ended_with(self, name: str, seconds: float = 240.0) -> int:
         """Return the exit status of a program that is to end by itself."""
         return self.running.pop(name).wait(seconds)
 

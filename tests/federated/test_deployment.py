@@ -32,7 +32,7 @@ SEED_NOISE = 0.16
 
 
 def places_in(folder: Path, port: int, words: str) -> dict[str, object]:
-    """What stands on the page, and what it is here; longer names come before those that they hold."""
+    """What stands on the page, and what it is here; a longer name comes before one that it begins with."""
     return {
         "server.example:8000": f"localhost:{port}",
         "server.example": "localhost",
@@ -72,7 +72,7 @@ class Deployment:
 
     def start_link(self, command: list[str]) -> None:
         self.processes.start("link", command)
-        self.processes.wait("the SuperLink listens", lambda: listens(self.port), 90.0)
+        self.processes.wait("the SuperLink listens", lambda: listens(self.port), 240.0)
 
     def start_node(self, name: str, command: list[str]) -> None:
         """Start a SuperNode; several on one machine need a port each, as the page says."""
@@ -92,14 +92,8 @@ def deployment(processes, bert, words) -> Deployment:
     return Deployment(processes, bert, words)
 
 
-def test_the_page_goes_from_the_settings_to_a_run_on_two_machines():
-    programs = ["lopsided", *3 * ["openssl"], "flower-superlink", *2 * ["flower-supernode"], "flwr"]
-    assert [command[0] for command in commands(MACHINES)] == programs
-    assert [command[0] for command in commands(KEYS)] == ["ssh-keygen", "flower-superlink", "flwr", "flower-supernode"]
-
-
 def test_two_nodes_over_tls_of_which_one_is_killed_in_a_round_and_comes_back(deployment, processes, words, tmp_path):
-    config = deployment.init("--rounds", "3", "--round-timeout", "90")
+    config = deployment.init("--rounds", "3")
     deployment.certify()
     deployment.start_link(deployment.of(MACHINES, "flower-superlink"))
     for number in (0, 1):
@@ -134,20 +128,20 @@ def test_two_nodes_over_tls_of_which_one_is_killed_in_a_round_and_comes_back(dep
     assert abs(run.metrics["test"].score.value - undisturbed.metrics["test"].score.value) <= SEED_NOISE
 
 
-def test_a_node_without_a_known_key_takes_no_part_and_the_others_go_on(deployment, processes, tmp_path):
-    config = deployment.init("--rounds", "1", "--round-timeout", "60", "--allow-missing")
+def test_a_node_without_a_known_key_takes_no_part_and_the_others_go_on(deployment, processes):
+    # Whoever is connected when a round begins is asked, even if it is one more than the server waits for.
+    config = deployment.init("--rounds", "1", "--clients", "1")
     deployment.certify()
     keygen, node = deployment.of(KEYS, "ssh-keygen"), deployment.of(KEYS, "flower-supernode")
     processes.run(keygen)
     processes.run(with_places(keygen, {"clinic": "stranger"}))
     deployment.start_link(deployment.of(KEYS, "flower-superlink"))
     processes.run(deployment.of(KEYS, "flwr"))
+    deployment.start_node("stranger", with_places(node, {"clinic": "stranger", "=0": "=1"}))
     deployment.start_node("known", node)
-    strange = with_places(node, {"--auth-supernode-private-key": "--auth-supernode-private-key", "clinic": "stranger"})
-    deployment.start_node("stranger", with_places(strange, {"partition-id=0": "partition-id=1"}))
-    processes.start("run", deployment.of(MACHINES, "flwr"))
     assert processes.ended_with("stranger") == 1
     assert "Failed to activate SuperNode" in processes.log("stranger")
+    processes.start("run", deployment.of(MACHINES, "flwr"))
     run = deployment.run_ends(config)
     [record] = RoundLog.open(run.folder / LOG).rounds
     assert (set(record.examples), record.refused) == ({"client-0"}, {})
@@ -186,7 +180,7 @@ def test_what_flowers_programs_say_is_what_the_page_says(deployment, processes):
         for name in ("a taken port", *failing):
             assert processes.ended_with(name) == 1, name
             said[name] = processes.log(name)
-    processes.wait("the link's own process fails", lambda: "127.0.0.1'" in processes.log("link"), 60.0)
+    processes.wait("the link's own process fails", lambda: "127.0.0.1'" in processes.log("link"), 240.0)
     said["link"] = processes.log("link")
     processes.kill("link", signal.SIGTERM)
     by_others = [(who, parts) for who, parts in messages() if who.startswith("fl")]

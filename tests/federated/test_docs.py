@@ -27,6 +27,12 @@ def test_every_command_of_the_page_stands_where_a_test_runs_it():
     assert commands(PAGE) == [*install, *SIMULATED, *commands(MACHINES), *commands(KEYS)]
 
 
+def test_the_page_goes_from_the_settings_to_a_run_on_two_machines():
+    programs = ["lopsided", *3 * ["openssl"], "flower-superlink", *2 * ["flower-supernode"], "flwr"]
+    assert [command[0] for command in commands(MACHINES)] == programs
+    assert [command[0] for command in commands(KEYS)] == ["ssh-keygen", "flower-superlink", "flwr", "flower-supernode"]
+
+
 @pytest.mark.parametrize("command", [c for c in commands(PAGE) if c[0] == "lopsided"], ids=shlex.join)
 def test_every_command_of_lopsided_is_one(command):
     _, verb, *arguments = command
