@@ -78,6 +78,9 @@ def test_the_lines_that_are_lopsideds_own_are_those_that_the_page_says(tmp_path,
 @pytest.mark.more
 @pytest.mark.usefixtures("one_thread")
 def test_the_pages_simulation_is_cut_off_and_goes_on_with_the_bits_of_an_undisturbed_one(processes, bert, tmp_path):
+    pytest.importorskip("flwr", reason="flwr, of the extra federated, is not installed")
+    import tomllib
+
     from lopsided.federated.flat_settings import from_flat
     from tests.federated.in_process import in_process
     from tests.federated.test_federation import assert_same_weights
@@ -90,10 +93,9 @@ def test_the_pages_simulation_is_cut_off_and_goes_on_with_the_bits_of_an_undistu
     assert "goes on after round 1 of 2" in goes_on
     assert "round 2 of 2: 4 of 4 clients" in goes_on
 
-    settings = get_command(app).commands["federate"].make_context("federate", begin[2:]).params
-    small = {"model": bert, "train-size": 120, "eval-rows": 40, "rank": 4, "batch-size": 15, "max-length": 16}
-    config = from_flat({**small, "out": "out", "method": "rac_b", "clients": 4, "partition": "domain", "rounds": 2})
-    assert all(settings[name.replace("-", "_")] == value for name, value in small.items())
+    processes.run([*begin, "--init", "app"])
+    project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())
+    config = from_flat(project["tool"]["flwr"]["app"]["config"])
     assert_same_weights(in_process(config, tmp_path / "again").folder, tmp_path / "federation")
     for name in ("run.json", "federated.json", "rounds", "federated.html"):
         assert f"`{name}" in HERE
