@@ -92,6 +92,8 @@ def _answering(folder: Path | None, answer: Answer) -> Handler:
             held = client.received.held
             content = answer(client, message)
         except LopsidedError as error:
+            # For whoever runs the node: the server is told the same.
+            print(f"lopsided: {error}", flush=True)
             content = RecordDict({TELLS: ConfigRecord({"error": str(error)})})
         figures = content.metric_records.get(FIGURES, MetricRecord({}))
         figures["held"] = held

@@ -67,7 +67,7 @@ def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: s
         name: of the client.
 
     Raises:
-        LopsidedError: if the task has other classes.
+        LopsidedError: if the task has other classes, or no row of one of them to train on, which is not allowed.
     """
     data = load_data(dataclasses.replace(config.run, task=task, pool_files=False))
     if list(data.task.labels) != list(labels):
@@ -75,7 +75,18 @@ def own_rows(config: FederationConfig, task: str, labels: Sequence[str], name: s
             f"task {task} has the classes {', '.join(data.task.labels) or 'none'}, the server's {', '.join(labels)}; "
             "expected the same in the same order; rename or leave some out"
         )
+    if not config.allow_missing and data.task.labels:
+        _check_every_class(task, data)
     return ClientRows(name=name, data=data)
+
+
+def _check_every_class(task: str, data: Data) -> None:
+    present = set(data.task.splits["train"]["label"])
+    if missing := [label for number, label in enumerate(data.task.labels) if number not in present]:
+        raise LopsidedError(
+            f"task {task} has no training row of {len(missing)} of {len(data.task.labels)} classes "
+            f"({', '.join(missing[:5])}); expected all of them; add some, or start the federation with --allow-missing"
+        )
 
 
 def _with_fewer_to_score(config: FederationConfig, data: Data) -> Data:

@@ -99,7 +99,8 @@ class ServerModel:
             name = place.name or f"client-{place.index}"
             if place.task not in self._own:
                 self._own[place.task] = own_rows(self.config, place.task, self.data.task.labels, name)
-            return self._own[place.task]
+            # The rows are loaded once per process; the name is the node's.
+            return dataclasses.replace(self._own[place.task], name=name)
         if not self._parts:
             self._parts = spread_rows(self.config, self.data)
         if place.index >= len(self._parts):

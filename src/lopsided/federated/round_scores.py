@@ -94,6 +94,7 @@ class RoundScores:
         settings: of the federation.
         metric: of the scores.
         model_bytes: of the base model, which every client has or downloads once; no part of the rounds' bytes.
+        run: the name of the run, which its log has, too; "" in older files, whose logs are taken as they are.
         rounds: in order.
         privacy: what the averages so far have given away, as `PrivacyTerms.spent` says it; None without noise.
     """
@@ -102,6 +103,7 @@ class RoundScores:
     settings: Mapping[str, Any]
     metric: str
     model_bytes: int
+    run: str = ""
     rounds: tuple[FederatedRound, ...] = field(default=())
     privacy: Mapping[str, Any] | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from lopsided.errors import LopsidedError
 from lopsided.federated.flat_settings import from_flat
 from lopsided.federated.server_rounds import serve
 from lopsided.federated.strategy import FactorAveraging
@@ -20,8 +21,13 @@ def make_server_app() -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        config = from_flat(context.run_config)
-        serve(config, lambda rounds: FactorAveraging(rounds).run(grid), resume=True, note=_say)
+        try:
+            config = from_flat(context.run_config)
+            serve(config, lambda rounds: FactorAveraging(rounds).run(grid), resume=True, note=_say)
+        except LopsidedError as error:
+            # Flower logs where an error comes from, and the line that says what to do stands at its very end.
+            _say(str(error))
+            raise
 
     return app
 

@@ -300,23 +300,25 @@ def _opened(
     run = config.run
     folder = run.out / LOG
     if (folder / "log.json").is_file():
-        log = RoundLog.open(folder)
         scores = RoundScores.read(run.out)
+        log = RoundLog.open(folder, run=scores.run or None)
         replay(log, session.model)
         scores = dataclasses.replace(scores, rounds=scores.rounds[: len(log.rounds)])
         note(f"goes on after round {len(log.rounds)} of {config.rounds}")
         return ServerRounds(config, session, log, scores, note)
+    name = uuid.uuid4().hex
     model_bytes = sum(p.numel() * p.element_size() for p in session.model.parameters() if not p.requires_grad)
     scores = RoundScores(
         method=run.method,
         settings=config.settings(),
         metric=session.data.task.metric.name,
         model_bytes=model_bytes,
+        run=name,
     )
     # Before the log, so that a log always has its scores.
     scores.write(run.out)
     seed = run.seed if run.sketch_seed is None else run.sketch_seed
-    log = RoundLog.begin(folder, session.model, run=uuid.uuid4().hex, method=run.method, seed=seed, privacy=spent)
+    log = RoundLog.begin(folder, session.model, run=name, method=run.method, seed=seed, privacy=spent)
     return ServerRounds(config, session, log, scores, note)
 
 

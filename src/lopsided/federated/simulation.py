@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from lopsided.federated.client_app import make_client_app
+from lopsided.federated.client_rows import spread_rows
 from lopsided.federated.federation import FederationConfig
 from lopsided.federated.server_rounds import CLIENTS, ServerRounds, serve
 from lopsided.federated.strategy import FactorAveraging
@@ -40,6 +41,8 @@ def simulate(
     folder = (config.run.out / CLIENTS).absolute()
 
     def drive(rounds: ServerRounds) -> None:
+        # Here every client has a part of these rows: what does not fit is said before any process starts.
+        spread_rows(config, rounds.session.data)
         app = ServerApp()
 
         @app.main()
