@@ -24,6 +24,7 @@ import lopsided
 from lopsided import LopsidedConfig, LopsidedError, advance_chain
 from lopsided.tuner import layers_of
 from tests import tiny
+from tests.diagonal import diagonal
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
@@ -55,8 +56,7 @@ def base_folder(tmp_path_factory):
 # -- transformers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", tiny.ADAPTERS)
-@pytest.mark.parametrize("kind", [AutoModelForCausalLM, AutoModel])
+@pytest.mark.parametrize(("name", "kind"), diagonal(tiny.ADAPTERS, [AutoModelForCausalLM, AutoModel], share=2))
 def test_transformers_loads_into_a_model_with_other_paths(name, kind, base_folder, tmp_path):
     model = trained(name, AutoModelForCausalLM.from_pretrained(base_folder))
     model.save_pretrained(tmp_path)
