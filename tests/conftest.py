@@ -39,8 +39,8 @@ def _fewer_collections():
 
 @pytest.fixture(autouse=True, scope="session")
 def _templates_compiled_once() -> Iterator[None]:
-    """PEFT writes a model card at each save, and the hub's library compiles the same template each time, which is a tenth
-    of a tiny run's processor time. The compiled code depends on the environment and the source alone.
+    """PEFT writes a model card at each save, and the hub's library compiles the same template each time: a sixth of the
+    processor time of tiny runs. The compiled code depends on the environment and the source alone.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jinja2.Environment, "compile", functools.cache(jinja2.Environment.compile))
