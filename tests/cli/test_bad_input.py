@@ -26,6 +26,7 @@ from lopsided import (
 from lopsided.method.sketch import sketch_named
 from lopsided.runs import read_run
 from tests.cli.commands import assert_one_line
+from tests.diagonal import diagonal
 
 HOLD = """
 import fcntl, sys
@@ -143,13 +144,16 @@ def test_a_loss_that_is_not_finite(cli, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "adapter_model.safetensors"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
+    ("call", "error"),
+    diagonal(
+        [1, 2, 5],
+        [
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "adapter_model.safetensors"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ],
+        share=2,
+    ),
 )
-@pytest.mark.parametrize("call", [1, 2, 5])
 def test_no_space_left(cli, tiny, tmp_path, monkeypatch, error, call):
     # Twice a snapshot and its checkpoint are written, and then the adapter.
     import peft.peft_model

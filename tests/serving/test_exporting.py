@@ -22,6 +22,7 @@ from lopsided.serving import SERVERS, export_adapter
 from lopsided.verify import verify
 from tests import test_samples as samples
 from tests import tiny
+from tests.diagonal import diagonal
 from tests.serving.adapters import base_of, in_stock_peft, load_base, stock_lora, trained, with_peft
 
 FILE = "adapter_model.safetensors"
@@ -140,8 +141,9 @@ class Rows(Sketch):
         return np.asarray(weight)[link * r : (link + 1) * r]
 
 
-@pytest.mark.parametrize("train", ["B", "A", "AB", "coin"])
-@pytest.mark.parametrize("sketch", [Noisy(), lopsided.Singular(), Rows()])
+@pytest.mark.parametrize(
+    ("sketch", "train"), diagonal([Noisy(), lopsided.Singular(), Rows()], ["B", "A", "AB", "coin"], share=2)
+)
 def test_sketches_of_a_users_own_and_sketches_that_read_the_base(train, sketch, tmp_path):
     method = Method(name="own", train=train, sketch=sketch, chain=lopsided.Chain(links=2), source="this test")
     saved, logits = trained(method, "bert", tmp_path, links=2, target_modules=["query", "intermediate.dense"])
@@ -494,8 +496,7 @@ def test_a_base_of_another_size_is_seen_by_its_shapes(tmp_path):
         export_adapter(saved, tmp_path / "lora", base=str(tmp_path / "wide"), probe=False)
 
 
-@pytest.mark.parametrize("kind", ["convolution", "embedding"])
-@pytest.mark.parametrize("name", ["c3la", "rac_a", "cola"])
+@pytest.mark.parametrize(("kind", "name"), diagonal(["convolution", "embedding"], ["c3la", "rac_a", "cola"], share=2))
 def test_layers_that_are_not_linear_go_to_peft_alone_and_take_the_bases_configuration(kind, name, tmp_path):
     if kind == "convolution":
         saved, logits = trained(name, "vit", tmp_path, target_modules=["projection", "q_proj"])
