@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import jinja2
 import pytest
 import torch
@@ -23,6 +24,10 @@ from lopsided.runs import train
 from lopsided.tuner import LopsidedLinear
 from tests.made_up_inputs import with_made_up_inputs
 from tests.tiny_runs import ANSWERS, DECIDING, VOCABULARY, MakeRun, save_model, tiny_config, write_task
+
+# An example may take as long as a busy machine makes it: no test asserts a time.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="session")
