@@ -7,12 +7,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+import functools
 import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import jinja2
 import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
@@ -22,11 +25,31 @@ from lopsided.tuner import LopsidedLinear
 from tests.made_up_inputs import with_made_up_inputs
 from tests.tiny_runs import ANSWERS, DECIDING, VOCABULARY, MakeRun, save_model, tiny_config, write_task
 
+# An example may take as long as a busy machine makes it: no test asserts a time.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
     # Where two processes share the tests, each has a core of its own.
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _fewer_collections():
+    """Python's thresholds are for small programs; with these a run of the tests collects a tenth as often."""
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _templates_compiled_once() -> Iterator[None]:
+    """PEFT writes a model card at each save, and the hub's library compiles the same template each time: a sixth of the
+    processor time of tiny runs. The compiled code depends on the environment and the source alone.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", functools.cache(jinja2.Environment.compile))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,6 +12,7 @@ from lopsided import METHODS, Chain, InputMoments, LargestColumns, LopsidedError
 from lopsided.method import A, B, method_from_parts, method_named
 from lopsided.method.sketch import layer_seed
 from lopsided.testing import METHOD_CONTRACTS, NETWORKS, check_method, fits
+from tests.diagonal import diagonal
 from tests.tiny import ADAPTERS
 
 NAMES = (
@@ -24,7 +25,8 @@ STUDY = "full lora lora_plus cola asym_b rac_b cla rcla c3la rc3la paca"
 @pytest.mark.uncalibrated
 @pytest.mark.parametrize("contract", METHOD_CONTRACTS, ids=lambda contract: contract.__name__)
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in NETWORKS for name in ADAPTERS if fits(METHODS[name], kind)]
+    ("kind", "name"),
+    [case for case in diagonal(NETWORKS, ADAPTERS, share=2) if fits(METHODS[case.values[1]], case.values[0])],
 )
 def test_contract(name, contract, kind):
     contract(METHODS[name], kind)

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from peft import PeftModel
 
 import lopsided
+from lopsided import METHODS
+from lopsided.method.sketch import SKETCHES
 from lopsided.testing import Net, network
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -21,12 +24,8 @@ def own_method() -> str:
     return code
 
 
-def test_a_users_method_is_short_and_its_adapter_loads_without_its_file(tmp_path):
-    code = own_method()
-    assert len([line for line in code.splitlines() if line.strip()]) < 15
-    (tmp_path / "mine.py").write_text(code)
-    train = """
-import copy, sys, torch, mine, lopsided
+TRAIN = """
+import sys, torch, mine, lopsided
 from lopsided.testing import network
 base, x = network()
 model = lopsided.adapt(base, "signs", r=2, target_modules=["first", "second"], links=3)
@@ -40,10 +39,30 @@ optimizer.step()
 model.save_pretrained(sys.argv[1])
 torch.save(model(x).detach(), sys.argv[1] + "/expected.pt")
 """
+
+
+def forget() -> None:
+    """Take out of this process what the user's file has put into it."""
+    for table, name in ((METHODS, "signs"), (SKETCHES, "Signs"), (sys.modules, "mine")):
+        del table[name]
+
+
+@pytest.mark.parametrize("process", ["this", pytest.param("another", marks=pytest.mark.more)])
+def test_a_users_method_is_short_and_its_adapter_loads_without_its_file(process, tmp_path, monkeypatch):
+    code = own_method()
+    assert len([line for line in code.splitlines() if line.strip()]) < 15
+    (tmp_path / "mine.py").write_text(code)
     folder = tmp_path / "adapter"
-    subprocess.run([sys.executable, "-c", train, str(folder)], check=True, cwd=tmp_path, capture_output=True)
-    # This process never imported the user's file.
+    if process == "another":
+        subprocess.run([sys.executable, "-c", TRAIN, str(folder)], check=True, cwd=tmp_path, capture_output=True)
+    else:
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["-c", str(folder)])
+        exec(TRAIN, {})
+        forget()
+    # This process never imported the user's file, or has forgotten it.
     assert "signs" not in lopsided.METHODS
+    assert "Signs" not in SKETCHES
     base, x = network()
     assert isinstance(base, Net)
     loaded = PeftModel.from_pretrained(base, str(folder)).eval()

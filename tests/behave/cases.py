@@ -52,16 +52,22 @@ GENERATORS = ("gpt2", "llama", "bart")
 
 
 def everywhere(share: int = 3, archs: Sequence[str] = tuple(ARCHITECTURES)) -> Callable[[Any], Any]:
-    """Run a test with every architecture and every method: all of them in `make soak`, a share in `make test`.
+    """Run a test with every architecture and every method: a share in `make test` and `make more`, all in `make soak`.
 
     The share is a diagonal that starts elsewhere for each test. With `share=3` a method meets two of the six
-    architectures in one test and all of them over the tests; with `share=6`, for slow ones, it meets one.
+    architectures in one test, one of them in `make test` and the other one in `make more`, and all of them over the
+    tests; with `share=6`, for slow ones, it meets one, in `make test`.
     """
+
+    def marks(place: int) -> list[pytest.MarkDecorator]:
+        if place % share:
+            return [pytest.mark.soak]
+        return [pytest.mark.more] if place % 6 else []
 
     def parametrize(test: Any) -> Any:
         start = zlib.crc32(test.__name__.encode())
         cases = [
-            pytest.param(arch, method, marks=[] if (start + i + j) % share == 0 else [pytest.mark.soak])
+            pytest.param(arch, method, marks=marks(start + i + j))
             for (i, arch), (j, method) in itertools.product(enumerate(archs), enumerate(tiny.ADAPTERS))
         ]
         return pytest.mark.parametrize(("arch", "method"), cases)(test)

@@ -36,6 +36,7 @@ from tests.behave.cases import (
     trained,
     trained_tensors,
 )
+from tests.diagonal import diagonal
 
 HEADED = tuple(name for name, architecture in ARCHITECTURES.items() if architecture.head)
 
@@ -150,12 +151,9 @@ def test_a_configuration_can_be_read_first_and_given(method, tmp_path):
     assert torch.equal(logits(loaded), logits(model))
 
 
-@pytest.mark.parametrize("method", tiny.ADAPTERS)
-@pytest.mark.parametrize(
-    ("arch", "loader"),
-    [("bert", AutoPeftModelForSequenceClassification), ("llama", AutoPeftModelForCausalLM)],
-)
-def test_base_and_adapter_are_found_by_the_adapters_folder_alone(arch, loader, method, tmp_path):
+@pytest.mark.parametrize(("method", "arch"), diagonal(tiny.ADAPTERS, ["bert", "llama"], share=2))
+def test_base_and_adapter_are_found_by_the_adapters_folder_alone(arch, method, tmp_path):
+    loader = {"bert": AutoPeftModelForSequenceClassification, "llama": AutoPeftModelForCausalLM}[arch]
     plain = base(arch)
     plain.save_pretrained(tmp_path / "base")
     on_disk = type(plain).from_pretrained(tmp_path / "base").eval()

@@ -26,6 +26,7 @@ from lopsided import (
 from lopsided.method.sketch import sketch_named
 from lopsided.runs import read_run
 from tests.cli.commands import assert_one_line
+from tests.diagonal import diagonal
 
 HOLD = """
 import fcntl, sys
@@ -143,13 +144,16 @@ def test_a_loss_that_is_not_finite(cli, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "adapter_model.safetensors"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
+    ("call", "error"),
+    diagonal(
+        [1, 2, 5],
+        [
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "adapter_model.safetensors"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ],
+        share=2,
+    ),
 )
-@pytest.mark.parametrize("call", [1, 2, 5])
 def test_no_space_left(cli, tiny, tmp_path, monkeypatch, error, call):
     # Twice a snapshot and its checkpoint are written, and then the adapter.
     import peft.peft_model
@@ -163,12 +167,12 @@ def test_no_space_left(cli, tiny, tmp_path, monkeypatch, error, call):
         save(tensors, path, *args, **kwargs)
 
     monkeypatch.setattr(peft.peft_model, "safe_save_file", fail)
-    options = [*tiny, "--method", "cla", "--evaluations", 2, "--out", tmp_path / "out"]
+    options = [*tiny, "--method", "cla", "--steps", 2, "--evaluations", 2, "--out", tmp_path / "out"]
     outcome = cli("train", *options)
     # In the fifth call training is over, and its line of progress stands before the error.
     if call == 5:
         progress, error_line = outcome.err.splitlines(keepends=True)
-        assert progress.startswith("cla: 8 steps, ")
+        assert progress.startswith("cla: 2 steps, ")
         outcome = dataclasses.replace(outcome, err=error_line)
     assert_one_line(outcome, "no space left on the disk of", "free some space", "--resume")
     assert read_run(tmp_path / "out").status == "failed"
@@ -227,9 +231,10 @@ def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, erro
         raise error
 
     monkeypatch.setattr("lopsided.runs.session.save_trained", fail)
-    outcome = cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out")
+    options = [*tiny, "--method", "cla", "--steps", 2, "--evaluations", 1, "--out", tmp_path / "out"]
+    outcome = cli("train", *options)
     progress, error_line = outcome.err.splitlines(keepends=True)
-    assert progress.startswith("cla: 8 steps, ")
+    assert progress.startswith("cla: 2 steps, ")
     assert_one_line(dataclasses.replace(outcome, err=error_line), message)
     record = read_run(tmp_path / "out").to_json()
     assert record["status"] == "failed"
@@ -237,7 +242,7 @@ def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, erro
     monkeypatch.setenv("LOPSIDED_TRACEBACK", "1")
     if "this should not happen" in message:
         with pytest.raises(type(error)):
-            cli("train", *tiny, "--method", "cla", "--out", tmp_path / "out", "--resume")
+            cli("train", *options, "--resume")
 
 
 @pytest.mark.parametrize("folder", ["file/out", "file"])
@@ -321,9 +326,20 @@ def test_usage_errors_have_the_same_status(cli, arguments):
     assert "Error" in outcome.err or "Usage: lopsided" in outcome.out
 
 
-def test_a_real_process_ends_the_same_way(tiny, tmp_path):
-    command = [sys.executable, "-m", "lopsided_cli.main", "train", *map(str, tiny), "--rank", "64"]
+@pytest.mark.parametrize(
+    ("verb", "option", "value", "said"),
+    [
+        # Found before the library is imported, and after the model was loaded.
+        ("compare", "--seeds", "x", "--seeds must be whole numbers separated by commas, got 'x'"),
+        pytest.param(
+            *("train", "--rank", "64", "rank must not exceed the layer's width: r=64, d_in=32 in"),
+            marks=pytest.mark.more,
+        ),
+    ],
+)
+def test_a_real_process_ends_the_same_way(tiny, tmp_path, verb, option, value, said):
+    command = [sys.executable, "-m", "lopsided_cli.main", verb, *map(str, tiny), option, value]
     done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("lopsided: rank must not exceed the layer's width: r=64, d_in=32 in")
+    assert done.stderr.startswith(f"lopsided: {said}")

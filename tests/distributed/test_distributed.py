@@ -40,9 +40,8 @@ def launched(tmp_path_factory):
     """One launch for all tests, since its imports take longer than all that it trains."""
     folder = tmp_path_factory.mktemp("distributed")
     search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}"]
     done = subprocess.run(
-        [*command, "-m", "tests.distributed.worker", str(folder)],
+        [sys.executable, "-m", "tests.distributed.worker", str(folder)],
         env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,12 +1,16 @@
-"""One of two processes that train together. Started by torchrun, from test_distributed.py.
+"""Two processes that train together, started from test_distributed.py.
 
-    torchrun --nproc_per_node 2 -m tests.distributed.worker FOLDER
+    python -m tests.distributed.worker FOLDER
 
+They are forked from one that has done the imports and computed nothing, and have the environment that torchrun gives.
 Each process writes what it ends with to FOLDER; the tests compare that with one process that saw the whole batch.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,10 +247,12 @@ def run_sharded(rank: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main(folder: Path) -> None:
+def train_together(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
+    os.environ.update({"WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS)})
+    # A file, and not the port, is where the processes meet.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     torch.save(run_trainer(folder / "trainer", ROWS), folder / f"trainer-{rank}.pt")
     for kind in KINDS:
         for method in METHOD_NAMES:
@@ -255,5 +261,19 @@ def main(folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def main(folder: Path) -> int:
+    """Return how many processes ended badly; once one has, the others would wait for it, and are ended."""
+    processes = multiprocessing.get_context("fork")
+    started = [processes.Process(target=train_together, args=(rank, folder)) for rank in range(RANKS)]
+    for process in started:
+        process.start()
+    while any(process.is_alive() for process in started):
+        multiprocessing.connection.wait([process.sentinel for process in started if process.is_alive()])
+        if any(process.exitcode for process in started):
+            for process in started:
+                process.terminate()
+    return sum(process.exitcode != 0 for process in started)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -6,6 +6,7 @@ of it is as good as a process of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -15,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import transformers.models.bert.modeling_bert  # noqa: F401  (what a run imports when it needs it)
+from huggingface_hub import ModelCard, ModelCardData
 
 from lopsided.runs import TrainConfig, train
 from lopsided.tasks import vader  # noqa: F401
@@ -72,6 +75,9 @@ def wait(child: int, seconds: float | None) -> int:
 
 
 def main() -> None:
+    # The template of the model card that each save writes, compiled here for all children.
+    jinja2.Environment.compile = functools.cache(jinja2.Environment.compile)  # type: ignore[method-assign]
+    ModelCard.from_template(ModelCardData())
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

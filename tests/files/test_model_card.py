@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from peft import PeftModel
 
 import lopsided
 from lopsided.files.model_card import add_note
@@ -58,10 +59,25 @@ def test_a_readme_that_is_not_pefts_is_left_alone(tmp_path):
     add_note(tmp_path / "nowhere" / "at-all")
 
 
-@pytest.mark.parametrize("imported", [False, True])
+def snippet_of(folder: Path) -> str:
+    [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.S)
+    return snippet
+
+
+def test_the_snippet_of_the_card_loads(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    code = (
+        snippet_of(tmp_path).replace("base = ...", "base = tiny.bert()").replace('"this folder"', repr(str(tmp_path)))
+    )
+    names = {"tiny": tiny}
+    exec(code, names)
+    assert isinstance(names["model"], PeftModel)
+
+
+@pytest.mark.parametrize("imported", [False, pytest.param(True, marks=pytest.mark.more)])
 def test_the_snippet_of_the_card_is_what_loading_needs(tmp_path, imported):
     adapted().save_pretrained(tmp_path)
-    [snippet] = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), flags=re.S)
+    snippet = snippet_of(tmp_path)
     if not imported:
         snippet = re.sub(r"^import lopsided.*$", "", snippet, flags=re.M)
     # The tests' models import lopsided, which this reader has not.

@@ -21,6 +21,7 @@ import lopsided.files.atomic
 from lopsided.runs.prepare import save_trained
 from lopsided.verify import verify
 from tests import tiny
+from tests.diagonal import diagonal
 
 # What saves call to change files; each call may be the one that fails. Those of safetensors are in Rust: see below.
 CALLS = [
@@ -110,9 +111,9 @@ def close(a, b) -> bool:
     return torch.allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize(("number", "from_then_on"), [(errno.ENOSPC, True), (errno.EACCES, False)])
-@pytest.mark.parametrize("name", CASES)
-def test_whichever_call_fails_the_last_good_adapter_is_whole(name, number, from_then_on, models, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "error"), diagonal(CASES, [(errno.ENOSPC, True), (errno.EACCES, False)], share=2))
+def test_whichever_call_fails_the_last_good_adapter_is_whole(name, error, models, tmp_path, monkeypatch):
+    number, from_then_on = error
     (older, newer), case, folder = models, CASES[name], tmp_path / "adapter"
     old, new = tiny.logits(older), tiny.logits(newer)
     assert not close(old, new)

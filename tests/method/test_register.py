@@ -43,7 +43,23 @@ def test_the_canary():
     assert peft.__version__.startswith("0.21.")
 
 
-@pytest.mark.parametrize("imports", ["import lopsided, peft", "import peft, lopsided", "import transformers, lopsided"])
+UNPICKLED = """import peft, pickle
+member = pickle.load(open(sys.argv[1] + "/member.pkl", "rb"))
+assert member["peft_type"].value == "LOPSIDED"
+import lopsided"""
+
+
+# The tests themselves import lopsided first. A member that is unpickled imports it, and so is a third order.
+@pytest.mark.parametrize(
+    "imports",
+    [
+        pytest.param(UNPICKLED, id="peft, a member, lopsided"),
+        *(
+            pytest.param(line, marks=pytest.mark.more)
+            for line in ("import lopsided, peft", "import peft, lopsided", "import transformers, lopsided")
+        ),
+    ],
+)
 def test_either_import_order_in_a_fresh_process(imports, tmp_path):
     model = lopsided.adapt(tiny.bert(), "cla", r=2)
     tiny.train_a_little(model)
@@ -51,10 +67,11 @@ def test_either_import_order_in_a_fresh_process(imports, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     tiny.bert().save_pretrained(tmp_path / "base")
     torch.save((tiny.inputs(model), tiny.logits(model)), tmp_path / "expected.pt")
+    (tmp_path / "member.pkl").write_bytes(pickle.dumps({"peft_type": PeftType.LOPSIDED}))
     run(
-        imports
+        f"import sys\n{imports}"
         + """
-import sys, torch
+import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 base = AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "/base")
@@ -87,6 +104,7 @@ def test_a_spawned_worker_gets_the_member_and_the_model():
     assert torch.equal(torch.tensor(logits), tiny.logits(model))
 
 
+@pytest.mark.more
 def test_a_member_unpickles_where_only_peft_was_imported(tmp_path):
     (tmp_path / "member.pkl").write_bytes(pickle.dumps({"peft_type": PeftType.LOPSIDED}))
     code = "import peft, pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))['peft_type'].value)"

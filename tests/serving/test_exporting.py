@@ -22,6 +22,7 @@ from lopsided.serving import SERVERS, export_adapter
 from lopsided.verify import verify
 from tests import test_samples as samples
 from tests import tiny
+from tests.diagonal import diagonal
 from tests.serving.adapters import base_of, in_stock_peft, load_base, stock_lora, trained, with_peft
 
 FILE = "adapter_model.safetensors"
@@ -35,16 +36,31 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.more)])
-def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tmp_path):
+def exported_methods(kind, folder):
+    """The folders of all methods' exports, and the logits of the models that they were exported from."""
     expected, folders = [], []
     for name in tiny.ADAPTERS:
-        saved, logits = trained(name, kind, tmp_path)
-        exported = export_adapter(saved, tmp_path / f"lora-{name}", probe=False)
+        saved, logits = trained(name, kind, folder)
+        exported = export_adapter(saved, folder / f"lora-{name}", probe=False)
         assert exported.change.rank == 2 * (3 if METHODS[name].chain else 1)
         assert exported.change.total == 0
         expected.append(logits)
         folders.append(exported.path)
+    return folders, expected
+
+
+def test_every_method_loads_in_stock_peft(tmp_path):
+    folders, expected = exported_methods("bert", tmp_path)
+    for name, folder, logits in zip(tiny.ADAPTERS, folders, expected):
+        found = with_peft("bert", tmp_path / "bert", folder)
+        torch.testing.assert_close(found, logits, atol=2e-5, rtol=0, msg=name)
+
+
+# tests/test_export.py loads what `to_lora` writes of all methods in such a process, and the next test three exports.
+@pytest.mark.more
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tmp_path):
+    folders, expected = exported_methods(kind, tmp_path)
     for name, found, logits in zip(tiny.ADAPTERS, in_stock_peft(kind, tmp_path / kind, *folders), expected):
         torch.testing.assert_close(found, logits, atol=2e-5, rtol=0, msg=name)
 
@@ -125,8 +141,9 @@ class Rows(Sketch):
         return np.asarray(weight)[link * r : (link + 1) * r]
 
 
-@pytest.mark.parametrize("train", ["B", "A", "AB", "coin"])
-@pytest.mark.parametrize("sketch", [Noisy(), lopsided.Singular(), Rows()])
+@pytest.mark.parametrize(
+    ("sketch", "train"), diagonal([Noisy(), lopsided.Singular(), Rows()], ["B", "A", "AB", "coin"], share=2)
+)
 def test_sketches_of_a_users_own_and_sketches_that_read_the_base(train, sketch, tmp_path):
     method = Method(name="own", train=train, sketch=sketch, chain=lopsided.Chain(links=2), source="this test")
     saved, logits = trained(method, "bert", tmp_path, links=2, target_modules=["query", "intermediate.dense"])
@@ -479,8 +496,7 @@ def test_a_base_of_another_size_is_seen_by_its_shapes(tmp_path):
         export_adapter(saved, tmp_path / "lora", base=str(tmp_path / "wide"), probe=False)
 
 
-@pytest.mark.parametrize("kind", ["convolution", "embedding"])
-@pytest.mark.parametrize("name", ["c3la", "rac_a", "cola"])
+@pytest.mark.parametrize(("kind", "name"), diagonal(["convolution", "embedding"], ["c3la", "rac_a", "cola"], share=2))
 def test_layers_that_are_not_linear_go_to_peft_alone_and_take_the_bases_configuration(kind, name, tmp_path):
     if kind == "convolution":
         saved, logits = trained(name, "vit", tmp_path, target_modules=["projection", "q_proj"])

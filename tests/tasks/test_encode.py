@@ -34,11 +34,17 @@ def test_causal_keeps_the_bos_that_the_tokenizer_adds():
     assert row["labels"].count(-100) == 5
 
 
-@settings(max_examples=200, deadline=None)
-@given(prompt=TEXT, completion=TEXT, max_length=st.integers(8, 40), bos=st.booleans())
-def test_causal_cuts_the_prompt_first(prompt, completion, max_length, bos):
+# Eight rows in one task, whose encoding takes as long as that of one.
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=8, max_size=8), max_length=st.integers(8, 40), bos=st.booleans())
+def test_causal_cuts_the_prompt_first(rows, max_length, bos):
     tokenizer = WITH_BOS if bos else PLAIN
-    row = encode(generation((prompt, completion)), tokenizer, max_length=max_length).splits["test"][0]
+    encoded = encode(generation(*rows), tokenizer, max_length=max_length).splits["test"]
+    for (prompt, completion), row in zip(rows, encoded, strict=True):
+        assert_prompt_is_cut_first(prompt, completion, row, tokenizer, max_length, bos)
+
+
+def assert_prompt_is_cut_first(prompt, completion, row, tokenizer, max_length, bos):
     ids, labels = row["input_ids"], row["labels"]
     assert len(ids) == len(labels) == len(row["attention_mask"]) <= max_length
     masked = labels.count(-100)

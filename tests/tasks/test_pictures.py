@@ -280,13 +280,17 @@ def test_real_images_in_local_form(data):
     assert fingerprint(load_task(str(data / "cifar10"))) == fingerprint(task)
 
 
-@pytest.mark.parametrize("domain", PACS)
-def test_real_domains_in_local_form(data, domain):
+@pytest.fixture(scope="module")
+def sizes(data):
+    """How many rows each split of each domain has, read alone."""
     if not (data / "pacs").is_dir():
         pytest.skip(f"no pacs in {data}")
+    return {each: [len(rows) for rows in load_task(str(data / "pacs" / each)).splits.values()] for each in PACS}
+
+
+@pytest.mark.parametrize("domain", PACS)
+def test_real_domains_in_local_form(data, sizes, domain):
     task = load_task(f"pacs/{domain}", data=str(data))
-    alone = {each: load_task(str(data / "pacs" / each)) for each in PACS}
-    sizes = {each: [len(rows) for rows in alone[each].splits.values()] for each in PACS}
     others = [sizes[each] for each in PACS if each != domain]
     assert [len(task.splits[split]) for split in SPLITS] == [sum(each) for each in zip(*others)]
     assert {name: len(rows) for name, rows in task.out_of_domain.items()} == {f"pacs/{domain}": sum(sizes[domain])}

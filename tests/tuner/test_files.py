@@ -53,9 +53,10 @@ def test_a_saved_adapter_is_the_same_function_in_a_transformers_model(name, tmp_
     assert torch.equal(
         tiny.logits(PeftModel.from_pretrained(tiny.bert(), str(tmp_path), low_cpu_mem_usage=True)), expected
     )
+    base = tiny.bert()
     with loaded.disable_adapter():
         for module, layer in layers_of(loaded).items():
-            plain = tiny.bert().get_submodule(module.removeprefix("base_model.model."))
+            plain = base.get_submodule(module.removeprefix("base_model.model."))
             assert torch.equal(layer.base_layer.weight, plain.weight)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 
 import pytest
@@ -24,15 +25,27 @@ import lopsided
 from lopsided import LopsidedConfig, LopsidedError, advance_chain
 from lopsided.tuner import layers_of
 from tests import tiny
+from tests.diagonal import diagonal
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
 
+@functools.cache
+def trained_once(name: str) -> PeftModel:
+    return _trained(name, tiny.llama())
+
+
 def trained(name: str, base=None, **options) -> PeftModel:
     """Of a chain: at link 2."""
+    if base is None and not options:
+        return copy.deepcopy(trained_once(name))
+    return _trained(name, tiny.llama() if base is None else base, **options)
+
+
+def _trained(name: str, base, **options) -> PeftModel:
     if name in tiny.CHAINS:
         options["links"] = 3
-    model = lopsided.adapt(tiny.llama() if base is None else base, name, r=2, target_modules=TARGETS, **options).eval()
+    model = lopsided.adapt(base, name, r=2, target_modules=TARGETS, **options).eval()
     optimizer = tiny.train_a_little(model)
     for _ in range(2 if name in tiny.CHAINS else 0):
         advance_chain(model, optimizer)
@@ -55,8 +68,7 @@ def base_folder(tmp_path_factory):
 # -- transformers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", tiny.ADAPTERS)
-@pytest.mark.parametrize("kind", [AutoModelForCausalLM, AutoModel])
+@pytest.mark.parametrize(("name", "kind"), diagonal(tiny.ADAPTERS, [AutoModelForCausalLM, AutoModel], share=2))
 def test_transformers_loads_into_a_model_with_other_paths(name, kind, base_folder, tmp_path):
     model = trained(name, AutoModelForCausalLM.from_pretrained(base_folder))
     model.save_pretrained(tmp_path)
@@ -174,7 +186,7 @@ def test_another_base_under_the_links(name):
 @pytest.mark.parametrize("name", ["cla", "rac_b", "c3la", "bernoulli", "cola"])
 @pytest.mark.parametrize("way", ["torch.save", "safetensors", "distributed checkpoint", "strictly, by assignment"])
 def test_whole_states_go_through_other_people_s_functions(name, way, tmp_path):
-    model = trained(name, tiny.llama())
+    model = trained(name)
     fresh = lopsided.adapt(tiny.llama(seed=1), name, r=2, target_modules=TARGETS, seed=9, **_links(name)).eval()
     if way == "torch.save":
         buffer = io.BytesIO()

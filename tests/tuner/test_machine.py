@@ -33,6 +33,7 @@ from lopsided import METHODS, LopsidedConfig, LopsidedError
 from lopsided.tuner import layers_of
 from lopsided.tuner.weight.undo_records import INTEGERS
 from tests import tiny
+from tests.diagonal import diagonal
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NAMES = ("default", "b", "c")
@@ -402,8 +403,7 @@ def walk(method: str, dtype: torch.dtype, examples: int, steps: int) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("method", tiny.ADAPTERS)
+@pytest.mark.parametrize(("method", "dtype"), diagonal(tiny.ADAPTERS, DTYPES, share=3))
 def test_any_sequence_of_calls_keeps_the_base(method, dtype):
     walk(method, dtype, examples=3, steps=12)
 

@@ -18,6 +18,7 @@ import lopsided
 from lopsided import LopsidedConfig, advance_chain
 from lopsided.tuner import layers_of
 from tests import tiny
+from tests.diagonal import diagonal
 
 LAYOUTS = {
     "the same layers": (["0", "2"], ["0", "2"]),
@@ -108,8 +109,7 @@ def call(model, word: str):
     return model
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("names", PAIRS, ids="+".join)
+@pytest.mark.parametrize(("names", "layout"), diagonal(PAIRS, LAYOUTS, share=2))
 def test_the_calls_give_what_stock_peft_gives(names, layout):
     start = two(names, layout)
     oracle = stock(start)

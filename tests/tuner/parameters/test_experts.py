@@ -17,6 +17,7 @@ from lopsided.tuner import layers_of
 from lopsided.tuner.parameters import low_rank_weight
 from lopsided.tuner.parameters.adapted_parameters import AdaptedParameters
 from tests import tiny
+from tests.diagonal import diagonal
 from tests.tuner.test_asked import moe
 
 TARGETS = {
@@ -80,8 +81,10 @@ def _factors(layer):
     return ([A for A, _ in terms], 0), ([B for _, B in terms], 1)
 
 
-@pytest.mark.parametrize("method", ["cla", "rcla", "asym_b", "asym_a", "paca", "lora", "bernoulli"])
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    diagonal(TARGETS, ["cla", "rcla", "asym_b", "asym_a", "paca", "lora", "bernoulli"], share=2),
+)
 def test_a_model_computes_with_the_sum(kind, method):
     model, base = made(kind, method)
     assert torch.equal(run(model), run(base)), "a new adapter must not change the function"
@@ -236,9 +239,8 @@ def test_an_update_far_below_a_16_bit_weight_s_rounding_comes_through(method, wa
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "dtype"), diagonal(["mixtral", "gpt_oss"], [torch.float32, torch.bfloat16], share=2))
 @pytest.mark.parametrize("method", ["c3la", "rac_a", "cola"])
-@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 def test_a_chain_goes_on_comes_back_and_leaves_every_bit(kind, method, dtype, tmp_path):
     model, base = made(kind, method, dtype=dtype, links=4)
     original = copy.deepcopy(base.state_dict())
