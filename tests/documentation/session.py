@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from lopsided.diagnose.sections import SECTIONS
 from lopsided.models.registry import MODELS
 from lopsided.study.columns import COLUMNS
 from lopsided.tasks import TASKS
+from lopsided_cli.main import main
 from tests.documentation.blocks import ROOT, Block
 
 # What a page may add an entry to.
@@ -25,6 +28,8 @@ TABLES = (METHODS, BASELINES, SECTIONS, MODELS, COLUMNS, TASKS)
 # page that needs them does.
 QUANTIZERS = Path(sys.prefix) / "quantized"
 MINUTES = 8
+# What only a shell does with a line.
+SHELL = re.compile(r"[|&;<>$*~`\\]")
 
 
 @contextmanager
@@ -43,8 +48,7 @@ def environment(*, quantizers: bool) -> dict[str, str]:
     """A shell's, in which `lopsided` and `python` are those of this checkout."""
     search = [str(ROOT / "src"), os.environ.get("PYTHONPATH", ""), *([str(QUANTIZERS)] if quantizers else [])]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    quiet = {"OMP_NUM_THREADS": "1", "COLUMNS": "150", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "RAY_DEDUP_LOGS": "0"}
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PATH": path, **quiet}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(search), "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def matches(shown: str, printed: str) -> bool:
@@ -81,10 +85,25 @@ class Session:
             {"python": self._python, "bash": self._shell}[block.language](block.code, block.place)
             self.last = self.printed()
 
+    def _lopsided(self, arguments: list[str], place: str) -> None:
+        # Nothing of a shell is in it, and the start of a process takes longer than most commands on tiny models.
+        argv, sys.argv = sys.argv, ["lopsided", *arguments]
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, f"{place}: lopsided {' '.join(arguments)} ended with {ended.code}"
+        finally:
+            sys.argv = argv
+
     def _python(self, code: str, place: str) -> None:
         exec(compile(code, place, "exec"), vars(self.module))
 
     def _shell(self, code: str, place: str) -> None:
+        lines = [line for line in code.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        if all(line.startswith("lopsided ") and not SHELL.search(line) for line in lines):
+            for line in lines:
+                self._lopsided(shlex.split(line, comments=True)[1:], place)
+            return
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", code],
             cwd=self.folder,
