@@ -52,9 +52,10 @@ def environment(*, quantizers: bool) -> dict[str, str]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether this was printed: `…` stands for any text, and spaces and line breaks for each other."""
+    """Whether this was printed: `…` stands for any text, in a line of its own for lines or none; a space is any space."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    return doctest.OutputChecker().check_output(shown.replace("…", "..."), printed, flags)
+    pattern = re.sub("^…\n", "...", shown, flags=re.M).replace("…", "...")
+    return doctest.OutputChecker().check_output(pattern, printed, flags)
 
 
 class Session:

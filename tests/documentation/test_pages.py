@@ -78,6 +78,8 @@ def test_blocks_are_read_as_the_page_says():
 def test_what_was_printed_is_compared():
     assert matches("accuracy … %\nend", "accuracy 81.3 %\n\nend\n")
     assert not matches("accuracy … %\nend", "accuracy 81.3 %\n")
+    assert matches("…\nend", "end\n")
+    assert not matches("…\nend", "end\nand more\n")
     assert not matches("1.00", "1.01")
 
 
