@@ -1,7 +1,7 @@
 """Draw the pictures of docs/concepts: `python docs/draw_concepts.py` writes docs/images/concept-*.svg.
 
-Measured figures come from the lab's committed results, columns from the library's own sketches. Each picture brings its own
-light ground, so that it reads the same on a dark page.
+Measured figures come from the lab's committed results, columns from the library's own sketches. Each picture brings its
+own light ground, so that it reads the same on a dark page.
 """
 
 from __future__ import annotations
@@ -114,10 +114,19 @@ class Chart:
         canvas.path([(self.left, bottom), (self.left + self.width, bottom)], SOFT)
         canvas.text(self.left + self.width / 2, bottom + 38, label, size=12.5, ink=INK)
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], ink: str, *, dots: bool = True, dashes: str = "") -> None:
+    def line(
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float],
+        ink: str,
+        *,
+        dots: bool = True,
+        dashes: str = "",
+        width: float = 2.2,
+    ) -> None:
         """Draw a line, with a dot per value."""
         points = [(self.across(x), self.up(y)) for x, y in zip(xs, ys, strict=True)]
-        self.canvas.path(points, ink, width=2.2, dashes=dashes)
+        self.canvas.path(points, ink, width=width, dashes=dashes)
         for x, y in points if dots else []:
             self.canvas.dot(x, y, ink, radius=3.6)
 
@@ -126,10 +135,14 @@ class Chart:
         bottom = self.top + self.height
         self.canvas.box(middle - width / 2, self.up(value), width, bottom - self.up(value), ink)
         if ends is not None:
-            low, high = (self.up(end) for end in ends)
-            self.canvas.path([(middle, low), (middle, high)], INK, width=1.6)
-            for y in (low, high):
-                self.canvas.path([(middle - 5, y), (middle + 5, y)], INK, width=1.6)
+            self.interval(middle, ends)
+
+    def interval(self, middle: float, ends: tuple[float, float]) -> None:
+        """Draw an interval of y at a place of the canvas."""
+        low, high = (self.up(end) for end in ends)
+        self.canvas.path([(middle, low), (middle, high)], INK, width=1.6)
+        for y in (low, high):
+            self.canvas.path([(middle - 5, y), (middle + 5, y)], INK, width=1.6)
 
 
 def _share(value: float, ends: tuple[float, float], log: bool) -> float:
@@ -160,15 +173,15 @@ def asymmetry() -> str:
         middle = chart.left + chart.width * (number + 0.5) / 3
         for name, ink, aside in (("B", TRAINED, -20), ("A", FROZEN, 20)):
             line = lines[name]
-            chart.bar(
-                middle + aside, line["y"][number], ink, width=34, ends=(line["low"][number], line["high"][number])
-            )
+            # No bars: on a logarithmic axis their lengths mean nothing.
+            canvas.dot(middle + aside, chart.up(line["y"][number]), ink, radius=8)
+            chart.interval(middle + aside, (line["low"][number], line["high"][number]))
             canvas.text(middle + aside, 255, name, size=12, ink=SOFT)
         for row, words in enumerate(what.split("\n")):
             canvas.text(middle, 273 + 16 * row, words, size=12)
     chance = lab("factor-similarity")["details"]["random pairs"]
     chart.canvas.path([(420, chart.up(chance)), (740, chart.up(chance))], INK, width=1.3, dashes="5 4")
-    canvas.text(740, chart.up(chance) - 6, "chance", size=12, anchor="end")
+    canvas.text(412, chart.up(chance) + 4, "chance", size=12, anchor="end")
     return canvas.svg("B learns next to a frozen A; learned B's agree between runs, learned A's follow their start")
 
 
@@ -212,9 +225,9 @@ def chains() -> str:
         canvas.text(left + 114, 180, f"B{number}", size=12)
         canvas.text(left + 146, 108, f"A{number}", size=12, ink=SOFT)
         if number < 3:
-            canvas.path([(left + 42, 192), (left + 42, 206), (left + 222, 206), (left + 222, 176)], SOFT, width=1.4)
+            canvas.path([(left + 114, 187), (left + 114, 206), (left + 222, 206), (left + 222, 176)], SOFT, width=1.4)
             canvas.path([(left + 217, 183), (left + 222, 175), (left + 227, 183)], SOFT, width=1.4)
-            canvas.text(left + 132, 224, "merge, draw A again, B = 0", size=11.5, ink=SOFT)
+            canvas.text(left + 150, 224, "merge, draw A again, B = 0", size=11.5, ink=SOFT)
     chart = Chart(canvas, 40, 262, 700, 52, (0, 4), (0, 4))
     for number, ink in enumerate(LINKS):
         left, right = chart.across(number), chart.across(number + 1)
@@ -228,17 +241,22 @@ def digits() -> str:
     canvas = Canvas(760, 320)
     lines = lines_of("digits-chain", "methods")
     names = next(iter(lines.values()))["x"]
-    chart = Chart(canvas, 70, 50, 660, 190, (0, 1), (40, 100))
-    chart.axes(
-        "Test accuracy on new digits at rank 1, %", [], [(v, f"{v}") for v in (40, 60, 80, 100)], ""
-    )
+    words = {
+        "asym": ("asymmetric LoRA", "one frozen factor"),
+        "lora": ("LoRA", "both learn"),
+        "rac": ("RAC-LoRA", "a chain of the first"),
+        "cola": ("COLA", "a chain of LoRA"),
+        "full": ("full", "all weights"),
+    }
+    chart = Chart(canvas, 70, 50, 660, 190, (0, 1), (0, 100))
+    chart.axes("Test accuracy on new digits at rank 1, %", [], [(v, f"{v}") for v in (0, 25, 50, 75, 100)], "")
     for number, name in enumerate(names):
         middle = chart.left + chart.width * (number + 0.5) / len(names)
-        for (label, line), ink, aside in zip(lines.items(), (TRAINED, OTHER), (-24, 24)):
+        for line, ink, aside in zip(lines.values(), (TRAINED, OTHER), (-24, 24)):
             ends = None if line["low"] is None else (line["low"][number], min(100.0, line["high"][number]))
             chart.bar(middle + aside, line["y"][number], ink, width=40, ends=ends)
-        for row, words in enumerate(str(name).split("\n")):
-            canvas.text(middle, 262 + 16 * row, words, size=12)
+        for row, part in enumerate(words[name]):
+            canvas.text(middle, 260 + 15 * row, part, size=12, ink=INK if row == 0 else SOFT)
     for number, (label, ink) in enumerate(zip(lines, (TRAINED, OTHER))):
         canvas.box(70 + 220 * number, 294, 12, 12, ink)
         canvas.text(88 + 220 * number, 305, label, size=12, anchor="start")
@@ -256,7 +274,9 @@ def selectors() -> str:
         "cpaca": "r at random, again at each link",
     }
     canvas = Canvas(760, 46 + 112 * len(shown))
-    canvas.text(30, 30, f"Columns that are read: r = {rank} of d = {columns}", size=13.5, anchor="start", font_weight="bold")
+    canvas.text(
+        30, 30, f"Columns that are read: r = {rank} of d = {columns}", size=13.5, anchor="start", font_weight="bold"
+    )
     for row, (name, words) in enumerate(shown.items()):
         top, sketch = 48 + 112 * row, METHODS[name].sketch
         canvas.text(30, top + 26, name, size=14, anchor="start", font_weight="bold")
@@ -289,14 +309,27 @@ def descent() -> str:
     """Draw the share of the first gap that chains of selectors leave, and what a fixed window leaves."""
     canvas = Canvas(760, 330)
     lines = lines_of("sketches", "descent")
-    chart = Chart(canvas, 80, 50, 450, 210, (0, 160), (1e-4, 1), "y")
+    chart = Chart(canvas, 80, 50, 450, 210, (0, 160), (1e-6, 1), "y")
     ticks = [(v, f"{v}") for v in (0, 40, 80, 120, 160)]
-    chart.axes("Share of the first gap that is left", ticks, [(1e-4, "0.01 %"), (1e-2, "1 %"), (1, "100 %")], "links")
+    chart.axes(
+        "Share of the first gap that is left",
+        ticks,
+        [(1e-6, "0.0001 %"), (1e-4, "0.01 %"), (1e-2, "1 %"), (1, "100 %")],
+        "links",
+    )
     inks = (FROZEN, *LINKS)
+    words = {
+        "Gaussian": "dense, drawn each link",
+        "columns": "columns, drawn each link",
+        "shuffled": "windows, shuffled",
+    }
+    words |= {"cyclic": "windows, in turn", "fixed": "one window for all links"}
     for number, (name, line) in enumerate(lines.items()):
-        chart.line(line["x"], [max(1e-4, y) for y in line["y"]], inks[number], dots=False)
-        canvas.path([(550, 66 + 24 * number), (574, 66 + 24 * number)], inks[number], width=3)
-        canvas.text(584, 70 + 24 * number, name, size=12.5, anchor="start")
+        # The line below of two that lie on each other is the wider one.
+        width = 7 if name in ("Gaussian", "shuffled") else 2.2
+        chart.line(line["x"], line["y"], inks[number], dots=False, width=width)
+        canvas.path([(550, 66 + 24 * number), (574, 66 + 24 * number)], inks[number], width=width)
+        canvas.text(584, 70 + 24 * number, words[name], size=12.5, anchor="start")
     return canvas.svg("Selectors that move on converge as a dense random sketch does; a fixed window stalls")
 
 
@@ -333,7 +366,9 @@ def bounds_and_gaps() -> str:
             canvas.dot(chart.across(x), chart.up(y), inks[name], radius=6)
         canvas.dot(540, 66 + 26 * number, inks[name], radius=6)
         canvas.text(556, 70 + 26 * number, f"trained: {name}", size=12.5, anchor="start")
-    return canvas.svg("Methods with a smaller bound had a smaller gap; every bound is hundreds of times its gap or more")
+    return canvas.svg(
+        "Methods with a smaller bound had a smaller gap; every bound is hundreds of times its gap or more"
+    )
 
 
 PICTURES: dict[str, Callable[[], str]] = {

@@ -5,8 +5,8 @@ In front of a block a page may have a comment, which no reader sees:
 - `<!-- not run: REASON -->`: the block is not run, and why;
 - `<!-- given`, Python code, `-->`: run before the block, where a page shows a part of somebody's program.
 
-A block of Python or TOML whose first line is `# name.py` or `# name.toml` is a file of the reader's, and a later command
-uses it. A block of `text` is what the block before it prints; `…` stands for what differs from run to run.
+A block of Python or TOML whose first line is `# name.py` or `# name.toml` is a file that the reader saves, and a later
+command uses it. A block of `text` is what the block before it prints; `…` stands for what differs from run to run.
 
 `python -m tests.documentation.blocks` lists what is not run.
 """

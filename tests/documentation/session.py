@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from lopsided import METHODS
 from lopsided.baselines import BASELINES
 from lopsided.diagnose.sections import SECTIONS
@@ -24,8 +26,8 @@ from tests.documentation.blocks import ROOT, Block
 
 # What a page may add an entry to.
 TABLES = (METHODS, BASELINES, SECTIONS, MODELS, COLUMNS, TASKS)
-# `make setup` puts the quantizers there. PEFT imports them in every process that finds them, so that only the shell of a
-# page that needs them does.
+# `make setup` puts the quantizers there. PEFT imports them in every process that finds them, so only the shell of a page
+# that needs them does.
 QUANTIZERS = Path(sys.prefix) / "quantized"
 MINUTES = 8
 # What only a shell does with a line.
@@ -52,7 +54,7 @@ def environment(*, quantizers: bool) -> dict[str, str]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether this was printed: `…` stands for any text, in a line of its own for lines or none; a space is any space."""
+    """Whether this was printed: `…` stands for any text, alone in a line for any lines; a space is any space."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     pattern = re.sub("^…\n", "...", shown, flags=re.M).replace("…", "...")
     return doctest.OutputChecker().check_output(pattern, printed, flags)
@@ -90,11 +92,11 @@ class Session:
         # Nothing of a shell is in it, and the start of a process takes longer than most commands on tiny models.
         argv, sys.argv = sys.argv, ["lopsided", *arguments]
         try:
-            main()
-        except SystemExit as ended:
-            assert not ended.code, f"{place}: lopsided {' '.join(arguments)} ended with {ended.code}"
+            with pytest.raises(SystemExit) as ended:
+                main()
         finally:
             sys.argv = argv
+        assert not ended.value.code, f"{place}: lopsided {' '.join(arguments)} ended with {ended.value.code}"
 
     def _python(self, code: str, place: str) -> None:
         exec(compile(code, place, "exec"), vars(self.module))

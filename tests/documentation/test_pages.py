@@ -69,7 +69,8 @@ def test_the_gate_sees_what_it_forbids(text, fault):
 
 
 def test_blocks_are_read_as_the_page_says():
-    text = "<!-- given\nx = 1\n-->\n```python\n# a.py\nx\n```\n\n<!-- not run: needs a GPU\n  of 80 GB -->\n\n```bash\nls\n```\n"
+    text = "<!-- given\nx = 1\n-->\n```python\n# a.py\nx\n```\n\n"
+    text += "<!-- not run: needs a GPU\n  of 80 GB -->\n\n```bash\nls\n```\n"
     first, second = blocks_of(text, "page.md")
     assert (first.given, first.file, first.why_not, first.line) == ("x = 1\n", "a.py", None, 4)
     assert (second.why_not, second.code, second.line) == ("needs a GPU of 80 GB", "ls\n", 12)
@@ -137,3 +138,14 @@ def test_what_a_page_shows_runs_in_its_order(page, session):
     for block in page_blocks(page):
         if block.why_not is None:
             session.run(block)
+
+
+def test_the_pictures_of_the_concepts_are_what_the_script_draws(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import draw_concepts
+
+    drawn = {name: draw() for name, draw in draw_concepts.PICTURES.items()}
+    committed = {path.name: path.read_text(encoding="utf-8") for path in draw_concepts.IMAGES.glob("concept-*.svg")}
+    assert drawn == committed, "run: python docs/draw_concepts.py"
+    shown = "".join((ROOT / page).read_text(encoding="utf-8") for page in CONCEPTS)
+    assert all(f"../images/{name}" in shown for name in drawn)
