@@ -26,8 +26,8 @@ from tests.documentation.blocks import ROOT, Block
 
 # What a page may add an entry to.
 TABLES = (METHODS, BASELINES, SECTIONS, MODELS, COLUMNS, TASKS)
-# `make setup` puts the quantizers there. PEFT imports them in every process that finds them, so only the shell of a page
-# that needs them does.
+# `make setup` puts the quantizers there. PEFT imports them wherever it finds them, so only a page that needs them has a
+# shell in which it does.
 QUANTIZERS = Path(sys.prefix) / "quantized"
 MINUTES = 8
 # What only a shell does with a line.
@@ -102,10 +102,10 @@ class Session:
         exec(compile(code, place, "exec"), vars(self.module))
 
     def _shell(self, code: str, place: str) -> None:
-        lines = [line for line in code.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        lines = [line.partition(" #")[0] for line in code.replace("\\\n", " ").splitlines() if line]
         if all(line.startswith("lopsided ") and not SHELL.search(line) for line in lines):
             for line in lines:
-                self._lopsided(shlex.split(line, comments=True)[1:], place)
+                self._lopsided(shlex.split(line)[1:], place)
             return
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", code],

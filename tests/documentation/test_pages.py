@@ -105,7 +105,7 @@ def test_a_page_has_one_title_and_says_first_what_it_is_for(page):
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     assert re.findall(r"^# (.+)$", text, re.M) == [text.splitlines()[0].removeprefix("# ")]
     first = text.split("\n\n")[1]
-    assert re.match(r"[A-Z].*\.$", first, re.S), f"{page} begins with {first!r}"
+    assert re.match(r"[A-Z`].*\.$", first, re.S), f"{page} begins with {first!r}"
 
 
 @pytest.mark.parametrize("page", [*RECIPES, *CONCEPTS])
