@@ -167,8 +167,6 @@ def test_a_quantized_head_is_refused_with_the_option_that_leaves_it_out():
     said = r"the head's classifier.weight is quantized \(torch.int8\).*llm_int8_skip_modules=\['classifier'\]"
     with pytest.raises(LopsidedError, match=said):
         lopsided.adapt(model, "cla", r=2)
-    # Not a head that is trained: nothing to refuse.
-    lopsided.adapt(model, "cla", r=2, modules_to_save=[])
 
 
 def test_a_backbones_module_with_a_heads_name_is_told():
