@@ -161,6 +161,14 @@ def test_a_head_outside_any_module_is_refused_unless_named():
     assert all("lopsided_" in name for name, p in adapted.named_parameters() if p.requires_grad)
 
 
+def test_a_quantized_head_is_refused_with_the_option_that_leaves_it_out():
+    model = tiny.bert()
+    model.classifier.weight = nn.Parameter(model.classifier.weight.data.to(torch.int8), requires_grad=False)
+    said = r"the head's classifier.weight is quantized \(torch.int8\).*llm_int8_skip_modules=\['classifier'\]"
+    with pytest.raises(LopsidedError, match=said):
+        lopsided.adapt(model, "cla", r=2)
+
+
 def test_a_backbones_module_with_a_heads_name_is_told():
     with pytest.warns(LopsidedWarning, match=r"next to the head also wav2vec2\.feature_extractor"):
         assert "feature_extractor" in modules_to_save(CLASSES["Wav2Vec2ForXVector"].build())

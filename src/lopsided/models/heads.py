@@ -101,10 +101,11 @@ def modules_to_save(model: nn.Module) -> list[str]:
     """Return `task_heads` for PEFT, which also trains every module whose name ends with one of them.
 
     Raises:
-        LopsidedError: if the head holds parameters outside any module, which PEFT cannot train. A LopsidedWarning names
-            modules of the backbone that would be trained as well.
+        LopsidedError: if the head holds parameters outside any module, which PEFT cannot train, or is quantized. A
+            LopsidedWarning names modules of the backbone that would be trained as well.
     """
     heads = task_heads(model)
+    _check_not_quantized(model, heads)
     bare = [name for name, _ in model.named_parameters(recurse=False)]
     if bare and isinstance(model, PreTrainedModel) and _ending(model, HEADED) is not None:
         raise LopsidedError(
@@ -125,6 +126,16 @@ def modules_to_save(model: nn.Module) -> list[str]:
             stacklevel=3,
         )
     return heads
+
+
+def _check_not_quantized(model: nn.Module, heads: list[str]) -> None:
+    """Raise for a head of integers: transformers quantizes a new head, too, and it could never train."""
+    for name, parameter in model.named_parameters():
+        if is_inside(name, heads) and not parameter.dtype.is_floating_point:
+            raise LopsidedError(
+                f"the head's {name} is quantized ({parameter.dtype}), so it can't be trained; expected a head in "
+                f"floating point; load the model with BitsAndBytesConfig(..., llm_int8_skip_modules={heads})"
+            )
 
 
 def is_inside(name: str, modules: Iterable[str]) -> bool:
