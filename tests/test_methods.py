@@ -34,7 +34,9 @@ def test_contract(name, contract, kind):
 
 def test_the_table_holds_the_designs_methods():
     assert set(METHODS) == set(NAMES.split())
-    assert {name for name, m in METHODS.items() if m.compared} == {*STUDY.split(), "head"}
+    # `paca` has the parts of `rcla`, and would be the same run.
+    assert METHODS["paca"].parts()["sketch"] == METHODS["rcla"].parts()["sketch"]
+    assert {name for name, m in METHODS.items() if m.compared} == {*STUDY.split(), "head"} - {"paca"}
     assert all(method.source for method in METHODS.values())
 
 

@@ -101,7 +101,7 @@ register(
     lr=3e-3,
     source="Cadenhead et al. 2026, arXiv:2606.13767",
 )
-register("paca", train="B", sketch=Columns(), compared=True, lr=3e-3, source="Woo et al. 2025, arXiv:2503.01905")
+register("paca", train="B", sketch=Columns(), lr=3e-3, source="Woo et al. 2025, arXiv:2503.01905")
 register(
     "cpaca",
     train="B",

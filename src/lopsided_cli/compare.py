@@ -8,7 +8,7 @@ import typer
 
 from lopsided_cli import options
 from lopsided_cli.printing import print_json, terminal
-from lopsided_cli.progress import bar, early, read_as
+from lopsided_cli.progress import early, read_as
 from lopsided_settings.compare import CompareSettings
 from lopsided_settings.plugins import PluginSettings
 from lopsided_settings.train import TrainSettings
@@ -39,6 +39,7 @@ def compare(
     from lopsided.study import compare as run_all
     from lopsided.study.comparison import RESULTS
     from lopsided.study.comparison_settings import SETTINGS, resumed_settings
+    from lopsided_cli.study_progress import comparing
 
     if own["plugin"] is not None:
         load_plugin(own["plugin"])
@@ -50,8 +51,15 @@ def compare(
         config = _asked(run, comparison)
     folder = config.run.out
     console = Console(stderr=True)
-    with bar(console) as callbacks:
-        outcome = run_all(config, resume=resume, callbacks=callbacks, note=early(console))
+    with comparing(console, f"{config.run.task} with {config.run.model}", config.names) as shown:
+        outcome = run_all(
+            config,
+            resume=resume,
+            callbacks=shown.callbacks_of,
+            note=early(console),
+            start=shown.start,
+            tell=shown.tell,
+        )
     write_report([folder], folder / "report.html")
     if json:
         print_json(outcome.to_json())

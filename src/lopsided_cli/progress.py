@@ -21,10 +21,10 @@ def bar(console: Console) -> Iterator[Callable[[str, int], Sequence[Any]]]:
     from lopsided.runs.progress import ProgressBar, ProgressLine
 
     if not console.is_terminal:
-        yield lambda method, seed: [ProgressLine(console.file, _label(method, seed))]
+        yield lambda method, seed: [ProgressLine(console.file, label_of(method, seed))]
         return
     with progress_of_runs(console) as progress:
-        yield lambda method, seed: [ProgressBar(progress, _label(method, seed))]
+        yield lambda method, seed: [ProgressBar(progress, label_of(method, seed))]
 
 
 def progress_of_runs(console: Console) -> Progress:
@@ -64,5 +64,6 @@ def read_as(shape: str) -> str:
     return f"rows read as {printable}" if shape else ""
 
 
-def _label(method: str, seed: int) -> str:
+def label_of(method: str, seed: int) -> str:
+    """Return the name of a run on a screen."""
     return f"{method} {seed}" if seed else method

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lopsided_cli.progress import progress_of_runs
+from lopsided_cli.progress import label_of, progress_of_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,6 +101,22 @@ class StudyLines(StudyProgress):
         print(text, file=self.console.file, flush=True)
 
 
+class RunLines(StudyLines):
+    """Writes a line for each run alone, as `lopsided train` does."""
+
+    def show_start(self, text: str) -> None:
+        """Write nothing: the lines say what runs."""
+
+    def show_end(self, cell: Cell, result: Result, text: str) -> None:
+        """Write nothing: the run has written its line."""
+
+    def callbacks_of(self, method: str, seed: int) -> Sequence[Any]:
+        """Return what writes a run's lines."""
+        from lopsided.runs.progress import ProgressLine
+
+        return [ProgressLine(self.console.file, label_of(method, seed))]
+
+
 class StudyDisplay(StudyProgress):
     """Keeps a live display up to date: the study's bar, the bar of the running cell, and the leaderboard so far.
 
@@ -145,6 +161,12 @@ class StudyDisplay(StudyProgress):
 
         return [ProgressBar(self.runs, cell.label)]
 
+    def callbacks_of(self, method: str, seed: int) -> Sequence[Any]:
+        """Return what moves a run's bar."""
+        from lopsided.runs.progress import ProgressBar
+
+        return [ProgressBar(self.runs, label_of(method, seed))]
+
     def _refresh(self) -> None:
         from rich.console import Group
 
@@ -153,9 +175,14 @@ class StudyDisplay(StudyProgress):
 
 
 class SoFar:
-    """The leaderboard of the cell that ended last: each method's mean score so far."""
+    """The leaderboard of the cell that ended last: each method's mean score so far.
 
-    def __init__(self) -> None:
+    Args:
+        expected: methods that have their rows from the start.
+    """
+
+    def __init__(self, expected: Sequence[str] = ()) -> None:
+        self.expected = tuple(expected)
         self._runs: dict[tuple[str, str], dict[str, list[Run]]] = {}
         self._trials: dict[tuple[str, str], dict[str, int]] = {}
         self._last: tuple[str, str] | None = None
@@ -172,28 +199,32 @@ class SoFar:
             runs.setdefault(cell.entry, []).append(result.run)
 
     def shown(self, *, most: int) -> list[Text | Table]:
-        """Return a title and a table of the best methods, at most so many; nothing before the first cell finished."""
+        """Return a title and a table of the best methods, at most so many.
+
+        Where none was expected, there is nothing before the first cell has finished.
+        """
         from rich.table import Table
         from rich.text import Text
 
-        if self._last is None:
+        if self._last is None and not self.expected:
             return []
-        runs, trials = self._runs[self._last], self._trials[self._last]
+        runs = self._runs[self._last] if self._last else {}
+        trials = self._trials[self._last] if self._last else {}
         rows = sorted(runs, key=lambda name: _place(runs[name]))
         first = next(iter(runs.values()))[0] if runs else None
         heading = "score" if first is None else f"{_split(first)} {first.task.metric.replace('_', ' ')}"
         table = Table(box=None, pad_edge=False)
         for name in ("method", heading, "runs", *(["trials"] if trials else [])):
             table.add_column(name, justify="left" if name == "method" else "right")
-        names = [*rows, *(name for name in trials if name not in runs)]
+        names = list(dict.fromkeys([*rows, *trials, *self.expected]))
         for name in names[:most]:
             score = _mean_text(runs[name]) if name in runs else ""
             cells = [name, score, str(len(runs.get(name, ()))), *([str(trials.get(name, 0))] if trials else [])]
             table.add_row(*map(Text, cells))
         if len(names) > most:
             table.add_row(f"and {len(names) - most} more")
-        model, task = self._last
-        return [Text(f"{task} with {model}", style="bold"), table]
+        titles = [] if self._last is None else [Text("{1} with {0}".format(*self._last), style="bold")]
+        return [*titles, table]
 
 
 @contextmanager
@@ -209,6 +240,21 @@ def progress(console: Console) -> Iterator[StudyProgress]:
     # The tables come after it, so it leaves nothing.
     with Live(Group(cells, runs), console=console, transient=True) as live:
         yield StudyDisplay(console, live, cells, runs)
+
+
+@contextmanager
+def comparing(console: Console, title: str, methods: Sequence[str]) -> Iterator[RunLines | StudyDisplay]:
+    """Show the progress of a comparison inside the context: at a terminal its table, with a row for each method."""
+    shown: RunLines | StudyDisplay
+    if not console.is_terminal:
+        shown = RunLines(console)
+        shown.title = title
+        yield shown
+        return
+    with progress(console) as display:
+        assert isinstance(display, StudyDisplay)
+        display.title, display.board = title, SoFar(methods)
+        yield display
 
 
 def _split(run: Run) -> str:

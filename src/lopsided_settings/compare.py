@@ -12,7 +12,7 @@ class CompareSettings:
     """The fields of `lopsided.study.CompareConfig` that are not those of its runs."""
 
     methods: tuple[str, ...] = setting(
-        (), help="Names separated by commas; the Beyond LoRA study's and the head by default.", text=NAME_TUPLE
+        (), help="Names separated by commas, or `study` for those of Beyond LoRA; seven by default.", text=NAME_TUPLE
     )
     seeds: tuple[int, ...] = setting((0,), help="Whole numbers separated by commas.", text=WHOLE_NUMBERS)
     margin: float = setting(

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lopsided.study.cell import Cell
-from lopsided_cli.study_progress import StudyLines, progress
+from lopsided_cli.study_progress import StudyLines, comparing, progress
 from tests.study.made_runs import scored
 from tests.tiny_runs import tiny_config
 
@@ -76,3 +76,27 @@ def test_a_terminal_has_the_bars_and_the_leaderboard_so_far(ended):
     assert cells[2][0] == "2"
     assert "full on t with m, seed 0: failed: out of memory" in file.getvalue()
     assert "cla on t with m, seed 0: test accuracy" not in file.getvalue()
+
+
+def test_a_comparison_has_a_row_for_each_method_before_any_has_ended(ended):
+    file = io.StringIO()
+    with comparing(Console(file=file, force_terminal=True, width=100, height=20), "t with m", ("lora", "cla")) as shown:
+        shown.start(2)
+        before = file.getvalue()
+        assert "t with m: 2 cells, 2 to be made" in before
+        assert "lora" in before
+        assert "cla" in before
+        shown.tell(*ended("lora", 0, 0.75), True)
+        after = file.getvalue()[len(before) :]
+        assert "0.7500" in after
+        assert "cla" in after
+        assert "1/2" in after
+
+
+def test_a_comparison_in_a_pipe_has_the_lines_of_its_runs_alone(ended):
+    file = io.StringIO()
+    with comparing(Console(file=file), "t with m", ("lora",)) as shown:
+        shown.start(1)
+        shown.tell(*ended("lora", 0, 0.75), True)
+        assert len(shown.callbacks_of("lora", 0)) == 1
+    assert file.getvalue() == ""

@@ -27,7 +27,7 @@ from lopsided.study.backend import Local
 from lopsided.study.cell import Cell, slug
 from lopsided.study.comparison import RESULTS, RUNS, Comparison, board_of_comparison
 from lopsided.study.comparison_settings import write_settings
-from lopsided.study.drive import Drive
+from lopsided.study.drive import Drive, Told
 from lopsided.study.estimates import DIGITS
 from lopsided.study.study_file import Tuning
 from lopsided.study.tried_rates import searches_of
@@ -36,6 +36,10 @@ from lopsided.tasks.task_fingerprint import fingerprint
 from lopsided_settings.compare import CompareSettings
 
 Callbacks = Callable[[str, int], Sequence[TrainerCallback]]
+# What runs where no methods are named: the head alone as the floor, all weights, and one method of each kind.
+FIRST = ("head", "full", "lora", "asym_b", "rac_b", "cla", "c3la")
+# In the place of methods: those of the Beyond LoRA study.
+STUDY = "study"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,8 @@ class CompareConfig(CompareSettings):
 
     Args:
         run: what all runs share.
-        methods: names; empty takes the methods of the Beyond LoRA study, and the head alone as the floor.
+        methods: names; empty takes `FIRST`, and "study" alone the methods of the Beyond LoRA study with the head as the
+            floor.
         seeds: one run of every method per seed.
         margin: how many points worse than the best a method may be, and still be taken.
         tune: trials of each method's learning rate, with the first seed and by validation alone; None tunes none.
@@ -75,7 +80,9 @@ class CompareConfig(CompareSettings):
     @property
     def names(self) -> tuple[str, ...]:
         """The methods that are compared, in their order."""
-        return self.methods or tuple(name for name, method in METHODS.items() if method.compared)
+        if self.methods == (STUDY,):
+            return tuple(name for name, method in METHODS.items() if method.compared)
+        return self.methods or FIRST
 
     def config_of(self, method: str, seed: int) -> TrainConfig:
         """Return the configuration of one run."""
@@ -107,6 +114,8 @@ def compare(
     resume: bool = False,
     callbacks: Callbacks = lambda method, seed: (),
     note: Callable[[str], None] = lambda text: None,
+    start: Callable[[int], None] = lambda total: None,
+    tell: Told = lambda cell, result, made: None,
 ) -> Comparison:
     """Run every method and seed, and write `results.json`.
 
@@ -118,6 +127,7 @@ def compare(
         resume: keep finished runs, and go on with unfinished ones.
         callbacks: for one run's trainer, from the method's name and the seed; a trial's name has its rate, too.
         note: tells a person how the rows are read, before the first run.
+        start, tell: hear how many runs and trials there are, and of each that has ended, as `Drive` says.
 
     Raises:
         LopsidedError: for bad input, before any method runs; with a line for each thing that cannot work.
@@ -136,7 +146,7 @@ def compare(
             note(data.described)
         locks.enter_context(terminable())
         _write_settings(config)
-        ended = _made(config, data, cache, callbacks)
+        ended = _made(config, data, cache, callbacks, start, tell)
         errors = {cell.config.method: each.reason for cell, each in ended if cell.role == "run" and each.reason}
         searches = {} if config.tuning is None else searches_of(config.tuning, ended)
         comparison = Comparison(
@@ -181,17 +191,23 @@ def _checked(config: CompareConfig, cache: ModelCache, locks: ExitStack) -> Data
 
 
 def _made(
-    config: CompareConfig, data: Data, cache: ModelCache, callbacks: Callbacks
+    config: CompareConfig, data: Data, cache: ModelCache, callbacks: Callbacks, start: Callable[[int], None], tell: Told
 ) -> list[tuple[Cell, lines.Result]]:
     """Make every cell that is not finished; returns what became of each."""
     path, ended = config.run.out / lines.RESULTS, list[tuple[Cell, lines.Result]]()
+
+    def hear(cell: Cell, result: lines.Result, made: bool) -> None:
+        ended.append((cell, result))
+        tell(cell, result, made)
+
     drive = Drive(
         Local(cache, lambda cell: callbacks(_title(cell), cell.config.seed), config.command),
         _ended(path),
         path,
         placed=config.placed,
         retry=True,
-        tell=lambda cell, result, made: ended.append((cell, result)),
+        start=start,
+        tell=hear,
     )
     drive.run(_cells(config, data), config.tuning)
     return ended
