@@ -1,0 +1,56 @@
+"""Stage the pages and let Sphinx build the site.
+
+python -m docs_site [--out build/site] [--source build/site-source]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from docs_site.existing_pages import put_existing
+from docs_site.link_targets import REPOSITORY
+from docs_site.staged_tree import StagedTree
+from lopsided import LopsidedError
+
+HERE = Path(__file__).parent
+BUILD = REPOSITORY / "build"
+
+
+def stage(source: Path) -> StagedTree:
+    """Write the source tree of the site, and return it.
+
+    Raises:
+        LopsidedError: for a link that leads nowhere, or two pages of one address.
+    """
+    tree = StagedTree(source)
+    put_existing(tree)
+    for path in sorted((HERE / "pages").glob("*.md")):
+        tree.put(path.name, path.read_text(encoding="utf-8"))
+    tree.remove_others()
+    return tree
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the site; a warning is an error."""
+    parser = argparse.ArgumentParser(description="Build the documentation site.")
+    parser.add_argument("--out", type=Path, default=BUILD / "site", help="the folder to serve")
+    parser.add_argument("--source", type=Path, default=BUILD / "site-source", help="the pages before the build")
+    options = parser.parse_args(arguments)
+    try:
+        from sphinx.cmd.build import main as sphinx_build
+    except ModuleNotFoundError:
+        print("docs: sphinx is not installed; run: pip install -c constraints.txt -e '.[docs]'", file=sys.stderr)
+        return 2
+    try:
+        stage(options.source)
+    except LopsidedError as error:
+        print(f"docs: {error}", file=sys.stderr)
+        return 2
+    doctrees = options.source.with_name(f"{options.source.name}-doctrees")
+    switches = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(HERE), "-d", str(doctrees)]
+    status = sphinx_build([*switches, str(options.source), str(options.out)])
+    if status == 0:
+        print(f"wrote {options.out}: open {options.out / 'index.html'}, or serve the folder")
+    return status

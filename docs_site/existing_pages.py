@@ -1,0 +1,44 @@
+"""The pages that stand under `docs/` and at the root of the repository, as parts of the site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from docs_site.link_targets import AT_ROOT, IMAGES, REPOSITORY, site_address, with_site_links
+from docs_site.source_pages import put_source
+from docs_site.staged_tree import StagedTree
+
+
+def pages() -> list[PurePosixPath]:
+    """Return the paths of all written pages of the site, relative to the repository."""
+    docs = sorted((REPOSITORY / "docs").rglob("*.md"))
+    # The site's front page takes the place of the README.
+    return [PurePosixPath(name) for name in AT_ROOT if name != "README.md"] + [_relative(path) for path in docs]
+
+
+def put_existing(tree: StagedTree) -> None:
+    """Put the written pages into a tree, with their images and the sources that they link to.
+
+    Raises:
+        LopsidedError: for a link that leads nowhere.
+    """
+    linked: set[PurePosixPath] = set()
+    for page in pages():
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        tree.put(site_address(page), with_site_links(text, page, linked.add))
+    for path in images():
+        tree.put(site_address(path), (REPOSITORY / path).read_bytes())
+    for path in sorted(linked):
+        put_source(tree, path)
+
+
+def images() -> Iterator[PurePosixPath]:
+    """Yield the paths of the images under `docs/`."""
+    for path in sorted((REPOSITORY / "docs").rglob("*")):
+        if path.suffix in IMAGES:
+            yield _relative(path)
+
+
+def _relative(path: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(REPOSITORY).as_posix())
