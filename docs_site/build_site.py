@@ -9,8 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from docs_site.command_pages import put_commands
 from docs_site.existing_pages import put_existing
 from docs_site.link_targets import REPOSITORY
+from docs_site.method_pages import put_methods
 from docs_site.staged_tree import StagedTree
 from lopsided import LopsidedError
 
@@ -26,6 +28,8 @@ def stage(source: Path) -> StagedTree:
     """
     tree = StagedTree(source)
     put_existing(tree)
+    put_methods(tree)
+    put_commands(tree)
     for path in sorted((HERE / "pages").glob("*.md")):
         tree.put(path.name, path.read_text(encoding="utf-8"))
     tree.remove_others()

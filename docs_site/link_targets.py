@@ -1,7 +1,8 @@
 """Where a link of a page leads on the site.
 
-A page under `docs/` links to files of the repository by relative paths, which a code host follows. On the site the pages
-of `docs/` are at the root, other text files have a page under `source/`, and data are offered for download from `files/`.
+A page under `docs/` links to files of the repository by relative paths, which a code host follows. On the site the
+pages of `docs/` are at the root, other text files have a page under `source/`, and data are offered for download from
+`files/`.
 """
 
 from __future__ import annotations

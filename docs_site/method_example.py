@@ -1,0 +1,48 @@
+"""An example for each method that runs as it stands: a test does so."""
+
+from __future__ import annotations
+
+from lopsided import Method
+
+ADAPTER = """
+import torch
+import lopsided
+
+net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+x = torch.randn(64, 16)
+labels = (x[:, 0] > 0).long()
+
+model = lopsided.adapt(net, "{name}", r=4, target_modules=["0"], modules_to_save=["2"]{links})
+{calibrate}optimizer = torch.optim.AdamW(lopsided.param_groups(model, lr={lr:g}))
+for step in range(40):
+    loss = torch.nn.functional.cross_entropy(model(x), labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+{advance}
+print(f"loss {{loss.item():.3f}}; {{model.get_nb_trainable_parameters()[0]}} numbers train")
+"""
+CALIBRATE = "lopsided.calibrate(model, [x])  # its sketch is drawn from the layers' inputs\n"
+# The model of this example trains for 40 steps, so that a link has 20.
+ADVANCE = """    if step == 19:
+        lopsided.advance_chain(model, optimizer)  # with `Trainer`, lopsided.ChainCallback() does it
+"""
+RUN = """
+from lopsided.runs import TrainConfig, train
+
+run = train(TrainConfig(method="{name}", steps=4, trajectory=False, out="{name}-run"))
+print(run.metrics["test"].score)
+"""
+
+
+def example(method: Method) -> str:
+    """Return Python that trains with a method: a small network with an adapter, or a run where there is none."""
+    if not method.is_adapter:
+        return RUN.format(name=method.name).strip()
+    return ADAPTER.format(
+        name=method.name,
+        lr=method.lr,
+        links="" if method.chain is None else ", links=2",
+        calibrate=CALIBRATE if method.reads_inputs else "",
+        advance="" if method.chain is None else ADVANCE,
+    ).strip()
