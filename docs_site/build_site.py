@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from docs_site.api_pages import put_api
 from docs_site.command_pages import put_commands
 from docs_site.existing_pages import put_existing
 from docs_site.link_targets import REPOSITORY
@@ -30,6 +31,7 @@ def stage(source: Path) -> StagedTree:
     put_existing(tree)
     put_methods(tree)
     put_commands(tree)
+    put_api(tree)
     for path in sorted((HERE / "pages").glob("*.md")):
         tree.put(path.name, path.read_text(encoding="utf-8"))
     tree.remove_others()

@@ -10,13 +10,37 @@ import lopsided
 
 project = "Lopsided"
 version = release = lopsided.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs_site.mathml_formulas"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "docs_site.docstring_markup",
+    "docs_site.mathml_formulas",
+]
 
 # -- pages -----------------------------------------------------------------------------------------
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 # Headings are linked to as on a code host.
 myst_heading_anchors = 4
+# Every reference has to lead somewhere, but for those that signatures make of types: of other libraries, whose pages are
+# not here, and of the library's own that are not public.
 nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"(numpy|torch|transformers|peft|datasets|collections|pathlib|os)\..*"),
+    ("py:exc", "Undefined"),
+    ("py:(class|exc|obj)", r"lopsided\.(\w+\.)+[A-Z]\w*"),
+]
+
+# -- docstrings ------------------------------------------------------------------------------------
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Shapes", "Units", "Source", "Notation", ("Class attributes", "Attributes")]
 
 # -- look ------------------------------------------------------------------------------------------
 html_theme = "furo"
