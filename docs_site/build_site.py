@@ -11,6 +11,7 @@ from pathlib import Path
 
 from docs_site.api_pages import put_api
 from docs_site.command_pages import put_commands
+from docs_site.contents import put_contents
 from docs_site.existing_pages import put_existing
 from docs_site.link_targets import REPOSITORY
 from docs_site.method_pages import put_methods
@@ -32,8 +33,7 @@ def stage(source: Path) -> StagedTree:
     put_methods(tree)
     put_commands(tree)
     put_api(tree)
-    for path in sorted((HERE / "pages").glob("*.md")):
-        tree.put(path.name, path.read_text(encoding="utf-8"))
+    put_contents(tree)
     tree.remove_others()
     return tree
 

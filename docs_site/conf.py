@@ -23,8 +23,8 @@ extensions = [
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 # Headings are linked to as on a code host.
 myst_heading_anchors = 4
-# Every reference has to lead somewhere, but for those that signatures make of types: of other libraries, whose pages are
-# not here, and of the library's own that are not public.
+# Every reference has to lead somewhere, but for those that signatures make of types: of other libraries, whose pages
+# are not here, and of the library's own that are not public.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(numpy|torch|transformers|peft|datasets|collections|pathlib|os)\..*"),

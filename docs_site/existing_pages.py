@@ -11,9 +11,9 @@ from docs_site.staged_tree import StagedTree
 
 
 def pages() -> list[PurePosixPath]:
-    """Return the paths of all written pages of the site, relative to the repository."""
+    """Return the paths of all written pages of the site but the README, relative to the repository."""
     docs = sorted((REPOSITORY / "docs").rglob("*.md"))
-    # The site's front page takes the place of the README.
+    # The README is a part of the front page.
     return [PurePosixPath(name) for name in AT_ROOT if name != "README.md"] + [_relative(path) for path in docs]
 
 
@@ -23,14 +23,26 @@ def put_existing(tree: StagedTree) -> None:
     Raises:
         LopsidedError: for a link that leads nowhere.
     """
-    linked: set[PurePosixPath] = set()
     for page in pages():
-        text = (REPOSITORY / page).read_text(encoding="utf-8")
-        tree.put(site_address(page), with_site_links(text, page, linked.add))
+        tree.put(site_address(page), written_page(tree, page))
     for path in images():
         tree.put(site_address(path), (REPOSITORY / path).read_bytes())
+
+
+def written_page(tree: StagedTree, page: PurePosixPath) -> str:
+    """Return a written page as the site shows it, and put the sources that it links to into a tree.
+
+    Args:
+        page: its path in the repository.
+
+    Raises:
+        LopsidedError: for a link that leads nowhere.
+    """
+    linked: set[PurePosixPath] = set()
+    text = with_site_links((REPOSITORY / page).read_text(encoding="utf-8"), page, linked.add)
     for path in sorted(linked):
         put_source(tree, path)
+    return text
 
 
 def images() -> Iterator[PurePosixPath]:

@@ -40,6 +40,8 @@ def site_address(path: PurePosixPath) -> str:
         return AT_ROOT[name]
     if path.parts[:1] == ("docs",) and path.suffix in (".md", *IMAGES):
         return PurePosixPath(*path.parts[1:]).as_posix()
+    if path.parts[:1] == ("docs",) and any((REPOSITORY / path).glob("*.md")):
+        return PurePosixPath(*path.parts[1:], "index.md").as_posix()
     if (REPOSITORY / path).is_dir():
         return f"source/{name}/index.md"
     return f"files/{name}" if path.suffix in DOWNLOADED else f"source/{name}.md"

@@ -17,7 +17,7 @@ UNSEARCHED = "---\norphan: true\nnosearch: true\n---\n\n"
 def put_source(tree: StagedTree, path: PurePosixPath) -> None:
     """Put what a link leads to into a tree, unless it is there: a page with the source, a list, or the file itself."""
     address = site_address(path)
-    if address in tree:
+    if address in tree or not address.startswith(("source/", "files/")):
         return
     whole = REPOSITORY / path
     if whole.is_dir():
