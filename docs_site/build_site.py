@@ -55,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"docs: {error}", file=sys.stderr)
         return 2
     doctrees = options.source.with_name(f"{options.source.name}-doctrees")
-    switches = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(HERE), "-d", str(doctrees)]
+    # All pages are read and written: those that have not changed would keep their menus of last time, and their warnings
+    # would not be seen.
+    switches = ["-b", "html", "-E", "-a", "-W", "--keep-going", "-q", "-c", str(HERE), "-d", str(doctrees)]
     status = sphinx_build([*switches, str(options.source), str(options.out)])
     if status == 0:
         print(f"wrote {options.out}: open {options.out / 'index.html'}, or serve the folder")

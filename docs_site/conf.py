@@ -28,7 +28,7 @@ myst_heading_anchors = 4
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(numpy|torch|transformers|peft|datasets|collections|pathlib|os)\..*"),
-    ("py:exc", "Undefined"),
+    ("py:(class|exc)", r"Undefined|TaskType|PeftType|InitVar"),
     ("py:(class|exc|obj)", r"lopsided\.(\w+\.)+[A-Z]\w*"),
 ]
 

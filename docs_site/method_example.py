@@ -12,7 +12,8 @@ net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Lin
 x = torch.randn(64, 16)
 labels = (x[:, 0] > 0).long()
 
-model = lopsided.adapt(net, "{name}", r=4, target_modules=["0"], modules_to_save=["2"]{links})
+targets = {{"target_modules": ["0"], "modules_to_save": ["2"]}}
+model = lopsided.adapt(net, "{name}", r=4, **targets{links})
 {calibrate}optimizer = torch.optim.AdamW(lopsided.param_groups(model, lr={lr:g}))
 for step in range(40):
     loss = torch.nn.functional.cross_entropy(model(x), labels)
@@ -20,12 +21,14 @@ for step in range(40):
     optimizer.step()
     optimizer.zero_grad()
 {advance}
-print(f"loss {{loss.item():.3f}}; {{model.get_nb_trainable_parameters()[0]}} numbers train")
+print(f"loss {{loss.item():.3f}}")
+model.print_trainable_parameters()
 """
 CALIBRATE = "lopsided.calibrate(model, [x])  # its sketch is drawn from the layers' inputs\n"
 # The model of this example trains for 40 steps, so that a link has 20.
 ADVANCE = """    if step == 19:
-        lopsided.advance_chain(model, optimizer)  # with `Trainer`, lopsided.ChainCallback() does it
+        # With transformers' Trainer, lopsided.ChainCallback() does it.
+        lopsided.advance_chain(model, optimizer)
 """
 RUN = """
 from lopsided.runs import TrainConfig, train
