@@ -1,4 +1,4 @@
-"""Stage the pages and let Sphinx build the site.
+"""Stage the pages, let Sphinx build the site, and look at what it built.
 
 python -m docs_site [--out build/site] [--source build/site-source]
 """
@@ -15,6 +15,7 @@ from docs_site.contents import put_contents
 from docs_site.existing_pages import put_existing
 from docs_site.link_targets import REPOSITORY
 from docs_site.method_pages import put_methods
+from docs_site.site_checks import problems
 from docs_site.staged_tree import StagedTree
 from lopsided import LopsidedError
 
@@ -55,10 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"docs: {error}", file=sys.stderr)
         return 2
     doctrees = options.source.with_name(f"{options.source.name}-doctrees")
-    # All pages are read and written: those that have not changed would keep their menus of last time, and their warnings
-    # would not be seen.
+    # All pages are read and written: those that have not changed would keep their menus of last time, and their
+    # warnings would not be seen.
     switches = ["-b", "html", "-E", "-a", "-W", "--keep-going", "-q", "-c", str(HERE), "-d", str(doctrees)]
     status = sphinx_build([*switches, str(options.source), str(options.out)])
+    wrong = list(problems(options.out.resolve()))
+    for line in wrong:
+        print(f"docs: {line}", file=sys.stderr)
+    status = status or bool(wrong)
     if status == 0:
         print(f"wrote {options.out}: open {options.out / 'index.html'}, or serve the folder")
     return status

@@ -72,9 +72,9 @@ def verb_page(verb: str) -> str:
         [
             about(verb),
             code(usage, "text"),
-            f"More: [{guide.removesuffix('/index.md').removesuffix('.md')}](../{guide})." if guide else "",
+            f"More: [](../{guide})." if guide else "",
             section("Arguments", markdown_table(["argument", "what it is"], named) if named else ""),
-            section("Options", markdown_table(["option", "default", "what it sets"], [_row(o, verb) for o in options])),
+            section("Options", "\n\n".join(_definition(option) for option in options)),
         ],
     )
 
@@ -101,23 +101,25 @@ def _usage(argument: Any) -> str:
     return f"{name}{dots}" if argument.required else f"[{name}]{dots}"
 
 
-def _row(option: Any, verb: str) -> list[str]:
-    flags = "`, `".join([*option.opts, *option.secondary_opts])
+def _definition(option: Any) -> str:
+    """Return an option as an entry of a list, which fits a telephone where a table of three columns does not."""
+    flags = ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
     kind = "" if option.is_flag else f" {option.type.name}"
     setting = _declaration(option.name, option.help)
     allowed = "" if setting is None or setting.check is None else allowed_words(setting.check)
-    help_words = _help(option)
+    words = _help(option)
     # The help of a choice names the values already.
-    repeated = not allowed or allowed.split(", ")[0] in help_words
-    return [f"`{flags}`{kind}", _default(option), help_words if repeated else f"{help_words} Allowed: {allowed}."]
+    if allowed and allowed.split(", ")[0] not in words:
+        words += f" Allowed: {allowed}."
+    return f"{flags}{kind}{_default(option)}\n: {words}"
 
 
 def _default(option: Any) -> str:
     if option.required:
-        return "required"
+        return " (required)"
     if option.is_flag:
-        return {True: "on", False: "off", None: ""}[option.default]
-    return "" if option.default in (None, ()) or callable(option.default) else f"`{option.default}`"
+        return " (on by default)" if option.default else ""
+    return "" if option.default in (None, ()) or callable(option.default) else f" (`{option.default}`)"
 
 
 def _help(parameter: Any) -> str:

@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "docs_site.docstring_markup",
     "docs_site.mathml_formulas",
+    "docs_site.source_backlinks",
 ]
 
 # -- pages -----------------------------------------------------------------------------------------
@@ -50,6 +51,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 templates_path: list[str] = []
 # Neither is known to a static host that has no address yet.
 html_baseurl = ""

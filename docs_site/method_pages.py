@@ -111,7 +111,7 @@ def index_page() -> str:
     heads = [
         "method",
         "trains",
-        "sketch of the other factor",
+        "sketch",
         "chain",
         "numbers that train, per layer",
         "rate",
