@@ -6,6 +6,7 @@ python -m docs_site [--out build/site] [--source build/site-source]
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lopsided import LopsidedError
 
 HERE = Path(__file__).parent
 BUILD = REPOSITORY / "build"
+MADE_BY_SPHINX = ".buildinfo"
 
 
 def stage(source: Path) -> StagedTree:
@@ -39,6 +41,18 @@ def stage(source: Path) -> StagedTree:
     return tree
 
 
+def clear(site: Path) -> None:
+    """Remove an earlier site: Sphinx would leave pages that are gone, and sources that it takes for unchanged.
+
+    Raises:
+        LopsidedError: for a folder that holds something else.
+    """
+    if site.is_dir() and any(site.iterdir()):
+        if not (site / MADE_BY_SPHINX).is_file():
+            raise LopsidedError(f"{site} holds something else than an earlier site; expected one; choose another --out")
+        shutil.rmtree(site)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Build the site; a warning is an error."""
     parser = argparse.ArgumentParser(description="Build the documentation site.")
@@ -51,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("docs: sphinx is not installed; run: pip install -c constraints.txt -e '.[docs]'", file=sys.stderr)
         return 2
     try:
+        clear(options.out)
         stage(options.source)
     except LopsidedError as error:
         print(f"docs: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -65,7 +65,7 @@ def verb_page(verb: str) -> str:
     arguments = [p for p in parameters(verb) if p.param_type_name == "argument"]
     options = [p for p in parameters(verb) if p.param_type_name == "option"]
     usage = " ".join(["lopsided", verb, *(_usage(argument) for argument in arguments), "[OPTIONS]" if options else ""])
-    named = [[f"`{each.human_readable_name}`", argument_help(verb, each.name)] for each in arguments]
+    named = [[f"`{each.name.upper()}`", argument_help(verb, each.name)] for each in arguments]
     guide = GUIDES.get(verb)
     return page(
         f"`lopsided {verb}`",
@@ -81,12 +81,18 @@ def verb_page(verb: str) -> str:
 
 def about(verb: str) -> str:
     """Return what a verb does, as its help says it."""
-    return inspect.cleandoc(get_command(app).commands[verb].help or "")  # type: ignore[attr-defined]
+    return inspect.cleandoc(_commands()[verb].help or "")
 
 
 def parameters(verb: str) -> list[Any]:
     """Return the arguments and options of a verb, as the command line has them, without --help."""
-    return [p for p in get_command(app).commands[verb].params if p.name != "help"]  # type: ignore[attr-defined]
+    return [p for p in _commands()[verb].params if p.name != "help"]
+
+
+@cache
+def _commands() -> Mapping[str, Any]:
+    group: Any = get_command(app)
+    return dict(group.commands)
 
 
 def argument_help(verb: str, name: str) -> str:
@@ -96,7 +102,7 @@ def argument_help(verb: str, name: str) -> str:
 
 
 def _usage(argument: Any) -> str:
-    name = argument.human_readable_name
+    name = argument.name.upper()
     dots = "..." if argument.nargs == -1 else ""
     return f"{name}{dots}" if argument.required else f"[{name}]{dots}"
 
@@ -155,6 +161,5 @@ def setting_types() -> Iterator[type]:
     for found in pkgutil.iter_modules(lopsided_settings.__path__):
         module = importlib.import_module(f"lopsided_settings.{found.name}")
         for value in vars(module).values():
-            own = inspect.isclass(value) and value.__module__ == module.__name__
-            if own and dataclasses.is_dataclass(value):
+            if isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value):
                 yield value

@@ -59,6 +59,12 @@ def study_table(name: str) -> str:
     return markdown_table(["study", "seeds", "test accuracy, %", "G(W)"], rows) if rows else ""
 
 
+def unmeasured(method: Method) -> str:
+    """Return a sentence where neither the lab nor a study says anything of a method."""
+    said = lab_table(method) or study_table(method.name)
+    return "" if said else "No experiment of the lab and no committed study has run it, or tests a claim of its paper."
+
+
 @cache
 def lab_results() -> tuple[LabResult, ...]:
     """Return the committed results of the lab, in the order of its experiments."""

@@ -75,7 +75,12 @@ def method_page(method: Method) -> str:
                     else ""
                 ),
             ),
-            section("What was measured", method_evidence.lab_table(method), method_evidence.study_table(name)),
+            section(
+                "What was measured",
+                method_evidence.lab_table(method),
+                method_evidence.study_table(name),
+                method_evidence.unmeasured(method),
+            ),
             section("The same as your own entry", code(method_facts.entry(method))),
         ],
     )

@@ -1,38 +1,39 @@
-"""Links from the shown source back to the documentation, where viewcode would make them to names that are not there.
+"""Links from the shown source back to the documentation, where viewcode names the wrong package.
 
-viewcode takes the name of one package for all that a source file holds: the package that names a thing of the file
-first. Of `method/dense.py` that is `lopsided`, while `UnitRows` is documented as `lopsided.method.UnitRows`.
+viewcode takes one package for all that a source file holds: the one whose page names a thing of the file first. Of
+`method/dense.py` that is `lopsided`, while `UnitRows` is documented as `lopsided.method.UnitRows`. A page of the API is
+called after its package, so that the link says itself which one it should have been.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import re
 from typing import Any
+
+SOURCES = "_modules/"
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Register with Sphinx, before viewcode writes its pages."""
-    app.connect("html-collect-pages", _without_dead_backlinks, priority=400)
+    """Register with Sphinx."""
+    app.connect("html-page-context", _process)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _without_dead_backlinks(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
-    documented = app.env.domains["py"].data["objects"]
-    # By module: the source, its tags, where each name is documented, and the package's name; False without a source.
-    for entry in app.env._viewcode_modules.values():
-        if entry:
-            drop_unknown(entry[2], entry[3], documented)
-    return iter(())
+def _process(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    # By module: the source, its tags, where each name is documented, and the one package.
+    entry = app.env._viewcode_modules.get(pagename.removeprefix(SOURCES).replace("/", "."))
+    if pagename.startswith(SOURCES) and entry:
+        context["body"] = with_own_packages(context["body"], entry[3])
 
 
-def drop_unknown(used: MutableMapping[str, str], package: str, documented: MutableMapping[str, Any]) -> None:
-    """Remove the names that are not documented as those of a package.
+def with_own_packages(body: str, package: str) -> str:
+    """Return a page with each link into the API under the package of the page that it leads to.
+
+    Args:
+        package: the one that all links have.
 
     Example:
-        >>> used = {"adapt": "api/lopsided", "UnitRows": "api/lopsided.method"}
-        >>> drop_unknown(used, "lopsided", {"lopsided.adapt": ...})
-        >>> used
-        {'adapt': 'api/lopsided'}
+        >>> with_own_packages('<a href="../api/lopsided.method.html#lopsided.UnitRows">', "lopsided")
+        '<a href="../api/lopsided.method.html#lopsided.method.UnitRows">'
     """
-    for name in [name for name in used if f"{package}.{name}" not in documented]:
-        del used[name]
+    return re.sub(rf'(href="[^"]*/api/([\w.]+)\.html#){re.escape(package)}\.', r"\1\2.", body)
