@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import sys
 
 import pytest
@@ -98,6 +100,16 @@ def test_links_to_other_hosts_are_fine(tmp_path, page):
 )
 def test_what_a_page_would_fetch_and_dead_links_are_found(tmp_path, page, said):
     assert write_site(tmp_path, **page) == [said]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["command_pages", "docstring_markup", "link_targets", "method_facts", "site_checks", "source_backlinks"],
+)
+def test_examples_of_docstrings(name):
+    done = doctest.testmod(importlib.import_module(f"docs_site.{name}"))
+    assert done.attempted
+    assert not done.failed
 
 
 def test_a_folder_of_something_else_is_not_taken_for_a_site(tmp_path):
