@@ -72,7 +72,7 @@ def put_contents(tree: StagedTree) -> None:
 
 def folder_page(tree: StagedTree, folder: Folder, pages: Sequence[PurePosixPath]) -> str:
     """Return the page of a folder: a line per page."""
-    lines = [f"- [{_title(tree, page)}]({page.name})" for page in pages]
+    lines = [f"- [{_numbered(_title(tree, page), page)}]({page.name})" for page in pages]
     if folder.sentences:
         lines = [f"{line}: {_first_sentence(tree, page)}" for line, page in zip(lines, pages)]
     hidden = HIDDEN.format(caption="", entries="\n".join(page.stem for page in pages))
@@ -103,6 +103,12 @@ def _pages(tree: StagedTree) -> list[PurePosixPath]:
 def _title(tree: StagedTree, page: PurePosixPath) -> str:
     found = re.search(r"^# (.+)$", (tree.root / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
     return found[1].strip() if found else page.stem
+
+
+def _numbered(title: str, page: PurePosixPath) -> str:
+    """Return a title after the number that its file has, which some titles repeat."""
+    number = re.match(r"\d{4}", page.stem)
+    return f"{number[0]}: {re.sub(r'^[0-9]{4}:? ', '', title)}" if number else title
 
 
 def _first_sentence(tree: StagedTree, page: PurePosixPath) -> str:

@@ -15,6 +15,7 @@ BOLD = re.compile(r"\*\*[^*\n]+\*\*")
 # What is markup to docutils and not to us: bars, stars, and an underscore at a word's end.
 MARKUP = re.compile(r"[|*\\]|(?<=\w)_(?=\W|$)")
 DEFAULT = re.compile(r"= ?<[^<>]*>")
+COLUMNS = re.compile(r"^(\w+) {2,}(\S.*)$")
 SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:$")
 
 
@@ -53,6 +54,8 @@ def restructured(lines: list[str]) -> list[str]:
             converted += paragraph
         elif first.startswith("| ") and len(paragraph) > 1 and set(paragraph[1]) <= set("|-: "):
             converted += _table(paragraph)
+        elif (rows := _aligned(paragraph)) and not in_section:
+            converted += [f"- ``{name}``: {_inline(words)}" for name, words in rows]
         elif first.startswith("    ") and not in_section:
             converted += ["::", "", *paragraph]
         else:
@@ -90,6 +93,25 @@ def _inline(line: str) -> str:
             border = r"\ " if text.endswith("``") and part[0] not in " .,:;)'-" else ""
             text += border + MARKUP.sub(lambda match: "\\" + match[0], part)
     return text
+
+
+def _aligned(paragraph: list[str]) -> list[tuple[str, str]]:
+    """Return the names and descriptions of a list in two columns, which begins at the margin; nothing for other text.
+
+    Example:
+        >>> _aligned(["method    what it is", "chain     when a link", "          starts"])
+        [('method', 'what it is'), ('chain', 'when a link starts')]
+    """
+    rows: list[tuple[str, str]] = []
+    for line in paragraph:
+        row = COLUMNS.match(line)
+        if row:
+            rows.append((row[1], row[2]))
+        elif rows and line.startswith(" " * 8):
+            rows[-1] = (rows[-1][0], f"{rows[-1][1]} {line.strip()}")
+        else:
+            return []
+    return rows if len(rows) > 1 else []
 
 
 def _table(rows: list[str]) -> list[str]:

@@ -45,6 +45,12 @@ def test_indented_lines_of_a_section_are_no_formula():
     assert restructured(lines) == lines
 
 
+def test_a_list_in_two_columns_is_a_list():
+    lines = ["method    `Method`", "chain     when a link", "          starts"]
+    assert restructured(lines) == ["- ``method``: ``Method``", "- ``chain``: when a link starts"]
+    assert restructured(["a  b", "no columns"]) == ["a  b", "no columns"]
+
+
 def test_a_default_that_is_no_python_is_left_out():
     assert DEFAULT.sub("= ...", "(a: int = 1, why: Mapping[str, str] = <factory>)") == (
         "(a: int = 1, why: Mapping[str, str] = ...)"

@@ -75,6 +75,9 @@ def test_a_page_that_no_part_names_is_found_and_folders_list_themselves(tmp_path
     assert "\nbrand-new\n" in front
     assert "[Brand new](brand-new.md)" in front
     assert "\nrecipes/index\n" in front
+    decisions = (tmp_path / "decisions/index.md").read_text(encoding="utf-8")
+    assert "- [0001: Only trained factors are parameters](0001-what-is-a-parameter.md)" in decisions
+    assert "- [0037: the documentation site](0037-the-site.md)" in decisions
     assert "- [Make tea](tea.md): For a cup of tea.\n" in (tmp_path / "recipes/index.md").read_text(encoding="utf-8")
 
 
