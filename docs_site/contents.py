@@ -116,4 +116,4 @@ def _first_sentence(tree: StagedTree, page: PurePosixPath) -> str:
     paragraphs = (tree.root / page).read_text(encoding="utf-8").split("\n\n")
     prose = next((text for text in paragraphs[1:] if re.match(r"[\w`*\"(]", text)), "")
     words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(prose.split()))
-    return re.split(r"(?<=[.!?:]) ", words, maxsplit=1)[0].rstrip(":")
+    return re.split(r"(?<=[.!?]) ", words, maxsplit=1)[0].rstrip(":")

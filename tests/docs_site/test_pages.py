@@ -69,7 +69,7 @@ def test_a_page_that_no_part_names_is_found_and_folders_list_themselves(tmp_path
     tree = StagedTree(tmp_path)
     put_existing(tree)
     tree.put("brand-new.md", "# Brand new\n\nA page.\n")
-    tree.put("recipes/tea.md", "# Make tea\n\nFor a cup of [tea](../use.md). It takes long.\n")
+    tree.put("recipes/tea.md", "# Make tea\n\nFor a cup: some [tea](../use.md). It takes long.\n")
     contents.put_contents(tree)
     front = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert "\nbrand-new\n" in front
@@ -78,7 +78,7 @@ def test_a_page_that_no_part_names_is_found_and_folders_list_themselves(tmp_path
     decisions = (tmp_path / "decisions/index.md").read_text(encoding="utf-8")
     assert "- [0001: Only trained factors are parameters](0001-what-is-a-parameter.md)" in decisions
     assert "- [0037: the documentation site](0037-the-site.md)" in decisions
-    assert "- [Make tea](tea.md): For a cup of tea.\n" in (tmp_path / "recipes/index.md").read_text(encoding="utf-8")
+    assert "- [Make tea](tea.md): For a cup: some tea.\n" in (tmp_path / "recipes/index.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_exactly_one_menu(tree):
