@@ -23,6 +23,7 @@ from lopsided_settings import Setting, settings_of
 from lopsided_settings.checks import Check
 
 FOLDER = "commands"
+OPTION = re.compile(r"(?<![\w`])(--[a-z][\w-]*)")
 # Where a verb is explained at length.
 GUIDES = {
     "bench": "studies.md",
@@ -81,7 +82,7 @@ def verb_page(verb: str) -> str:
 
 def about(verb: str) -> str:
     """Return what a verb does, as its help says it."""
-    return inspect.cleandoc(_commands()[verb].help or "")
+    return OPTION.sub(r"`\1`", inspect.cleandoc(_commands()[verb].help or ""))
 
 
 def parameters(verb: str) -> list[Any]:
@@ -129,7 +130,8 @@ def _default(option: Any) -> str:
 
 
 def _help(parameter: Any) -> str:
-    return " ".join((parameter.help or "").split())
+    """Return an option's help, with the options in it as code: as text, their hyphens would become a dash."""
+    return OPTION.sub(r"`\1`", " ".join((parameter.help or "").split()))
 
 
 def allowed_words(check: Check) -> str:

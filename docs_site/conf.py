@@ -22,8 +22,6 @@ extensions = [
 
 # -- pages -----------------------------------------------------------------------------------------
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
-# Two hyphens are those of an option.
-smartquotes = False
 # Headings are linked to as on a code host.
 myst_heading_anchors = 4
 # Every reference has to lead somewhere, but for those that signatures make of types: of other libraries, whose pages

@@ -16,6 +16,8 @@ BOLD = re.compile(r"\*\*[^*\n]+\*\*")
 MARKUP = re.compile(r"[|*\\]|(?<=\w)_(?=\W|$)")
 DEFAULT = re.compile(r"= ?<[^<>]*>")
 COLUMNS = re.compile(r"^(\w+) {2,}(\S.*)$")
+# As text, its hyphens would become a dash.
+OPTION = re.compile(r"(?<!\S)(--[a-z][\w-]*)")
 SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:$")
 
 
@@ -91,7 +93,8 @@ def _inline(line: str) -> str:
             text += part
         else:
             border = r"\ " if text.endswith("``") and part[0] not in " .,:;)'-" else ""
-            text += border + MARKUP.sub(lambda match: "\\" + match[0], part)
+            escaped = MARKUP.sub(lambda match: "\\" + match[0], part)
+            text += border + OPTION.sub(r"``\1``", escaped)
     return text
 
 

@@ -24,6 +24,7 @@ pytest.importorskip("docutils", reason="the extra docs is for Python 3.11 and ne
         ("|x| <= y*z", r"\|x\| <= y\*z"),
         ("**One.** lopsided_ and W_t", r"**One.** lopsided\_ and W_t"),
         ("already ``code*``", "already ``code*``"),
+        ("instead of --steps, or a -- b", "instead of ``--steps``, or a -- b"),
         ("the `Run`s", r"the ``Run``\ s"),
     ],
 )

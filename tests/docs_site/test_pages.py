@@ -116,6 +116,7 @@ def test_defaults_ranges_and_choices_come_from_the_declarations():
     page = command_pages.verb_page("train")
     assert "`--rank` integer (`16`)\n: Rank r. Allowed: at least 1.\n" in page
     assert "`--dropout` float (`0.0`)\n: Dropout on the adapters' inputs. Allowed: in [0, 1).\n" in page
+    assert "`--every` integer\n: Steps in a link, instead of `--links`.\n" in page
     # The help of a choice names the values itself.
     assert ": linear, cosine, constant or constant_with_warmup.\n" in page
     assert "`--task` text (`vader/all`)" in command_pages.verb_page("federate")
