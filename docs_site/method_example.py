@@ -31,9 +31,13 @@ ADVANCE = """    if step == 19:
         lopsided.advance_chain(model, optimizer)
 """
 RUN = """
+from pathlib import Path
+
 from lopsided.runs import TrainConfig, train
 
-run = train(TrainConfig(method="{name}", steps=4, trajectory=False, out="{name}-run"))
+# So few steps and rows show that it works, and nothing else.
+short = dict(steps=4, evaluations=1, eval_rows=64, test_rows=64, train_rows=64, trajectory=False)
+run = train(TrainConfig(method="{name}", out=Path("{name}-run"), **short))
 print(run.metrics["test"].score)
 """
 
