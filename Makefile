@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test more peft-suite test-all canary check soak bench clean
+.PHONY: setup demo docs test more peft-suite test-all canary check soak bench clean
 
 setup: .venv/.complete
 
@@ -20,6 +20,10 @@ setup: .venv/.complete
 
 demo: setup
 	$(BIN)/lopsided compare
+
+# Into build/site, which any static host serves; a warning is an error. Sphinx asks for Python 3.11 or newer.
+docs: setup
+	$(BIN)/python -m docs_site
 
 # One process a core; most tests are too small to use two threads.
 test: setup
