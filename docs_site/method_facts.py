@@ -13,6 +13,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from lopsided import Chain, Method, Sketch
 from lopsided.method import LinkSide
+from lopsided.study.compare import FIRST
 from lopsided.theory import (
     ModelNumbers,
     coin_lambda,
@@ -76,8 +77,14 @@ def parts(method: Method) -> dict[str, str]:
     listed["Numbers that train"] = f"{method.trained_formula} per layer{' and link' if method.chain else ''}"
     if method.reads_inputs:
         listed["Reads data"] = "yes: its sketch is drawn from the layers' inputs, by `lopsided.calibrate`"
-    listed["In `lopsided compare` by default"] = "yes" if method.compared else "no"
+    listed["In `lopsided compare`"] = _in_comparisons(method)
     return listed
+
+
+def _in_comparisons(method: Method) -> str:
+    if method.name in FIRST:
+        return "by default"
+    return "with `--methods study`" if method.compared else "where it is named"
 
 
 def chain_words(chain: Chain | None) -> str:

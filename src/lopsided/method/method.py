@@ -37,7 +37,7 @@ class Method:
         lr_ratio: lr_B / lr_A, where both learn.
         p: probability that a coin says "B".
         lr: default learning rate of `lopsided train`; docs/decisions says how it was chosen.
-        compared: whether `lopsided compare` runs it when no methods are named.
+        compared: whether `lopsided compare --methods study` runs it.
         source: the paper it comes from.
 
     Attributes:
