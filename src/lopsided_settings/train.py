@@ -65,7 +65,7 @@ class TrainSettings:
         None,
         help="Most training rows to learn from, drawn by a fixed seed: the same for every method and run.",
         check=at_least(1),
-        defaults={"federate": 2000},
+        defaults={"federate": 1000},
     )
     steps: int | None = setting(
         None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 60}
@@ -103,7 +103,7 @@ class TrainSettings:
         None,
         help="Most validation rows that checkpoints are chosen on, or that a federation's clients are scored on.",
         check=POSITIVE,
-        defaults={"compare": 400, "federate": 800},
+        defaults={"compare": 400, "federate": 400},
     )
     test_rows: int | None = setting(
         None,
