@@ -103,7 +103,7 @@ class TrainSettings:
         None,
         help="Most validation rows that checkpoints are chosen on, or that a federation's clients are scored on.",
         check=POSITIVE,
-        defaults={"compare": 400, "federate": 400},
+        defaults={"compare": 200, "federate": 400},
     )
     test_rows: int | None = setting(
         None,
@@ -116,7 +116,7 @@ class TrainSettings:
         help="Most training rows in the training loss that is reported.",
         check=at_least(1),
         option=False,
-        defaults={"compare": 400},
+        defaults={"compare": 200},
     )
     trajectory: bool | None = setting(
         None,

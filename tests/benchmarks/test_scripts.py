@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from benchmarks import files, gpu, llama, measuring, memory, render, scaling, step_time, variants
+from benchmarks import files, first_minutes, gpu, llama, measuring, memory, render, scaling, step_time, variants
 from lopsided import METHODS
 from lopsided.study.turns import wall_ms
 
@@ -228,6 +228,33 @@ def test_idle_adapters_are_of_the_same_kind():
         assert {type(config) for config in configs} == {type(configs[0])}
         assert made.model.active_adapters == ["default"]
         assert torch.isfinite(made.step())
+
+
+# -- the first minutes ---------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_demo_are_read_from_what_it_leaves(tmp_path):
+    record = {"timings": {"median_ms": 0.5}, "steps": 4, "wall_seconds": 1.0, "metrics": {"test": {"score": 0.75}}}
+    program = tmp_path / "lopsided"
+    program.write_text(
+        "#!/usr/bin/env bash\nset -e\n[[ $* == 'compare --out demo' ]]\nmkdir -p demo/runs/lora-seed0\n"
+        f"echo '{json.dumps(record)}' > demo/runs/lora-seed0/run.json\n"
+        "head -c 1048576 /dev/zero > demo/weights\necho 'lora: done' >&2\n"
+    )
+    program.chmod(0o755)
+    parts = first_minutes.demo(program, tmp_path)
+    assert 0 < parts["first_row_seconds"] <= parts["seconds"]
+    assert parts["share_of_steps"] == pytest.approx(0.002 / parts["seconds"])
+    assert parts["folder_mebibytes"] == pytest.approx(1.0, abs=0.01)
+    assert parts["runs"] == {"lora-seed0": {"seconds": 1.0, "test": 0.75}}
+
+
+def test_a_demo_that_fails_has_no_figures(tmp_path):
+    program = tmp_path / "lopsided"
+    program.write_text("#!/usr/bin/env bash\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(SystemExit, match="3"):
+        first_minutes.demo(program, tmp_path)
 
 
 # -- a CUDA machine ------------------------------------------------------------------------------------------

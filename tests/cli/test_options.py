@@ -65,7 +65,7 @@ DEFAULTS = {
     "train": {"steps": None, "eval_rows": None, "schedule": "linear", "trajectory": None, "rename_labels": None},
     "federate": {"task": "vader/all", "method": "rac_b", "train_size": 1000, "clients": 4, "partition": "even"},
     "diagnose": {"points": 25, "extent": None, "all_vectors": True},
-    "compare": {"steps": 60, "eval_rows": 400, "seeds": "0", "methods": None, "trajectory": None},
+    "compare": {"steps": 60, "eval_rows": 200, "seeds": "0", "methods": None, "trajectory": None},
 }
 
 
