@@ -39,6 +39,7 @@ def compare(
     from lopsided.study import compare as run_all
     from lopsided.study.comparison import RESULTS
     from lopsided.study.comparison_settings import SETTINGS, resumed_settings
+    from lopsided.study.what_next import what_next
     from lopsided_cli.study_progress import comparing
 
     if own["plugin"] is not None:
@@ -68,6 +69,8 @@ def compare(
         if outcome.task_shape:
             print(read_as(outcome.task_shape))
         print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
+        for line in what_next(outcome):
+            print(line)
     if outcome.failed:
         raise typer.Exit(1)
 

@@ -41,6 +41,19 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
     assert [row["cells"] for row in json.loads(again.out)["rows"]] == [row["cells"] for row in results["rows"]]
 
 
+def test_what_was_taken_can_be_loaded_and_exported_as_the_last_lines_say(cli, small, tmp_path):
+    assert cli("compare", *small, "--methods", "head,full", "--out", tmp_path / "no").out.count("adapter of") == 0
+    outcome = cli("compare", *small, "--methods", "cla,asym_b", "--lr", 2e-2, "--out", tmp_path / "out")
+    lines = outcome.out.splitlines()
+    loading = lines.index("Three lines load it:")
+    space = {}
+    exec("\n".join(line.strip() for line in lines[loading + 1 : loading + 4]), space)
+    assert space["model"].config.num_labels == 2
+    [export] = [line.removeprefix("As plain LoRA: lopsided ") for line in lines if line.startswith("As plain LoRA")]
+    assert cli(*export.split(), "--out", tmp_path / "lora").status == 0
+    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+
+
 @pytest.fixture
 def crash(monkeypatch):
     """Lets the runs of some methods end with an error that nothing foresees."""

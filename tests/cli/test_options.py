@@ -139,7 +139,7 @@ def test_values_reach_the_verb_as_its_configuration_takes_them():
     assert (taken["run"]["rename_labels"], taken["run"]["ignore_columns"]) == ({"a": "b", "c": "d"}, ["x", "y"])
     assert (taken["run"]["trajectory"], taken["run"]["out"], taken["json"]) == (False, None, True)
     # What a comparison sets without an option, and what it leaves to each run.
-    assert taken["run"]["train_rows"] == 400
+    assert taken["run"]["train_rows"] == 200
     assert taken["run"].keys().isdisjoint({"method", "schedule", "seed", "test"})
     assert taken["comparison"] == {"methods": (), "seeds": (1, 2), "margin": 1.0, "tune": None}
     assert isinstance(CliRunner().invoke(small, ["--seeds", ""]).exception, BadInput)
