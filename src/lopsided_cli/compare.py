@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lopsided_cli import options
+from lopsided_cli.failures import interruptible
 from lopsided_cli.printing import print_json, terminal
 from lopsided_cli.progress import early, read_as
 from lopsided_settings.compare import CompareSettings
@@ -52,7 +53,11 @@ def compare(
         config = _asked(run, comparison)
     folder = config.run.out
     console = Console(stderr=True)
-    with comparing(console, f"{config.run.task} with {config.run.model}", config.names) as shown:
+    again = f"lopsided compare --resume --out {folder}"
+    with (
+        interruptible(folder, again),
+        comparing(console, f"{config.run.task} with {config.run.model}", config.names) as shown,
+    ):
         outcome = run_all(
             config,
             resume=resume,

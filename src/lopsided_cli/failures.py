@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+
+import typer
 
 # Set to anything, an unexpected error ends with its traceback.
 TRACEBACK = "LOPSIDED_TRACEBACK"
@@ -12,6 +18,23 @@ TRACEBACK = "LOPSIDED_TRACEBACK"
 
 class BadInput(Exception):
     """One line for the user: expected, received, fix."""
+
+
+@contextmanager
+def interruptible(folder: Path, again: str) -> Iterator[None]:
+    """Ctrl-C inside the context ends with a line that says how to go on, and the status that a shell expects.
+
+    Args:
+        folder: what holds what has been done; before it is there, nothing can go on.
+        again: the command that goes on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not folder.exists():
+            raise
+        print(f"lopsided: interrupted; what was done is in {folder}; go on with: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 class ErrorsAsLines:

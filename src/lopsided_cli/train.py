@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lopsided_cli import options
+from lopsided_cli.failures import interruptible
 from lopsided_cli.printing import MISSING, figure, print_json
 from lopsided_cli.progress import bar, early, read_as
 from lopsided_settings.plugins import PluginSettings
@@ -32,7 +33,7 @@ def train(
     else:
         config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
-    with bar(console) as callbacks:
+    with interruptible(config.out, f"lopsided train --resume --out {config.out}"), bar(console) as callbacks:
         finished = run(
             config,
             resume=resume,

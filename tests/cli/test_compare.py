@@ -54,6 +54,25 @@ def test_what_was_taken_can_be_loaded_and_exported_as_the_last_lines_say(cli, sm
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
 
 
+def test_an_interrupted_comparison_says_how_to_go_on_and_goes_on(cli, small, tmp_path, monkeypatch):
+    prepare = session.prepare
+
+    def interrupt(model, method, *rest):
+        if method.name == "cla":
+            raise KeyboardInterrupt
+        return prepare(model, method, *rest)
+
+    monkeypatch.setattr(session, "prepare", interrupt)
+    outcome = cli("compare", *small, "--methods", "head,cla", "--out", tmp_path / "out")
+    assert outcome.status == 130
+    [line] = [line for line in outcome.err.splitlines() if "interrupted" in line]
+    monkeypatch.setattr(session, "prepare", prepare)
+    again = cli(*line.partition("go on with: lopsided ")[2].split())
+    assert again.status == 0
+    assert not [each for each in again.err.splitlines() if each.startswith("head:")], "a finished run is made once"
+    assert {"head", "cla"} <= {word for text in again.out.splitlines() for word in text.split()}
+
+
 @pytest.fixture
 def crash(monkeypatch):
     """Lets the runs of some methods end with an error that nothing foresees."""
