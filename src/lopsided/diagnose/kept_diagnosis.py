@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from lopsided.diagnose.config import DiagnoseConfig
-from lopsided.files.untrusted import read_json
+from lopsided.errors import LopsidedError
 from lopsided.runs.run import Run
-from lopsided.runs.saved_diagnosis import DIAGNOSIS, DIAGNOSIS_SCHEMA
+from lopsided.runs.saved_diagnosis import read_diagnosis
 
 # Of a landscape: more of each is closer.
 FINENESS = ("points", "rows", "hessian_rows")
@@ -16,14 +17,12 @@ FINENESS = ("points", "rows", "hessian_rows")
 
 def saved_settings(run: Run) -> Mapping[str, Any] | None:
     """Return the settings of the run's diagnosis; None without one of this state of the run and this schema."""
-    path = run.folder / DIAGNOSIS
-    if not path.is_file():
+    try:
+        content = read_diagnosis(run.folder, run.id).content
+    except LopsidedError:
+        # No JSON: the error says to diagnose the run again, which is about to happen.
         return None
-    there = read_json(path)
-    if there.get("schema") != DIAGNOSIS_SCHEMA or there["run"]["id"] != run.id:
-        return None
-    settings: Mapping[str, Any] = there.get("settings") or {}
-    return settings
+    return None if content is None else content.get("settings")
 
 
 def closer_fields(saved: Mapping[str, Any] | None, config: DiagnoseConfig) -> str:
@@ -36,7 +35,7 @@ def closer_fields(saved: Mapping[str, Any] | None, config: DiagnoseConfig) -> st
     """
     if not saved:
         return ""
-    around, mine, looked = saved.get("around") or {}, config.to_json()["around"], saved.get("only", ())
+    around, mine, looked = saved.get("around") or {}, dataclasses.asdict(config.landscape), saved.get("only", ())
     fields = [
         f"{name.replace('_', '-')} {around[name]}"
         for name in FINENESS
@@ -50,9 +49,10 @@ def closer_fields(saved: Mapping[str, Any] | None, config: DiagnoseConfig) -> st
 def holds_all(saved: Mapping[str, Any], config: DiagnoseConfig) -> bool:
     """Return whether saved settings say all that a configuration asks for, nothing of it coarser or of another kind."""
     mine = config.to_json()
+    del mine["around"]
     if not set(mine.pop("only")) <= set(saved.get("only", ())):
         return False
-    around, wanted = dict(saved.get("around") or {}), mine.pop("around")
+    around, wanted = dict(saved.get("around") or {}), dataclasses.asdict(config.landscape)
     if any(around.pop(name, 0) < wanted.pop(name) for name in FINENESS):
         return False
     if mine.pop("all_vectors") and not saved.get("all_vectors"):
