@@ -13,9 +13,15 @@ DIRECTIONS = ("auto", "random", "trajectory")
 class LandscapeSettings:
     """How far and how finely to look around a run's weights, in the order of `diagnosis.json`."""
 
-    points: int = setting(25, help="Points of a landscape along each axis.", check=at_least(2))
-    rows: int = setting(256, help="Validation rows of landscapes and sharpness.", check=at_least(2))
-    hessian_rows: int = setting(64, help="How many of them the Hessian is taken of.", check=at_least(2))
+    points: int = setting(
+        25, help="Points of a landscape along each axis.", check=at_least(2), defaults={"diagnose": 7}
+    )
+    rows: int = setting(
+        256, help="Validation rows of landscapes and sharpness.", check=at_least(2), defaults={"diagnose": 32}
+    )
+    hessian_rows: int = setting(
+        64, help="How many of them the Hessian is taken of.", check=at_least(2), defaults={"diagnose": 16}
+    )
     directions: str = setting(
         "auto",
         help="Of landscapes: auto, random or trajectory.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -13,6 +14,7 @@ from lopsided.diagnose import SECTIONS, Headline, Need, Section, register_sectio
 from lopsided.diagnose.tables import documentation
 from lopsided.plotting.figure import Axis, Figure, FigureEntry, diagnosed, series, view
 from lopsided.runs.directory import write_run
+from lopsided_settings.diagnose import LandscapeSettings
 from tests.cli.commands import assert_one_line
 from tests.tiny_runs import whole_record
 
@@ -111,6 +113,64 @@ def test_an_adapter_without_its_run(cli, bert, tmp_path):
     assert "diagnose its run" in found["skipped"]["landscape"]
     assert found["forgetting"]["rows"] == 24
     assert f"{found['forgetting']['base']:.3f}" in "".join(cli(*asked).out.split())
+
+
+def test_the_grid_is_small_without_full_and_each_option_goes_before_it(cli, tmp_path, monkeypatch):
+    configs = []
+
+    def take(runs, config, *, keep_closer, **others):
+        around = config.landscape
+        configs.append((around.points, around.rows, around.hessian_rows, config.all_vectors, keep_closer))
+        return {}
+
+    monkeypatch.setattr("lopsided.diagnose.diagnose_runs", take)
+    for options in ((), ("--full",), ("--full", "--rows", 40), ("--points", 7), ("--top-only",), ("--seed", 1)):
+        outcome = cli("diagnose", tmp_path, *options)
+        assert outcome.status == 0, outcome.err
+    assert configs == [
+        (7, 32, 16, True, True),
+        (25, 256, 64, True, False),
+        (25, 40, 64, True, False),
+        (7, 32, 16, True, False),
+        (7, 32, 16, False, False),
+        (7, 32, 16, True, True),
+    ]
+
+
+@pytest.mark.more
+def test_a_small_landscape_by_default_and_the_fine_one_where_it_is_asked_for(cli, tiny, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert cli("train", *tiny, "--method", "cla", "--evaluations", 1, "--out", run).status == 0
+    # The fine grid is made small here: this is what --full takes where nothing is given.
+    fine = {"points": 8, "rows": 33, "hessian_rows": 17}
+    for field in dataclasses.fields(LandscapeSettings):
+        if field.name in fine:
+            monkeypatch.setattr(field, "default", fine[field.name])
+
+    def diagnose(*arguments):
+        outcome = cli("diagnose", run, "--only", "generalization,landscape", *arguments)
+        assert outcome.status == 0, outcome.err
+        around = json.loads((run / "diagnosis.json").read_text())["settings"]["around"]
+        return outcome, tuple(around[name] for name in fine)
+
+    small, settings = diagnose()
+    assert settings == (7, 32, 16)
+    sentence = "a small landscape: 7 x 7 points on 32 rows, the Hessian on 16; --full takes 8 x 8 points on 33 rows"
+    assert sentence in small.out
+    # One line for the run, and one for each section.
+    lines = [line.split(":")[1] for line in small.err.splitlines() if line.startswith("diagnose: ")]
+    assert lines == [" run 1 of 1", " generalization", " landscape"]
+    assert diagnose("--full", "--points", 3)[1] == (3, 33, 17)
+    full, settings = diagnose("--full")
+    assert settings == (8, 33, 17)
+    assert "small landscape" not in full.out
+    # What is finer is kept where no option is about the grid, and replaced where one is.
+    kept, settings = diagnose()
+    assert settings == (8, 33, 17)
+    assert "run has a closer diagnosis (points 8, rows 33, hessian-rows 17), which is kept" in kept.err
+    coarser, settings = diagnose("--points", 3)
+    assert settings == (3, 32, 16)
+    assert "a closer diagnosis (points 8, rows 33, hessian-rows 17) is replaced" in coarser.err
 
 
 @pytest.fixture

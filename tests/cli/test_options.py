@@ -57,14 +57,14 @@ ALL = {
     "no-make-split rename-labels ignore-columns train-size rounds seed out json",
     "lab": "name list quick full seeds data resume no-resume out page json",
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
-    "reference seed resume no-resume out json",
+    "reference seed full resume no-resume out json",
     "report": "runs out watch port json",
 }
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {
     "train": {"steps": None, "eval_rows": None, "schedule": "linear", "trajectory": None, "rename_labels": None},
     "federate": {"task": "vader/all", "method": "rac_b", "train_size": 1000, "clients": 4, "partition": "even"},
-    "diagnose": {"points": 25, "extent": None, "all_vectors": True},
+    "diagnose": {"points": 7, "rows": 32, "hessian_rows": 16, "extent": None, "all_vectors": True},
     "compare": {"steps": 60, "eval_rows": 200, "seeds": "0", "methods": None, "trajectory": None},
 }
 
@@ -85,7 +85,7 @@ def test_every_option_of_every_verb(verb):
         ("train", [TrainSettings, PluginSettings], "resume json"),
         ("federate", [TrainSettings, FederateSettings, PluginSettings], "methods init resume json"),
         ("compare", [TrainSettings, CompareSettings, PluginSettings], "resume json"),
-        ("diagnose", [LandscapeSettings, DiagnoseSettings], "runs adapter base only resume out json"),
+        ("diagnose", [LandscapeSettings, DiagnoseSettings], "runs adapter base only full resume out json"),
     ],
 )
 def test_every_option_comes_from_a_field(verb, kinds, own):

@@ -29,7 +29,7 @@ def test_every_file_of_the_folder_is_an_entry():
 def test_the_orders_that_people_and_programs_know():
     assert section_names() == ("generalization", "layers", "intruders", "landscape", "timeline", "forgetting")
     assert DiagnoseConfig().to_json()["only"] == list(section_names())
-    in_file = ["generalization", "layers", "intruders", "forgetting", "timeline", "landscape", "similarity"]
+    in_file = ["generalization", "layers", "intruders", "timeline", "forgetting", "landscape", "similarity"]
     assert [section.name for section in _in_turn()] == in_file
     terminal = ["run", "G(W)", "intruders", "‖ΔW‖", "stable rank", "rise in radius", "top eigenvalue"]
     assert headings() == [*terminal, "base's own score"]

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lopsided.diagnose.config import DiagnoseConfig
+from lopsided.diagnose.kept_diagnosis import closer_fields, holds_all, saved_settings
 from lopsided.diagnose.section import Need, Section
-from lopsided.diagnose.section_inputs import WITHOUT_RUN, AdapterInputs, Note, RunInputs, SectionInputs, silent
+from lopsided.diagnose.section_inputs import WITHOUT_RUN, AdapterInputs, RunInputs, SectionInputs
+from lopsided.diagnose.section_progress import Note, SectionLines, SectionProgress, silent
 from lopsided.diagnose.sections import SECTIONS
 from lopsided.diagnose.tuned_model import TunedModel
 from lopsided.errors import LopsidedError
@@ -41,16 +43,21 @@ def diagnose_runs(
     config: DiagnoseConfig,
     *,
     resume: bool = False,
+    keep_closer: bool = False,
     command: str = "lopsided diagnose",
     note: Note = silent,
+    progress: SectionProgress | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Look at every finished run in these folders, and compare those that have tuned layers.
 
     Args:
         paths: run directories, or folders of them.
         resume: keep a diagnosis that was made of the same run with the same settings.
+        keep_closer: keep a diagnosis of the same run that looked closer at the same: on a finer landscape, at more
+            rows, or at all vectors.
         command: the command line, for the record.
-        note: tells a person how far the work is.
+        note: tells a person which runs are left out, or whose closer diagnosis is replaced.
+        progress: follows runs and sections; None tells `note`.
 
     Returns:
         Each finished run's diagnosis, by its folder.
@@ -59,14 +66,23 @@ def diagnose_runs(
         LopsidedError: if there is no run, or none that finished.
     """
     finished = _finished_runs(paths, note)
+    progress = progress or SectionLines(note)
     models: dict[Path, TunedModel] = {}
     for number, run in enumerate(finished, start=1):
-        kept = resume and _is_diagnosed(run, config)
-        note(f"run {number} of {len(finished)}: {run.folder.name}{' is diagnosed' if kept else ''}")
-        if kept:
-            tuned, _ = _tuned_or_reason(RunInputs(run, config, note))
+        saved = saved_settings(run)
+        closer = closer_fields(saved, config)
+        why = "is diagnosed" if resume and saved == config.to_json() else ""
+        if keep_closer and saved and closer and holds_all(saved, config):
+            why = f"has a closer diagnosis ({closer}), which is kept"
+        if why:
+            progress.kept_run(run.folder.name, number, len(finished), why)
+            tuned, _ = _tuned_or_reason(RunInputs(run, config, progress))
         else:
-            tuned = diagnose_run(run.folder, config, command=command, note=note)
+            progress.begin_run(run.folder.name, number, len(finished))
+            if closer:
+                note(f"{run.folder.name}: a closer diagnosis ({closer}) is replaced")
+            tuned = diagnose_run(run.folder, config, command=command, progress=progress)
+            progress.end_run()
         if tuned is not None:
             # The weights of many runs would not fit.
             models[run.folder] = dataclasses.replace(tuned, layers=())
@@ -76,7 +92,11 @@ def diagnose_runs(
 
 
 def diagnose_run(
-    folder: Path, config: DiagnoseConfig, *, command: str = "lopsided diagnose", note: Note = silent
+    folder: Path,
+    config: DiagnoseConfig,
+    *,
+    command: str = "lopsided diagnose",
+    progress: SectionProgress | None = None,
 ) -> TunedModel | None:
     """Look at a finished run, and write its diagnosis.json.
 
@@ -87,7 +107,7 @@ def diagnose_run(
         LopsidedError: if the folder holds no finished run.
     """
     started, run = time.perf_counter(), finished_run(folder)
-    inputs = RunInputs(run, config, note)
+    inputs = RunInputs(run, config, progress)
     tuned, reason = _tuned_or_reason(inputs)
     skipped = {
         section.name: reason
@@ -106,14 +126,14 @@ def diagnose_adapter(
     config: DiagnoseConfig,
     *,
     command: str = "lopsided diagnose",
-    note: Note = silent,
+    progress: SectionProgress | None = None,
 ) -> dict[str, Any]:
     """Look at a LoRA adapter without its run, and write `out`/diagnosis.json.
 
     Raises:
         LopsidedError: for an adapter or base that can't be read, or that do not fit.
     """
-    started, inputs = time.perf_counter(), AdapterInputs(adapter, base, config, note)
+    started, inputs = time.perf_counter(), AdapterInputs(adapter, base, config, progress)
     tuned = inputs.tuned
     findings = _compute(inputs, {name: WITHOUT_RUN for name in config.only if not SECTIONS[name].is_of_an_adapter})
     diagnosis = strict(_whole(findings, config, {"id": tuned.id, "name": tuned.name}, command, started))
@@ -158,11 +178,11 @@ def _compute(inputs: SectionInputs, skipped: Mapping[str, str]) -> Findings:
             continue
         if Need.REFERENCE in section.needs and config.reference is None:
             continue
-        inputs.note(section.name)
-        try:
-            contents[section.name] = section.compute(inputs)
-        except LopsidedError as error:
-            reasons[section.name] = str(error)
+        with inputs.progress.of_section(section.name):
+            try:
+                contents[section.name] = section.compute(inputs)
+            except LopsidedError as error:
+                reasons[section.name] = str(error)
     return Findings(sections=contents, skipped=reasons)
 
 
@@ -175,16 +195,6 @@ def _compare(models: Mapping[Path, TunedModel]) -> None:
         for folder, model in models.items():
             if model.id in by_id:
                 write_json(folder / DIAGNOSIS, {**read_json(folder / DIAGNOSIS), section.name: by_id[model.id]})
-
-
-def _is_diagnosed(run: Run, config: DiagnoseConfig) -> bool:
-    """Whether the folder holds the diagnosis of this very run, made with these settings."""
-    path = run.folder / DIAGNOSIS
-    if not path.is_file():
-        return False
-    there = read_json(path)
-    expected = {"schema": DIAGNOSIS_SCHEMA, "settings": config.to_json()}
-    return {key: there.get(key) for key in expected} == expected and there["run"]["id"] == run.id
 
 
 def _whole(

@@ -8,7 +8,7 @@ dimensions is the same numbers as its contours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from lopsided.curvature.batches import Batch, Loss, check_batches, mean_loss, model_loss
 from lopsided.diagnose.directions import Directions, plane_parameters
+from lopsided.diagnose.section_progress import Step
 from lopsided.errors import LopsidedError
 from lopsided.finite import finite_or_none
 from lopsided.models.mode_contexts import model_mode
 
 # None where a loss is not finite.
 LossRow = list[float | None]
-# Receives the number of points that are done, and of all.
-Progress = Callable[[int, int], None]
 
 
 class Plane:
@@ -146,7 +145,7 @@ def landscape(
     points: int = 25,
     extent: float = 1.0,
     loss: Loss = model_loss,
-    done: Progress = lambda number, total: None,
+    done: Step = lambda number, total: None,
 ) -> Landscape:
     """Compute the surface and the line around a model's weights, which are afterwards what they were, bit for bit.
 

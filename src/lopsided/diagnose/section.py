@@ -20,14 +20,14 @@ from lopsided.plotting.figure import LAST, FigureEntry
 class Need(Enum):
     """What a section is computed from, as its documentation says it.
 
-    Sections are computed, and written to diagnosis.json, in the order of the last of their needs here; at equal ones,
-    in the order of their places.
+    From the cheapest: sections are computed, and written to diagnosis.json, in the order of the last of their needs
+    here; at equal ones, in the order of their places.
     """
 
     PREDICTIONS = "the predictions of a finished run"
     LAYERS = "the tuned linear layers"
-    REFERENCE = "`--reference`"
     LOG = "the log of a finished run"
+    REFERENCE = "`--reference`"
     ROWS = "the model and validation rows of a finished run"
     OTHER_RUNS = "other runs, diagnosed by the same command"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from transformers import AutoModel
 
 from lopsided.baselines.put_on import taken_off
 from lopsided.diagnose.saved_adapter import load_adapter
+from lopsided.diagnose.section_progress import SectionLines, SectionProgress
 from lopsided.diagnose.tuned_model import NO_FACTORS, TunedModel, adapted_layers, moved_layers
 from lopsided.errors import LopsidedError
 from lopsided.files.atomic import file_hash
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
     # The configuration knows the names of all sections, and those know their inputs.
     from lopsided.diagnose.config import DiagnoseConfig
 
-# Tells a person how far the work is.
-Note = Callable[[str], None]
 WITHOUT_RUN = "an adapter does not say how it was trained; diagnose its run"
-
-
-def silent(text: str) -> None:
-    """Tell nobody: the default `Note`."""
 
 
 class SectionInputs(ABC):
@@ -44,11 +38,11 @@ class SectionInputs(ABC):
 
     Args:
         config: what is looked at, and how closely.
-        note: tells a person how far the work is.
+        progress: follows the sections.
     """
 
     config: DiagnoseConfig
-    note: Note
+    progress: SectionProgress
 
     @property
     @abstractmethod
@@ -118,8 +112,8 @@ class RunInputs(SectionInputs):
         run: finished.
     """
 
-    def __init__(self, run: Run, config: DiagnoseConfig, note: Note = silent) -> None:
-        self._run, self.config, self.note = run, config, note
+    def __init__(self, run: Run, config: DiagnoseConfig, progress: SectionProgress | None = None) -> None:
+        self._run, self.config, self.progress = run, config, progress or SectionLines()
 
     @property
     def run(self) -> Run:
@@ -191,11 +185,11 @@ class AdapterInputs(SectionInputs):
         adapter: Path,
         base: str,
         config: DiagnoseConfig,
-        note: Note = silent,
+        progress: SectionProgress | None = None,
         *,
         allow_base_mismatch: bool = False,
     ) -> None:
-        self.config, self.note = config, note
+        self.config, self.progress = config, progress or SectionLines()
         self._adapter, self._base_name, self._allow_base_mismatch = adapter, base, allow_base_mismatch
 
     @property

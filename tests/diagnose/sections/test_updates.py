@@ -115,8 +115,10 @@ def test_at_most_64_singular_values_are_listed():
 def test_every_layer_has_a_record_and_wrong_input_an_error(tmp_path):
     layers = [random_layer(10, 8, 2, share=0.5), random_layer(8, 10, 2, share=0.5)]
     said = []
-    assert [record["d_in"] for record in spectra(tuned_model(*layers), cache=tmp_path, note=said.append)] == [8, 10]
-    assert said[-1] == "spectra: layer 2 of 2"
+    assert [
+        record["d_in"] for record in spectra(tuned_model(*layers), cache=tmp_path, done=lambda *step: said.append(step))
+    ] == [8, 10]
+    assert said == [(0, 2), (1, 2), (2, 2)]
     with pytest.raises(LopsidedError, match="top must be at least 1"):
         spectra(tuned_model(*layers), top=0)
     broken = layer_of(W0, (torch.full((D_OUT, 1), torch.nan), torch.ones(1, D_IN)))

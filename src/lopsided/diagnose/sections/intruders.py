@@ -8,7 +8,7 @@ Source: Shuttleworth et al. 2024, arXiv:2410.21228, Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lopsided.diagnose.base_svd import BaseSVD, base_svd
 from lopsided.diagnose.leading_vectors import leading
 from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
+from lopsided.diagnose.section_progress import Step
 from lopsided.diagnose.tuned_model import Layer, TunedModel, check_computable
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
@@ -50,7 +51,7 @@ def intruders(
     top: int = 10,
     all_vectors: bool = True,
     cache: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    done: Step = lambda number, total: None,
 ) -> dict[str, Any]:
     """Count the intruders of each layer at each ε, among all its singular vectors and among the first `top`.
 
@@ -58,7 +59,7 @@ def intruders(
         top: k; a narrower layer has all its vectors counted.
         all_vectors: count among all of them as well, which decomposes every tuned weight.
         cache: where the base's singular vectors are kept; see `base_svd`.
-        note: tells a person how far the work is.
+        done: called before each layer with the number of those that are done, and after the last.
 
     Returns:
         `epsilons`, `top`, and `all` (or None) and `top_k`, each with `mean` (counts per ε, mean over layers), `by_kind`
@@ -78,8 +79,8 @@ def intruders(
     first: dict[str, list[int] | None] = {}
     whole: dict[str, list[int] | None] = {}
     faults = {layer.module: fault for layer in tuned.layers if (fault := layer.fault)}
-    for number, layer in enumerate(tuned.layers, start=1):
-        note(f"intruders: layer {number} of {len(tuned.layers)}")
+    for number, layer in enumerate(tuned.layers):
+        done(number, len(tuned.layers))
         if layer.module in faults:
             first[layer.module] = whole[layer.module] = None
             continue
@@ -87,6 +88,7 @@ def intruders(
         likeness = closest(layer, base, None if all_vectors else top)
         first[layer.module] = count(likeness[:top], epsilons)
         whole[layer.module] = count(likeness, epsilons)
+    done(len(tuned.layers), len(tuned.layers))
     kinds = {layer.module: layer.kind for layer in tuned.layers}
     return {
         "epsilons": list(epsilons),
@@ -228,7 +230,7 @@ def _at_half(curve: Mapping[str, Any]) -> float | None:
 
 def _compute(inputs: SectionInputs) -> dict[str, Any]:
     config = inputs.config
-    return intruders(inputs.tuned, top=config.top, all_vectors=config.all_vectors, note=inputs.note)
+    return intruders(inputs.tuned, top=config.top, all_vectors=config.all_vectors, done=inputs.progress.step)
 
 
 SECTION = Section(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lopsided.curvature.batches import Batch
+from lopsided.curvature.batches import Batch, Loss, model_loss
 from lopsided.curvature.hessian import hessian_top
 from lopsided.diagnose.directions import (
     Directions,
@@ -20,6 +20,7 @@ from lopsided.diagnose.directions import (
 from lopsided.diagnose.loss_grid import landscape
 from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
+from lopsided.diagnose.section_progress import Step
 from lopsided.diagnose.sharpness import largest_increase, sharpness_json
 from lopsided.errors import LopsidedError
 from lopsided.formatting import number_text
@@ -36,6 +37,9 @@ Result = TypeVar("Result")
 SPLIT = "validation"
 # How much further than its path a landscape reaches.
 ROOM = 1.5
+# The most steps of either search; how many forward passes a gradient and a product with the Hessian cost.
+ASCENT, LANCZOS = 10, 30
+GRADIENT, PRODUCT = 3, 5
 
 
 @documented
@@ -75,19 +79,54 @@ def landscape_of_run(inputs: SectionInputs) -> dict[str, Any]:
         kind = "trajectory" if len(before) >= 2 else "random"
     directions = _directions(inputs, before, kind)
 
-    def done(points: int, total: int) -> None:
-        if points % config.points == 0:
-            inputs.note(f"landscape: {points} of {total} points")
-
-    surface = landscape(model, directions, batches, points=config.points, extent=_extent(config, directions), done=done)
-    inputs.note("sharpness")
-    ascent = _or_reason(lambda: largest_increase(model, batches, radius=config.radius, seed=config.seed))
-    top = _or_reason(lambda: hessian_top(inputs.model.to(device), few, seed=config.seed))
+    counted = CountedLoss(_passes(config, batches, few), inputs.progress.step)
+    extent = _extent(config, directions)
+    surface = landscape(model, directions, batches, points=config.points, extent=extent, loss=counted.of(1))
+    ascent = _or_reason(
+        lambda: largest_increase(
+            model, batches, radius=config.radius, steps=ASCENT, seed=config.seed, loss=counted.of(GRADIENT)
+        )
+    )
+    top = _or_reason(
+        lambda: hessian_top(inputs.model.to(device), few, steps=LANCZOS, seed=config.seed, loss=counted.of(PRODUCT))
+    )
     section = surface.to_json(steps=before if directions.path is not None else [], split=SPLIT)
     if section["path"] is not None:
         # The way ends at the centre.
         section["path"].append({"step": run.best_step, "a": 0.0, "b": 0.0})
     return section | {"sharpness": sharpness_json(config.radius, ascent, top)}
+
+
+class CountedLoss:
+    """The model's own loss, which tells after each batch how much of a known number of passes is done.
+
+    Args:
+        total: rows times forward passes, of all that is to be computed.
+        done: receives what is done, and the total.
+    """
+
+    def __init__(self, total: int, done: Step) -> None:
+        self._total, self._tell, self._count = total, done, 0
+
+    def of(self, passes: int) -> Loss:
+        """Return the loss, where each of its calls is part of something that costs so many forward passes."""
+
+        def counted(model: Any, batch: Batch) -> torch.Tensor:
+            # Before the loss: the backward pass, which is the greater part, comes after it.
+            self._tell(self._count, self._total)
+            self._count += passes * len(batch["labels"])
+            return model_loss(model, batch)
+
+        return counted
+
+
+def _passes(config: LandscapeConfig, batches: Sequence[Batch], few: Sequence[Batch]) -> int:
+    """Rows times forward passes of a landscape and both searches, none of which ends early."""
+    rows, of_hessian = (sum(len(batch["labels"]) for batch in each) for each in (batches, few))
+    # Without a point in the middle, the line is computed for itself.
+    points = config.points**2 + (0 if config.points % 2 else config.points + 1)
+    # After the ascent's last step comes one loss more, which counts as a gradient.
+    return rows * (points + GRADIENT * (ASCENT + 1)) + of_hessian * PRODUCT * LANCZOS
 
 
 def batches_of(data: Data, count: int, size: int, device: torch.device) -> list[Batch]:

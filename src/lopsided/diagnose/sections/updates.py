@@ -10,7 +10,7 @@ Source of the effective rank: Roy and Vetterli 2007, "The effective rank: a meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from lopsided.diagnose.base_svd import BaseSVD, base_svd
 from lopsided.diagnose.section import Headline, Need, Section
 from lopsided.diagnose.section_inputs import SectionInputs
+from lopsided.diagnose.section_progress import Step
 from lopsided.diagnose.tuned_model import Layer, TunedModel, check_computable
 from lopsided.errors import LopsidedError
 from lopsided.files.strict_json import WHY
@@ -51,14 +52,14 @@ def spectra(
     *,
     top: int = 10,
     cache: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    done: Step = lambda number, total: None,
 ) -> list[dict[str, Any]]:
     """Compute one record per layer: ΔW's and W0's norms and ranks, the angles between them, and the links' shares.
 
     Args:
         top: the dimension of the spaces between which angles are taken.
         cache: where the base's singular vectors are kept; see `base_svd`.
-        note: tells a person how far the work is.
+        done: called before each layer with the number of those that are done, and after the last.
 
     Units:
         Angles in degrees, the smallest first.
@@ -72,12 +73,13 @@ def spectra(
         raise LopsidedError(f"top must be at least 1, got {top}; raise it")
     check_computable(tuned.layers)
     records = []
-    for number, layer in enumerate(tuned.layers, start=1):
-        note(f"spectra: layer {number} of {len(tuned.layers)}")
+    for number, layer in enumerate(tuned.layers):
+        done(number, len(tuned.layers))
         broken = layer.fault
         records.append(
             _without_figures(layer, broken) if broken else layer_record(layer, base_svd(layer.weight, cache), top)
         )
+    done(len(tuned.layers), len(tuned.layers))
     return records
 
 
@@ -265,7 +267,7 @@ def _relative(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _compute(inputs: SectionInputs) -> list[dict[str, Any]]:
-    return spectra(inputs.tuned, top=inputs.config.top, note=inputs.note)
+    return spectra(inputs.tuned, top=inputs.config.top, done=inputs.progress.step)
 
 
 SECTION = Section(
