@@ -26,6 +26,7 @@ from lopsided_cli import (
     train,
     verify,
 )
+from lopsided_cli.argument_help import CommandWithArgumentHelp
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -81,7 +82,7 @@ def _quietly(verb: Verb) -> Verb:
 
 
 for _name, _verb in VERBS.items():
-    app.command(_name)(_quietly(_verb))
+    app.command(_name, cls=CommandWithArgumentHelp)(_quietly(_verb))
 
 
 def main() -> None:

@@ -98,6 +98,14 @@ def test_every_option_comes_from_a_field(verb, kinds, own):
         assert derived[name].default == default
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_and_argument_has_help_on_the_screen(verb):
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "400"}).output
+    for parameter in parameters(verb):
+        assert parameter.help, f"{verb}: {parameter.name}"
+        assert parameter.help in shown
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatientConfig(TrainConfig):
     """A run with one more field, which is all that this test adds."""
