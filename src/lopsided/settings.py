@@ -23,7 +23,9 @@ def check_settings(config: Any) -> None:
     Raises:
         LopsidedError: for the first field whose value makes no sense.
     """
-    hints = _types(type(config))
+    # As Any: to mypy not every class is hashable.
+    kind: Any = type(config)
+    hints = _types(kind)
     for name, setting in settings_of(type(config)).items():
         given = getattr(config, name)
         value = _as_declared(name, given, hints[name])

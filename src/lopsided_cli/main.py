@@ -15,6 +15,7 @@ from lopsided_cli import (
     compare,
     costs,
     diagnose,
+    doctor,
     export,
     federate,
     lab,
@@ -49,6 +50,7 @@ VERBS: dict[str, Verb] = {
     "lab": lab.lab,
     "diagnose": diagnose.diagnose,
     "report": report.report,
+    "doctor": doctor.doctor,
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -59,6 +59,7 @@ ALL = {
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
     "reference seed resume no-resume out json",
     "report": "runs out watch port json",
+    "doctor": "json",
 }
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {

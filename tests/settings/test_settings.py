@@ -13,8 +13,9 @@ from lopsided import LopsidedError
 from lopsided.diagnose import DiagnoseConfig
 from lopsided.runs import TrainConfig
 from lopsided.settings import check_settings, documented
-from lopsided_settings import setting, settings_of
+from lopsided_settings import settings_of
 from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
+from lopsided_settings.field import setting
 from lopsided_settings.texts import NAME_TUPLE, NAMES, PAIRS, WHOLE_NUMBERS
 from lopsided_settings.train import TrainSettings
 
