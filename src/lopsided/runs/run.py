@@ -67,6 +67,9 @@ class Run:
     record: Mapping[str, Any] = field(repr=False)
     rows: Mapping[str, Predictions] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {self.settings.get('method')} on {self.settings.get('task')}, {self.status})"
+
     @property
     def name(self) -> str:
         """The name of its folder."""
