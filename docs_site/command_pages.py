@@ -7,7 +7,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -66,7 +65,7 @@ def verb_page(verb: str) -> str:
     arguments = [p for p in parameters(verb) if p.param_type_name == "argument"]
     options = [p for p in parameters(verb) if p.param_type_name == "option"]
     usage = " ".join(["lopsided", verb, *(_usage(argument) for argument in arguments), "[OPTIONS]" if options else ""])
-    named = [[f"`{each.name.upper()}`", argument_help(verb, each.name)] for each in arguments]
+    named = [[f"`{each.name.upper()}`", _help(each)] for each in arguments]
     guide = GUIDES.get(verb)
     return page(
         f"`lopsided {verb}`",
@@ -94,12 +93,6 @@ def parameters(verb: str) -> list[Any]:
 def _commands() -> Mapping[str, Any]:
     group: Any = get_command(app)
     return dict(group.commands)
-
-
-def argument_help(verb: str, name: str) -> str:
-    """Return what the verb's function says of an argument: click's newest version takes it from typer's object."""
-    hint = typing.get_type_hints(VERBS[verb], include_extras=True)[name]
-    return str(hint.__metadata__[0].help)
 
 
 def _usage(argument: Any) -> str:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
 import lopsided
@@ -17,7 +17,7 @@ from tests import tiny
 
 STOCK = """
 import sys, torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 base = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
 ids = torch.load(sys.argv[3])
@@ -54,6 +54,14 @@ def test_every_method_loads_as_lora_in_a_process_without_lopsided(tmp_path):
     for name, logits in expected.items():
         stock = torch.load(tmp_path / name / "logits.pt")
         torch.testing.assert_close(stock, logits, atol=1e-5, rtol=0, msg=name)
+
+
+def test_what_is_returned_is_peft_s_configuration_in_one_line(tmp_path):
+    config = lopsided.to_lora(trained("cla"), tmp_path / "lora")
+    assert isinstance(config, LoraConfig)
+    assert repr(config) == f"PlainLoraConfig(r=2, on {len(config.target_modules)} modules)"
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["r"] == 2
+    assert LoraConfig.from_pretrained(str(tmp_path / "lora")).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("build", [tiny.gpt2, tiny.llama, tiny.vit])

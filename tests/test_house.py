@@ -27,6 +27,7 @@ ROOMS = [
         "runs",
         "serving",
         "verify",
+        "doctor",
         "plotting",
         "diagnose",
         "advise",

@@ -26,7 +26,17 @@ from lopsided.tuner.kinds.parameter import MatrixKind
 from lopsided.tuner.parameters.as_lora import parameters_as_lora
 
 
-def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> LoraConfig:
+class PlainLoraConfig(LoraConfig):
+    """The configuration of an exported adapter: a `LoraConfig` that shows itself in one line."""
+
+    def __repr__(self) -> str:
+        ranks = f"r={self.r}" if not self.rank_pattern else f"r={self.r} and other ranks"
+        modules = self.target_modules
+        named = repr(modules) if isinstance(modules, str) else f"{len(modules or ())} modules"
+        return f"{type(self).__name__}({ranks}, on {named})"
+
+
+def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None) -> PlainLoraConfig:
     """Write the adapter as a LoRA adapter that stock PEFT loads on the original base model.
 
     ΔW = s·Σ B_t·A_t over the links becomes one product of rank Σ r_t with lora_B = s·[B_1 … B_k],
@@ -39,7 +49,7 @@ def to_lora(model: nn.Module, path: str | Path, adapter_name: str | None = None)
         adapter_name: which adapter; None takes the active one.
 
     Returns:
-        The LoRA configuration that was written.
+        The LoRA configuration that was written, a `peft.LoraConfig`.
 
     Raises:
         LopsidedError: if the model has no Lopsided adapter, as after full fine-tuning, or several active ones; if a
@@ -57,7 +67,7 @@ def write_lora_files(folder: Path, config: LoraConfig, tensors: Mapping[str, Ten
     config.save_pretrained(str(folder))
 
 
-def lora_of(model: nn.Module, adapter_name: str | None = None) -> tuple[LoraConfig, dict[str, Tensor]]:
+def lora_of(model: nn.Module, adapter_name: str | None = None) -> tuple[PlainLoraConfig, dict[str, Tensor]]:
     """Return what `to_lora` writes: the configuration, and the tensors by their names in the file.
 
     Raises:
@@ -134,7 +144,7 @@ def plain_lora_config(
     modules_to_save: list[str] | None,
     task_type: str | None,
     base: str | None,
-) -> LoraConfig:
+) -> PlainLoraConfig:
     """Return the configuration of a LoRA adapter whose scale is 1 in every layer.
 
     Args:
@@ -148,7 +158,7 @@ def plain_lora_config(
     [(rank, _)] = Counter(ranks.values()).most_common(1)
     # Anchored and escaped, since PEFT reads these keys as ends of regular expressions.
     others = {f"^{re.escape(module)}": r for module, r in ranks.items() if r != rank}
-    return LoraConfig(
+    return PlainLoraConfig(
         r=rank,
         lora_alpha=rank,
         rank_pattern=others,

@@ -1,4 +1,4 @@
-"""How a measured number is written, one function per unit, for the page and the terminal alike.
+"""How a measured number is written, one function per unit, for the page, the terminal and notebooks alike.
 
 Percents are stored as fractions. What is missing or not finite is written as a dash.
 """
@@ -6,8 +6,9 @@ Percents are stored as fractions. What is missing or not finite is written as a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from lopsided.finite import is_finite
 
@@ -166,6 +167,24 @@ def estimate_text(mean: float | None, se: float | None, unit: str, *, lacks_erro
     if lacks_error or (se is not None and not is_finite(se)):
         return EstimateText(text.number, MISSING, text.suffix)
     return text
+
+
+def html_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", below: Sequence[str] = ()
+) -> str:
+    """Return a table for a notebook, which brings its own style: a caption, the cells, and sentences below it.
+
+    Everything is escaped: names come from users' files.
+
+    Example:
+        >>> html_table(["method"], [["<b>"]], title="One")
+        '<table><caption>One</caption><tr><th>method</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+    """
+    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    sentences = "".join(f"<p>{escape(each)}</p>" for each in below)
+    return f"<table>{caption}<tr>{head}</tr>{body}</table>{sentences}"
 
 
 def _decimal(mean: float, se: float | None, *, places: int, suffix: str = "") -> EstimateText:

@@ -39,7 +39,7 @@ from lopsided.tuner import LopsidedConfig, layers_of
 Checks = dict[str, str]
 
 
-def verify(folder: Path, base: str | None = None, *, allow_base_mismatch: bool = False) -> dict[str, Any]:
+def verify(folder: str | Path, base: str | None = None, *, allow_base_mismatch: bool = False) -> dict[str, Any]:
     """Check an adapter's folder, a run directory, or a folder with a whole model's weights.
 
     Args:
@@ -55,7 +55,7 @@ def verify(folder: Path, base: str | None = None, *, allow_base_mismatch: bool =
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", LopsidedWarning)
-        kind, checks = _verify(folder, base, allow_base_mismatch)
+        kind, checks = _verify(Path(folder), base, allow_base_mismatch)
     return {"folder": str(folder), "kind": kind, "checks": checks, "notes": [str(w.message) for w in caught]}
 
 

@@ -15,6 +15,7 @@ from lopsided_cli import (
     compare,
     costs,
     diagnose,
+    doctor,
     export,
     federate,
     lab,
@@ -26,6 +27,7 @@ from lopsided_cli import (
     train,
     verify,
 )
+from lopsided_cli.argument_help import CommandWithArgumentHelp
 from lopsided_cli.failures import BadInput, ErrorsAsLines
 from lopsided_cli.options import Verb
 from lopsided_cli.quiet import quiet_libraries
@@ -48,6 +50,7 @@ VERBS: dict[str, Verb] = {
     "lab": lab.lab,
     "diagnose": diagnose.diagnose,
     "report": report.report,
+    "doctor": doctor.doctor,
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -81,7 +84,7 @@ def _quietly(verb: Verb) -> Verb:
 
 
 for _name, _verb in VERBS.items():
-    app.command(_name)(_quietly(_verb))
+    app.command(_name, cls=CommandWithArgumentHelp)(_quietly(_verb))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def models(json: options.Json = False) -> None:
         [
             (
                 name,
-                facts["hub"] or f"pip install {facts['package']}",
+                facts["hub"] or f"PyPI: {facts['package']}",
                 facts["family"],
                 "-" if facts["parameters"] is None else f"{facts['parameters'] / 1e6:,.0f} M",
                 ", ".join(facts["kinds"]),
@@ -47,7 +47,7 @@ def _facts(entry: KnownModel) -> dict[str, Any]:
     return {
         "hub": entry.hub or None,
         "revision": entry.revision if entry.hub else None,
-        "package": None if entry.package is None else entry.package.requirement,
+        "package": None if entry.package is None else entry.package.wheel.requirement,
         "family": entry.family,
         "modality": family.modality,
         "kinds": list(family.kinds),

@@ -59,6 +59,7 @@ ALL = {
     "diagnose": "runs adapter base only top all-vectors top-only points rows hessian-rows directions extent radius "
     "reference seed full resume no-resume out json",
     "report": "runs out watch port json",
+    "doctor": "json",
 }
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {
@@ -96,6 +97,14 @@ def test_every_option_comes_from_a_field(verb, kinds, own):
     assert all(derived[name].help == each.help for name, each in declared.items())
     for name, default in DEFAULTS[verb].items():
         assert derived[name].default == default
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_and_argument_has_help_on_the_screen(verb):
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "400"}).output
+    for parameter in parameters(verb):
+        assert parameter.help, f"{verb}: {parameter.name}"
+        assert parameter.help in shown
 
 
 @dataclass(frozen=True, kw_only=True)

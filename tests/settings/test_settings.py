@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from lopsided import LopsidedError
+from lopsided.diagnose import DiagnoseConfig
 from lopsided.runs import TrainConfig
 from lopsided.settings import check_settings, documented
-from lopsided_settings import setting, settings_of
+from lopsided_settings import settings_of
 from lopsided_settings.checks import NOT_NEGATIVE, POSITIVE, SEED, SHARE, at_least, one_of
+from lopsided_settings.field import setting
 from lopsided_settings.texts import NAME_TUPLE, NAMES, PAIRS, WHOLE_NUMBERS
 from lopsided_settings.train import TrainSettings
 
@@ -68,6 +70,27 @@ class Trip:
     days: int = setting(3, help="Its length.", check=at_least(1))
     way: str | None = setting(None, help="How to go.", check=one_of(("walk", "ride")))
     name: str = "no setting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A place."""
+
+    out: Path | None = setting(None, help="A folder.")
+    task: str = setting("a", help="A name or a folder.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def test_a_path_may_be_a_text_and_a_text_a_path():
+    place = Place(out="here/there", task=Path("rows"))
+    assert (place.out, place.task) == (Path("here/there"), "rows")
+    assert (Place().out, Place(out=Path("x")).out) == (None, Path("x"))
+    with pytest.raises(LopsidedError, match=r"^out must be a path, got 3; pass a str or a pathlib\.Path$"):
+        Place(out=3)
+    assert TrainConfig(out="name", task=Path("rows")) == TrainConfig(out=Path("name"), task="rows")
+    assert DiagnoseConfig(reference="text.txt").reference == Path("text.txt")
 
 
 def test_the_fields_are_checked_one_by_one():

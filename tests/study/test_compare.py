@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from html import escape
 
 import pytest
 from transformers import TrainerCallback
@@ -76,6 +77,17 @@ def test_cells_are_means_over_the_runs(compared):
         assert row["cells"]["file_bytes"]["mean"] == pytest.approx(sum(run.adapter_bytes for run in runs) / 2)
     assert [row["floor"] for row in results["rows"]] == [True, False, False]
     assert [row["links"] for row in results["rows"]] == [1, 1, 2]
+
+
+def test_a_comparison_shows_itself_in_a_line_and_as_a_table(compared):
+    config, outcome, _ = compared
+    assert repr(outcome).startswith(f"Comparison(3 methods on {config.run.task} with {config.run.model}, in ")
+    assert repr(outcome).endswith(f": {outcome.leaderboard!r})")
+    assert "\n" not in repr(outcome)
+    page = outcome._repr_html_()
+    places = [page.index(f"<tr><td>{label}</td>") for label in ("head (floor)", "lora", "c3la")]
+    assert places == sorted(places)
+    assert all(escape(sentence) in page for sentence in (*outcome.notes, *outcome.leaderboard.sentences))
 
 
 def test_a_comparison_is_not_written_over(compared):

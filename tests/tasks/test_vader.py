@@ -84,7 +84,7 @@ def fake_pip(monkeypatch, tmp_path, content: bytes | None, stderr: str = ""):
     def run(command, **_):
         commands.append(command)
         if content is not None:
-            (type(tmp_path)(command[-1]) / vader.ARCHIVE).write_bytes(content)
+            (type(tmp_path)(command[-1]) / vader.ARCHIVE.name).write_bytes(content)
         return subprocess.CompletedProcess(command, 0 if content is not None else 1, "", stderr)
 
     monkeypatch.setenv("LOPSIDED_CACHE", str(tmp_path))
@@ -95,27 +95,27 @@ def fake_pip(monkeypatch, tmp_path, content: bytes | None, stderr: str = ""):
 def test_a_fetch_is_checked_kept_and_not_repeated(archive, monkeypatch, tmp_path):
     commands = fake_pip(monkeypatch, tmp_path, archive.read_bytes())
     path = vader.fetch()
-    assert path == tmp_path / vader.ARCHIVE
+    assert path == tmp_path / vader.ARCHIVE.name
     assert vader.fetch() == path
     assert len(commands) == 1
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
-    assert [entry.name for entry in tmp_path.iterdir()] == [vader.ARCHIVE]
+    assert [entry.name for entry in tmp_path.iterdir()] == [vader.ARCHIVE.name]
 
 
 def test_a_failing_pip_says_what_to_do(monkeypatch, tmp_path):
     fake_pip(monkeypatch, tmp_path, None, "WARNING: retrying\nERROR: no matching distribution")
     with pytest.raises(LopsidedError, match=r"received: ERROR: no matching distribution; .*copy the source") as caught:
         vader.fetch()
-    assert str(tmp_path / vader.ARCHIVE) in str(caught.value)
+    assert str(tmp_path / vader.ARCHIVE.name) in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_another_hash_is_refused_and_not_kept(monkeypatch, tmp_path):
     fake_pip(monkeypatch, tmp_path, b"something else")
-    with pytest.raises(LopsidedError, match=f"expected sha256 {vader.SHA256}; received [0-9a-f]{{64}}; copy"):
+    with pytest.raises(LopsidedError, match=f"expected sha256 {vader.ARCHIVE.sha256}; received [0-9a-f]{{64}}; copy"):
         vader.fetch()
     assert not list(tmp_path.iterdir())
-    (tmp_path / vader.ARCHIVE).write_bytes(b"cut short")
+    (tmp_path / vader.ARCHIVE.name).write_bytes(b"cut short")
     with pytest.raises(LopsidedError, match=r"received [0-9a-f]{64}; delete .* and run again"):
         vader.fetch()
 

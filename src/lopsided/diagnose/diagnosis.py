@@ -39,7 +39,7 @@ class Findings:
 
 
 def diagnose_runs(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     config: DiagnoseConfig,
     *,
     resume: bool = False,
@@ -92,7 +92,7 @@ def diagnose_runs(
 
 
 def diagnose_run(
-    folder: Path,
+    folder: str | Path,
     config: DiagnoseConfig,
     *,
     command: str = "lopsided diagnose",
@@ -115,14 +115,14 @@ def diagnose_run(
         if tuned is None and Need.LAYERS in section.needs and section.name in config.only
     }
     findings = _compute(inputs, skipped)
-    write_json(folder / DIAGNOSIS, _whole(findings, config, {"id": run.id, "name": run.name}, command, started))
+    write_json(run.folder / DIAGNOSIS, _whole(findings, config, {"id": run.id, "name": run.name}, command, started))
     return tuned
 
 
 def diagnose_adapter(
-    adapter: Path,
+    adapter: str | Path,
     base: str,
-    out: Path,
+    out: str | Path,
     config: DiagnoseConfig,
     *,
     command: str = "lopsided diagnose",
@@ -133,16 +133,17 @@ def diagnose_adapter(
     Raises:
         LopsidedError: for an adapter or base that can't be read, or that do not fit.
     """
-    started, inputs = time.perf_counter(), AdapterInputs(adapter, base, config, progress)
+    started, inputs = time.perf_counter(), AdapterInputs(Path(adapter), base, config, progress)
     tuned = inputs.tuned
     findings = _compute(inputs, {name: WITHOUT_RUN for name in config.only if not SECTIONS[name].is_of_an_adapter})
     diagnosis = strict(_whole(findings, config, {"id": tuned.id, "name": tuned.name}, command, started))
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / DIAGNOSIS, diagnosis)
     return diagnosis
 
 
-def _finished_runs(paths: Sequence[Path], note: Note) -> list[Run]:
+def _finished_runs(paths: Sequence[str | Path], note: Note) -> list[Run]:
     """The finished runs at these paths, each folder once; the others are named in notes."""
     folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(path)))
     runs = [run for folder in folders if (run := read_run(folder)) is not None]

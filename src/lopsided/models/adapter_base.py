@@ -92,7 +92,8 @@ def base_skeleton(config: PeftConfig, name: str, **arguments: Any) -> nn.Module:
     Raises:
         LopsidedError: if the adapter names no class, or the base's configuration cannot be loaded.
     """
-    source, model_class = model_source(name), base_class(config)
+    source = model_source(name, fetch=not arguments.get("local_files_only"))
+    model_class = base_class(config)
     try:
         with quiet():
             settings = AutoConfig.from_pretrained(source.path, **source.arguments, **arguments)

@@ -149,7 +149,8 @@ def load_base(config: PeftConfig, name: str, *, dtype: torch.dtype | str = "auto
     Raises:
         LopsidedError: if the configuration names no class of models, or the model cannot be loaded.
     """
-    source, model_class = model_source(name), base_class(config)
+    source = model_source(name, fetch=not arguments.get("local_files_only"))
+    model_class = base_class(config)
     try:
         return load_weights(model_class, source, dtype=dtype, **arguments)
     # No such name, no network, a folder that holds no model of that class, or a package that is missing.

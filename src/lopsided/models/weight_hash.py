@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from lopsided.files.atomic import file_hash
-from lopsided.models.registry import ModelSource, model_source
+from lopsided.models.registry import ModelNotHere, ModelSource, model_source
 
 # Weights, configuration and tokenizer; notes and other frameworks' weights decide nothing.
 DECISIVE = (".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".tiktoken", ".jinja")
@@ -25,7 +25,10 @@ def model_hash(name: str) -> str | None:
     Raises:
         LopsidedError: if it names no model.
     """
-    source = model_source(name)
+    try:
+        source = model_source(name, fetch=False)
+    except ModelNotHere:
+        return None
     folder = _folder(source)
     if folder is None:
         return None

@@ -13,7 +13,7 @@ from lopsided.report.gather import Gathered, gather
 __all__ = ["check_renderable", "report_text", "write_report"]
 
 
-def write_report(paths: Sequence[Path], path: Path) -> Gathered:
+def write_report(paths: Sequence[str | Path], path: str | Path) -> Gathered:
     """Write the report about the runs in `paths` to `path`: one self-contained file that opens without a network.
 
     The file appears whole or not at all: it is written next to `path` and renamed to it.
@@ -28,9 +28,9 @@ def write_report(paths: Sequence[Path], path: Path) -> Gathered:
     Raises:
         LopsidedError: for bad input, such as a folder that holds no run; if plotly or jinja2 is missing.
     """
-    gathered = gather(paths)
+    gathered = gather([Path(each) for each in paths])
     # "replace": a lone surrogate from a badly decoded error message must not cost the page.
-    write_text(path, report_text(gathered), errors="replace")
+    write_text(Path(path), report_text(gathered), errors="replace")
     return gathered
 
 

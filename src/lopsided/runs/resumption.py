@@ -14,7 +14,7 @@ from lopsided.runs.directory import newest_checkpoint
 from lopsided.runs.run import Run, read_run
 
 
-def resumed_config(folder: Path, given: Mapping[str, Any] | None = None) -> TrainConfig:
+def resumed_config(folder: str | Path, given: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the configuration of the run in a folder, for `train(resumed_config(folder), resume=True)`.
 
     Its method need not be registered in this process: the record has its parts, and it is registered by them.
@@ -27,6 +27,7 @@ def resumed_config(folder: Path, given: Mapping[str, Any] | None = None) -> Trai
     Raises:
         LopsidedError: if there is no run, or it has other settings.
     """
+    folder = Path(folder)
     run, given = read_run(folder), dict(given or {})
     if run is None:
         raise LopsidedError(

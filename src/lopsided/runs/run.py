@@ -67,6 +67,9 @@ class Run:
     record: Mapping[str, Any] = field(repr=False)
     rows: Mapping[str, Predictions] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {self.settings.get('method')} on {self.settings.get('task')}, {self.status})"
+
     @property
     def name(self) -> str:
         """The name of its folder."""
@@ -267,7 +270,7 @@ class Run:
         return self.record[key]
 
 
-def read_run(folder: Path) -> Run | None:
+def read_run(folder: str | Path) -> Run | None:
     """Read the run in a folder; None if there is none yet.
 
     A record says "running" until its process writes another word. Where that process is gone, the status is "cut off".
@@ -275,6 +278,7 @@ def read_run(folder: Path) -> Run | None:
     Raises:
         LopsidedError: if `run.json` is not a record of ours, or not a whole one.
     """
+    folder = Path(folder)
     path = folder / RECORD
     if not path.exists():
         return None
@@ -314,7 +318,7 @@ def _record_in(path: Path) -> dict[str, Any]:
     return record
 
 
-def finished_run(folder: Path) -> Run:
+def finished_run(folder: str | Path) -> Run:
     """Read the finished run in a folder.
 
     Raises:
@@ -327,13 +331,13 @@ def finished_run(folder: Path) -> Run:
     return run
 
 
-def run_folders(path: Path) -> list[Path]:
+def run_folders(path: str | Path) -> list[Path]:
     """Return the run directory at a path, or those below it: a comparison keeps its own in `runs`.
 
     Raises:
         LopsidedError: if there is none.
     """
-    folders = list(folders_with([RECORD], path))
+    folders = list(folders_with([RECORD], Path(path)))
     if not folders:
         raise LopsidedError(
             f"expected a run directory or a folder of them, got {path} without a {RECORD}; make one with "

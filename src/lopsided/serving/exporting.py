@@ -65,8 +65,8 @@ class Exported:
 
 
 def export_adapter(
-    source: Path,
-    out: Path | None = None,
+    source: str | Path,
+    out: str | Path | None = None,
     *,
     server: str = "peft",
     rank: int | None = None,
@@ -96,9 +96,10 @@ def export_adapter(
         raise LopsidedError(unknown("server", server, SERVERS))
     if rank is not None:
         SERVERS[server].check_rank(rank)
+    source = Path(source)
     adapter = open_source(source, base)
     adapter.check_fields()
-    folder = out or source / ("lora" if server == "peft" else f"lora-{server}")
+    folder = Path(out) if out is not None else source / ("lora" if server == "peft" else f"lora-{server}")
     replaced = check_replaceable(folder, adapter.folder)
     copied = server == "peft" and rank is None and adapter.is_stock
     if copied:

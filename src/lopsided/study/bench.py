@@ -115,7 +115,7 @@ def run_bench(
         LopsidedError: for bad input before anything runs; if another process runs the study in this folder.
     """
     check_place(bench.out)
-    look = Looker(probe=False)
+    look = Looker(probe=False, fetch=True)
     outlook = planned(bench, probe=False, look=look)
     tuning, ended = outlook.study.tuning, bench.all_results()
     with ExitStack() as held:

@@ -11,6 +11,7 @@ from typing import Any
 from lopsided.files.strict_json import WHY
 from lopsided.runs import Run, read_run
 from lopsided.study.board_cells import BoardCell
+from lopsided.study.board_html import board_html
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.decision import MARGIN
 from lopsided.study.leaderboard import Leaderboard, leaderboard
@@ -77,6 +78,13 @@ class Comparison:
     def failed(self) -> bool:
         """Whether a method failed."""
         return bool(self.leaderboard.absent)
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.title} with {self.model}, in {str(self.folder)!r}: {self.leaderboard!r})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.title} with {self.model}"
+        return board_html(self.leaderboard, self.entries, title=title, notes=self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `results.json` holds."""

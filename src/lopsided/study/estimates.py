@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from lopsided.errors import LopsidedError, first_line, unknown
-from lopsided.models.registry import MODELS, known_model
+from lopsided.models.registry import MODELS, KnownModel, known_model, model_source
 from lopsided.models.skeleton import parameters_of, skeleton
 from lopsided.models.weight_hash import model_hash
 from lopsided.runs import TrainConfig
@@ -127,11 +127,12 @@ class Looker:
 
     Args:
         probe: whether to time a few steps of each pair of model and task.
+        fetch: whether to fetch the models that packages carry.
         cache: for the models that are loaded for it.
     """
 
-    def __init__(self, *, probe: bool, cache: ModelCache | None = None) -> None:
-        self.probe, self.cache = probe, cache or ModelCache()
+    def __init__(self, *, probe: bool, fetch: bool = False, cache: ModelCache | None = None) -> None:
+        self.probe, self.fetch, self.cache = probe, fetch, cache or ModelCache()
         self._pairs: dict[str, Pair] = {}
         self._tasks: dict[str, _Known] = {}
         self._models: dict[str, _Known] = {}
@@ -144,6 +145,8 @@ class Looker:
         if task_key not in self._tasks:
             self._tasks[task_key] = _task_known(config)
         if config.model not in self._models:
+            if self.fetch:
+                model_source(config.model)
             self._models[config.model] = _model_known(config.model)
         if key not in self._pairs:
             self._pairs[key] = self._pair(config, self._tasks[task_key], self._models[config.model])
@@ -202,10 +205,16 @@ def _model_known(name: str) -> _Known:
         config = entry.architecture.config(entry.sizes)
         known = replace(known, parameters=parameters_of(entry), patches=_patches(config))
     if hashed is None:
-        hub = name if entry is None else entry.hub
-        licence = ", whose licence has to be accepted there" if entry is not None and entry.gated else ""
-        known = replace(known, missing=f"model {name}: not on this machine; hf download {hub}{licence}")
+        known = replace(known, missing=f"model {name}: not on this machine; {_way_here(name, entry)}")
     return known
+
+
+def _way_here(name: str, entry: KnownModel | None) -> str:
+    """Return how a model comes to this machine."""
+    if entry is not None and entry.package is not None:
+        return f"{entry.package.megabytes} MB, fetched when the study begins"
+    licence = ", whose licence has to be accepted there" if entry is not None and entry.gated else ""
+    return f"hf download {name if entry is None else entry.hub}{licence}"
 
 
 def _patches(config: PretrainedConfig) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lopsided.runs import Run
 from lopsided.study.board_cells import NOT_OF_THIS_RUN, BoardCell, cell_of, ranked
+from lopsided.study.board_html import board_html
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.choice import sentences
 from lopsided.study.columns import SCORE, Column, columns_of
@@ -37,6 +38,13 @@ class Leaderboard:
     absent: tuple[Absence, ...] = ()
     decision: Decision | None = None
     sentences: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        labels = [row.label for row in self.rows] + [f"{each.label} (absent)" for each in self.absent]
+        return f"Leaderboard({'; '.join(filter(None, [', '.join(labels), *self.sentences[:1]]))})"
+
+    def _repr_html_(self) -> str:
+        return board_html(self)
 
     def decision_json(self) -> dict[str, Any] | None:
         """Return the decision as results.json and the page's figures have it."""

