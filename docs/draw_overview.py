@@ -26,7 +26,14 @@ SIDE, TOP = 76, 74
 def picture() -> str:
     """Return the picture: how four methods make ΔW of one layer."""
     canvas = Canvas(760, 268)
-    canvas.text(30, 30, f"A layer of {WIDTH} x {WIDTH} at r = {RANK}: W0 + s·B·A, four ways", size=14, anchor="start", font_weight="bold")
+    canvas.text(
+        30,
+        30,
+        f"A layer of {WIDTH} x {WIDTH} at r = {RANK}: W0 + s·B·A, four ways",
+        size=14,
+        anchor="start",
+        font_weight="bold",
+    )
     legend = ((TRAINED, "trained"), (FROZEN, "frozen"))
     for number, (ink, words) in enumerate(legend):
         canvas.box(570 + 84 * number, 20, 12, 12, ink)

@@ -1,4 +1,4 @@
-"""The README fits two screens and leads on; a user's method of its recipe is short, and its adapter needs no file of his.
+"""The README fits two screens and leads on; a user's own method is short, and its adapter loads without its file.
 
 The README's code is run by tests/documentation.
 """
