@@ -26,6 +26,8 @@ OPTION = re.compile(r"(?<![\w`])(--[a-z][\w-]*)")
 # Where a verb is explained at length.
 GUIDES = {
     "bench": "studies.md",
+    "compare": "compare.md",
+    "report": "compare.md",
     "export": "export.md",
     "probe": "export.md",
     "federate": "federated.md",

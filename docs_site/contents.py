@@ -18,12 +18,12 @@ HIDDEN = "```{{toctree}}\n:hidden:\n{caption}\n{entries}\n```"
 # The parts of the site, with the addresses of their pages; an address that nothing put is left out.
 PARTS: Mapping[str, Sequence[str]] = {
     "Using it": (
-        *("recipes/index", "use", "data", "layers", "merging", "export", "studies", "federated"),
+        *("install", "recipes/index", "use", "compare", "data", "layers", "merging", "export", "studies", "federated"),
         "performance",
     ),
     "Understanding it": ("concepts/index", "theory", "lab", "studies/index", "findings", "advise"),
     "Reference": ("methods/index", "commands/index", "api/index"),
-    "The project": ("contributing", "architecture", "decisions/index", "log", "changelog", "security"),
+    "The project": ("contributing", "architecture", "decisions/index", "log", "changelog", "upgrade", "security"),
 }
 
 

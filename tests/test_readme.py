@@ -1,4 +1,7 @@
-"""The README's own code runs."""
+"""The README fits two screens and leads on; a user's own method is short, and its adapter loads without its file.
+
+The README's code is run by tests/documentation.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,43 @@ from lopsided import METHODS
 from lopsided.method.sketch import SKETCHES
 from lopsided.testing import Net, network
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = ROOT / "docs" / "recipes"
+# Two screens and a little; a longer one has something that belongs into docs.
+MOST_LINES = 115
+# Where each word is explained: in the README itself, no later than it is first used in a sentence.
+DEFINED = {
+    "sketch": "stay frozen (it is then called the **sketch**)",
+    "link": "each **link** of a chain, a stage that is merged into the weights",
+    "G(W)": "G(W) is the size of",
+    "intruder": "**Intruders** (singular vectors",
+}
 
 
 def own_method() -> str:
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Signs" in block]
+    page = (RECIPES / "own-method.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "class Signs" in block]
     return code
+
+
+def test_the_readme_is_two_screens_that_lead_on():
+    assert README.count("\n") <= MOST_LINES
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", README)
+    assert not [link for link in links if not (ROOT / link).exists()]
+    folders = {"docs/recipes", "docs/decisions"} & set(links)
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
+    # What no table of the README leads to is reached from the site's menu.
+    assert folders
+    assert len(pages & set(links)) > 12
+
+
+@pytest.mark.parametrize("word", DEFINED)
+def test_words_are_explained_where_they_first_stand(word):
+    # Headings of tables aside: what a column is called is said below the table.
+    prose = " ".join(line for line in README.splitlines() if not line.startswith("|"))
+    plain = re.sub(r"\s+", " ", prose).lower()
+    assert plain.index(DEFINED[word].lower()) <= plain.index(word.lower())
 
 
 TRAIN = """
@@ -70,5 +104,15 @@ def test_a_users_method_is_short_and_its_adapter_loads_without_its_file(process,
     lopsided.to_lora(loaded, tmp_path / "lora")
 
 
-def test_every_method_is_named():
-    assert all(f"`{name}`" in README for name in lopsided.METHODS)
+def test_every_method_is_named_where_one_is_chosen():
+    page = (RECIPES / "choose.md").read_text(encoding="utf-8")
+    table = page[page.index("## All methods") :]
+    assert all(f"`{name}`" in table for name in lopsided.METHODS)
+    assert f"their neighbours, {len(lopsided.METHODS) - len(('full', 'head'))} in all" in re.sub(r"\s+", " ", README)
+
+
+def test_the_picture_is_what_the_script_draws(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import draw_overview
+
+    assert draw_overview.picture() == draw_overview.PICTURE.read_text(encoding="utf-8"), "python docs/draw_overview.py"

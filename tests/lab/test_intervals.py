@@ -249,6 +249,6 @@ def test_the_recorded_verdicts_follow_from_their_intervals_and_the_pages_say_so(
     assert sum(counts.values()) == len(EXPERIMENTS) == 18
     assert (
         f"lab's 18 claims, judged by 95 % intervals, {words[counts['reproduced']]} are reproduced, "
-        f"{words[counts['partly']]} is in part, {words[counts['not reproduced']]} is not, and "
+        f"{words[counts['partly']]} are in part, {words[counts['not reproduced']]} is not, and "
         f"{words[counts['undecided']]} are undecided"
     ) in said

@@ -33,6 +33,8 @@ SOURCE = Path(peft_seams.__file__).parents[2]
 SEAMS = {
     "peft.PeftModel.load_adapter": ("model_id", "adapter_name", "is_trainable", "low_cpu_mem_usage", "kwargs"),
     "peft.PeftModel.save_pretrained": ("save_directory", "safe_serialization", "selected_adapters"),
+    "peft.PeftModel._upload_modified_files": ("working_dir", "repo_id", "files_timestamps"),
+    "peft.PeftModel.create_or_update_model_card": ("output_dir",),
     "peft.PeftModel.add_adapter": ("adapter_name", "peft_config", "low_cpu_mem_usage", "autocast_adapter_dtype"),
     "peft.PeftModel.delete_adapter": ("adapter_name",),
     "peft.PeftModel._split_kwargs": ("kwargs",),

@@ -1,4 +1,4 @@
-"""What stands in front of `PeftModel.load_adapter` and `save_pretrained`, for models with Lopsided adapters.
+"""What stands in front of loading, saving and pushing a `PeftModel` with Lopsided adapters.
 
 PEFT opens an adapter's file before the tuner sees anything of it: a pickle is unpickled, damage raises an error of
 another library, an option that PEFT does not know is dropped, and an adapter that is refused stays on the model half
@@ -20,6 +20,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftModel, PeftType
 
 from lopsided.errors import LopsidedError
+from lopsided.files.model_card import add_note
 from lopsided.files.untrusted import ADAPTER_WEIGHTS, check_adapter_name, open_tensors, weights_in
 from lopsided.tuner.config import PEFT_TYPE, LopsidedConfig
 from lopsided.tuner.model_queries import layers_of
@@ -76,6 +77,23 @@ def checked_save(save: Callable[..., None]) -> Callable[..., None]:
             ADAPTER_ONLY.reset(token)
 
     return save_pretrained
+
+
+def carded_upload(upload: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `PeftModel._upload_modified_files`, the last step of `push_to_hub`, which first restores the model card.
+
+    transformers' `push_to_hub` replaces the card that `save_pretrained` wrote by one of a whole transformers model,
+    which names neither PEFT nor the line `import lopsided`.
+    """
+
+    @functools.wraps(upload)
+    def _upload_modified_files(self: PeftModel, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        if _is_ours(self):
+            self.create_or_update_model_card(str(working_dir))
+            add_note(Path(working_dir))
+        return upload(self, working_dir, *args, **kwargs)
+
+    return _upload_modified_files
 
 
 def _is_ours(model: PeftModel) -> bool:

@@ -38,7 +38,7 @@ from transformers.trainer_callback import CallbackHandler
 from lopsided.errors import LopsidedError
 from lopsided.tuner.chain_averages import AVERAGES, Average, checked_update, noted_start
 from lopsided.tuner.config import PEFT_TYPE
-from lopsided.tuner.load_and_save import checked_load, checked_save
+from lopsided.tuner.load_and_save import carded_upload, checked_load, checked_save
 from lopsided.tuner.model_queries import layers_of
 from lopsided.tuner.parameters.adapted_parameters import original_name
 
@@ -288,6 +288,13 @@ SEAMS: tuple[Seam, ...] = (
         name="PeftModel.save_pretrained",
         wrap=checked_save,
         reason="whether it writes a pickle cannot be seen from inside",
+    ),
+    Seam(
+        module="peft.peft_model",
+        name="PeftModel._upload_modified_files",
+        wrap=carded_upload,
+        # PEFT inherits `push_to_hub` of transformers, which leaves no other place between its card and the upload.
+        reason="push_to_hub replaces the card that was saved, and with it the line that loading needs",
     ),
     Seam(
         module="peft.helpers",
