@@ -73,7 +73,7 @@ def diagnose_runs(
         closer = closer_fields(saved, config)
         why = "is diagnosed" if resume and saved == config.to_json() else ""
         if keep_closer and saved and closer and holds_all(saved, config):
-            why = f"has a closer diagnosis ({closer}), which is kept"
+            why = f"has a closer diagnosis ({closer}), which is kept; --full makes it again"
         if why:
             progress.kept_run(run.folder.name, number, len(finished), why)
             tuned, _ = _tuned_or_reason(RunInputs(run, config, progress))
