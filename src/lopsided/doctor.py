@@ -22,7 +22,7 @@ FEATURES: dict[str, str] = {
     "demo": "`lopsided compare`, with its report",
     "report": "the HTML report",
     "lab": "plots of `lab` and `advise`",
-    "causal": "the model smollm2, and --for gguf",
+    "causal": "the model smollm2",
     "federated": "`federate`, on Flower",
     "dp": "differential privacy of a federation",
     "tune": "tuned learning rates: --tune",
