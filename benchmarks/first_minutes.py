@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     result |= {"load": [before, os.getloadavg()[0]], "machine": machine(), "versions": versions()}
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / RESULT, result)
-    print(json.dumps({name: value for name, value in result.items() if name != "versions"}, indent=2))
+    shown = {name: value for name, value in result.items() if name != "versions"}
+    print(json.dumps(shown, indent=2, allow_nan=False))
     return 0
 
 

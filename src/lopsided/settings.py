@@ -30,8 +30,7 @@ def check_settings(config: Any) -> None:
         given = getattr(config, name)
         value = _as_declared(name, given, hints[name])
         if value is not given:
-            # The configuration is frozen, but not yet in anyone's hands.
-            object.__setattr__(config, name, value)
+            _take(config, name, value)
         if value is None or setting.check is None:
             continue
         problem = setting.check.problem(name, value)
@@ -44,6 +43,11 @@ def _types(kind: type) -> dict[str, frozenset[Any]]:
     """Return the types that each field of a configuration type may hold."""
     hints = typing.get_type_hints(kind)
     return {name: frozenset(typing.get_args(hint) or (hint,)) for name, hint in hints.items()}
+
+
+def _take(self: Any, name: str, value: Any) -> None:
+    # A configuration is frozen, but not yet in anyone's hands when its fields are checked.
+    object.__setattr__(self, name, value)
 
 
 def _as_declared(name: str, value: Any, types: frozenset[Any]) -> Any:

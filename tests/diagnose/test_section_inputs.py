@@ -54,7 +54,7 @@ def loads(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("method", ["c3la", "full"])
+@pytest.mark.parametrize("method", ["c3la", pytest.param("full", marks=pytest.mark.more)])
 def test_one_diagnosis_loads_each_thing_once(method, run_once, bert, words, reference, loads):
     folder, record = run_once(method=method, model=bert, task=words)
     loads.clear()
@@ -73,7 +73,7 @@ def test_one_diagnosis_loads_each_thing_once(method, run_once, bert, words, refe
     assert loads == expected
 
 
-@pytest.mark.parametrize("method", ["c3la", "full"])
+@pytest.mark.parametrize("method", ["c3la", pytest.param("full", marks=pytest.mark.more)])
 def test_no_section_changes_what_another_one_reads(method, run_once, bert, words, reference):
     folder, _ = run_once(method=method, model=bert, task=words)
     sections = [section for section in SECTIONS.values() if section.compute is not None]
@@ -85,7 +85,7 @@ def test_no_section_changes_what_another_one_reads(method, run_once, bert, words
         assert_same_bits(mine.state_dict(), theirs.state_dict())
 
 
-@pytest.mark.parametrize("method", ["c3la", "lora", "bernoulli"])
+@pytest.mark.parametrize("method", ["c3la", "lora", pytest.param("bernoulli", marks=pytest.mark.more)])
 def test_copies_have_the_bits_of_what_is_on_disk(method, run_once, bert, words):
     folder, _ = run_once(method=method, model=bert, task=words)
     inputs = of_run(folder)

@@ -16,6 +16,7 @@ from tests.federated.test_federation import assert_same_weights, configured, fed
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.more
 def test_cola_replays_to_the_servers_bits_and_its_average_is_not_that_of_the_change_of_weights(tmp_path, bert, words):
     answers = []
 
