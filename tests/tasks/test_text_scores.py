@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
-from scipy.stats import spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
 
 from lopsided.errors import LopsidedError
 from lopsided.tasks.metrics import get_metric
@@ -97,26 +94,3 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, name, package):
     with pytest.raises(LopsidedError, match=rf"{name} needs the package {package}.*pip install lopsided\[metrics\]"):
         get_metric(name)
     assert get_metric("exact_match").name == "exact_match"
-
-
-@pytest.mark.more
-@pytest.mark.parametrize(
-    ("name", "library"),
-    [
-        ("f1_macro", lambda label, made: f1_score(label, made, average="macro")),
-        ("matthews_correlation", matthews_corrcoef),
-        ("spearman", lambda label, made: spearmanr(label, made).statistic),
-    ],
-)
-def test_our_functions_are_faster_than_the_libraries(name, library):
-    generator = np.random.RandomState(0)
-    label, made = generator.randint(0, 6, 1000), generator.randint(0, 6, 1000)
-    rows, metric = {"label": label, "prediction": made}, get_metric(name)
-
-    def seconds(call) -> float:
-        begun = time.perf_counter()
-        for _ in range(30):
-            call()
-        return time.perf_counter() - begun
-
-    assert seconds(lambda: metric.of_units(rows)) < seconds(lambda: library(label, made))
