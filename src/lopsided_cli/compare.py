@@ -53,9 +53,8 @@ def compare(
         config = _asked(run, comparison)
     folder = config.run.out
     console = Console(stderr=True)
-    again = f"lopsided compare --resume --out {folder}"
     with (
-        interruptible(folder, again),
+        interruptible("compare", folder, own["plugin"]),
         comparing(console, f"{config.run.task} with {config.run.model}", config.names) as shown,
     ):
         outcome = run_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,18 +22,21 @@ class BadInput(Exception):
 
 
 @contextmanager
-def interruptible(folder: Path, again: str) -> Iterator[None]:
+def interruptible(verb: str, folder: Path, plugin: Path | None) -> Iterator[None]:
     """Ctrl-C inside the context ends with a line that says how to go on, and the status that a shell expects.
 
     Args:
+        verb: what goes on with `--resume`, by the settings that it has written down.
         folder: what holds what has been done; before it is there, nothing can go on.
-        again: the command that goes on.
+        plugin: a file of the user's own that was run first: code is asked for each time.
     """
     try:
         yield
     except KeyboardInterrupt:
         if not folder.exists():
             raise
+        own = [] if plugin is None else ["--plugin", str(plugin)]
+        again = shlex.join(["lopsided", verb, "--resume", "--out", str(folder), *own])
         print(f"lopsided: interrupted; what was done is in {folder}; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -33,7 +33,7 @@ def train(
     else:
         config = TrainConfig(**{**settings, "out": settings["out"] or options.free_folder("lopsided-run")})
     console = Console(stderr=True)
-    with interruptible(config.out, f"lopsided train --resume --out {config.out}"), bar(console) as callbacks:
+    with interruptible("train", config.out, own["plugin"]), bar(console) as callbacks:
         finished = run(
             config,
             resume=resume,

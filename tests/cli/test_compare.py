@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import sys
 
 import pytest
@@ -43,14 +44,14 @@ def test_compare_writes_results_and_report_and_shows_the_table(cli, small, tmp_p
 
 def test_what_was_taken_can_be_loaded_and_exported_as_the_last_lines_say(cli, small, tmp_path):
     assert cli("compare", *small, "--methods", "head,full", "--out", tmp_path / "no").out.count("adapter of") == 0
-    outcome = cli("compare", *small, "--methods", "cla,asym_b", "--lr", 2e-2, "--out", tmp_path / "out")
+    outcome = cli("compare", *small, "--methods", "cla,asym_b", "--lr", 2e-2, "--out", tmp_path / "an out")
     lines = outcome.out.splitlines()
     loading = lines.index("Three lines load it:")
     space = {}
     exec("\n".join(line.strip() for line in lines[loading + 1 : loading + 4]), space)
     assert space["model"].config.num_labels == 2
     [export] = [line.removeprefix("As plain LoRA: lopsided ") for line in lines if line.startswith("As plain LoRA")]
-    assert cli(*export.split(), "--out", tmp_path / "lora").status == 0
+    assert cli(*shlex.split(export), "--out", tmp_path / "lora").status == 0
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
 
 
@@ -63,11 +64,15 @@ def test_an_interrupted_comparison_says_how_to_go_on_and_goes_on(cli, small, tmp
         return prepare(model, method, *rest)
 
     monkeypatch.setattr(session, "prepare", interrupt)
-    outcome = cli("compare", *small, "--methods", "head,cla", "--out", tmp_path / "out")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("")
+    outcome = cli("compare", *small, "--methods", "head,cla", "--out", tmp_path / "an out", "--plugin", plugin)
     assert outcome.status == 130
     [line] = [line for line in outcome.err.splitlines() if "interrupted" in line]
     monkeypatch.setattr(session, "prepare", prepare)
-    again = cli(*line.partition("go on with: lopsided ")[2].split())
+    command = shlex.split(line.partition("go on with: lopsided ")[2])
+    assert command[-2:] == ["--plugin", str(plugin)]
+    again = cli(*command)
     assert again.status == 0
     assert not [each for each in again.err.splitlines() if each.startswith("head:")], "a finished run is made once"
     assert {"head", "cla"} <= {word for text in again.out.splitlines() for word in text.split()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from lopsided.files.untrusted import ADAPTER_CONFIG, read_json
 from lopsided.runs import Run
 from lopsided.study.comparison import Comparison
@@ -31,7 +33,7 @@ def what_next(comparison: Comparison) -> tuple[str, ...]:
     lines = [f"The adapter of {chosen} is {folder}", *_loading(run)]
     # A base that PEFT's own method rewrites, or trains otherwise, is no LoRA to be exported.
     if row.method.is_adapter:
-        lines.append(f"As plain LoRA: lopsided export {folder}")
+        lines.append(f"As plain LoRA: {shlex.join(['lopsided', 'export', str(folder)])}")
     return tuple(lines)
 
 
@@ -46,5 +48,5 @@ def _loading(run: Run) -> list[str]:
         "Three lines load it:",
         "    import lopsided",
         f"    from peft import {loader}",
-        f'    model = {loader}.from_pretrained("{folder}"{more})',
+        f"    model = {loader}.from_pretrained({str(folder)!r}{more})",
     ]
