@@ -54,7 +54,8 @@ def spectral_norm(
         d_in: width of an input.
         iterations: the most rounds.
         block: vectors at once.
-        tolerance: the relative change of a round's estimate below which it ends.
+        tolerance: the relative change of the estimate below which a round counts as calm. Two calm rounds end it: a block
+            that happens to lie across the first singular vector rests for one at the second singular value.
 
     Units:
         Those of M's entries.
@@ -70,7 +71,7 @@ def spectral_norm(
     check_positive(d_in=d_in, iterations=iterations, block=block, tolerance=tolerance)
     generator = torch.Generator().manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(d_in, min(block, d_in), generator=generator))[0].T
-    norm = 0.0
+    norm, calm = 0.0, 0
     for _ in range(iterations):
         images = forward(vectors)
         if not bool(torch.isfinite(images).all()):
@@ -78,7 +79,8 @@ def spectral_norm(
                 "expected a matrix of finite numbers, got NaN or Inf in a product with it; go back to a good checkpoint"
             )
         before, norm = norm, float(torch.linalg.matrix_norm(images, 2))
-        if norm == 0.0 or abs(norm - before) <= tolerance * norm:
+        calm = calm + 1 if abs(norm - before) <= tolerance * norm else 0
+        if norm == 0.0 or calm == 2:
             break
         vectors = torch.linalg.qr(back(images).T)[0].T
     return norm
