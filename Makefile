@@ -34,7 +34,7 @@ more: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "more and not soak"
 
 peft-suite: setup
-	PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m peft_suite
+	PYTHONPATH=$(CURDIR)/tests/suites $(BIN)/python -m peft_suite
 
 # The newest PEFT that pip finds, next to the pinned one: are the seams still there that we stand on?
 canary: setup

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import peft
 
-CACHE = Path(__file__).parents[2] / ".venv" / "peft-suite"
+CACHE = Path(__file__).parents[3] / ".venv" / "peft-suite"
 
 
 def sources(cache: Path = CACHE) -> Path:

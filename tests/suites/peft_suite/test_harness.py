@@ -8,9 +8,9 @@ import pytest
 from peft import IA3Config, LoraConfig
 
 from lopsided import METHODS, LopsidedConfig
-from tests.peft_suite import fetch, rows
-from tests.peft_suite.counting import COMMITTED, worse
-from tests.peft_suite.reasons import REASONS, reason_for
+from tests.suites.peft_suite import fetch, rows
+from tests.suites.peft_suite.counting import COMMITTED, worse
+from tests.suites.peft_suite.reasons import REASONS, reason_for
 
 NAMES = "test_name, config_cls, config_kwargs"
 
@@ -101,3 +101,8 @@ def _functions(path: Path) -> dict[str, str]:
     lines = text.splitlines()
     found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
     return {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in found}
+
+
+def test_nothing_else_stands_on_the_suites_import_path():
+    names = {path.name for path in Path(__file__).parents[1].iterdir()} - {"__pycache__"}
+    assert names == {"__init__.py", "peft_suite"}, "a folder here hides an installed package of its name"
