@@ -21,6 +21,7 @@ def test_a_rank_correlation_and_its_interval():
     assert script.agreement([1, 2, 3], [3, 2, 1])["rho"] == -1
 
 
+@pytest.mark.more
 def test_the_script_from_end_to_end(bert, words, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "RATE", 1e-2)
     sizes = {

@@ -19,6 +19,7 @@ def _threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.more
 def test_the_script(tmp_path, capsys):
     assert exact_merge.BENCHMARK.main(["--quick", "--rounds", "6", "--out", str(tmp_path), "--only", "bfloat16"]) == 0
     result = json.loads((tmp_path / "exact_merge.json").read_text())

@@ -15,6 +15,7 @@ def _threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.more
 def test_both_ways_count_the_same(tmp_path, capsys):
     arguments = ["--quick", "--hidden", "120", "--out", str(tmp_path)]
     assert intruders.BENCHMARK.main(arguments) == 0

@@ -107,6 +107,7 @@ def test_step_time(tmp_path, capsys):
     assert "rounds: 3 of 3" in said.err
 
 
+@pytest.mark.more
 def test_each_group_has_a_process_with_the_references(tmp_path, monkeypatch):
     monkeypatch.setattr(step_time, "in_fresh_process", step_time.step_times)
     result = quick(step_time, tmp_path, "--only", "cla,asym_b,c3la,peft_lora_frozen_A")
@@ -160,6 +161,7 @@ def test_memory_in_processes_of_their_own():
     assert "| `cla` | windows |" in written
 
 
+@pytest.mark.more
 def test_files(tmp_path):
     result = quick(files, tmp_path, "--only", "cla,rac_b")
     sizes = result["bytes"]
@@ -171,6 +173,7 @@ def test_files(tmp_path):
     assert {"load_ms", "merge_ms"} == result["figures"]["rac_b@3"].keys()
 
 
+@pytest.mark.more
 def test_a_load_leaves_the_base_as_it_was(tmp_path):
     base = variants.encoder(TINY)
     before = {name: p.clone() for name, p in base.named_parameters()}
@@ -270,6 +273,7 @@ def test_no_gpu_figures_without_one(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.more
 def test_the_gpu_comparison_on_another_device():
     """Its logic, with this machine's clock and made-up bytes."""
     peaks = {"limit": 50, "twin": 50, "peft_lora": 100, "peft_16bit": 90, "cla": 70}
@@ -341,6 +345,7 @@ def test_16_bit_factors_are_pefts_own_in_the_weights_dtype():
 # -- the document --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_what_is_quick_renders(tmp_path):
     quick(step_time, tmp_path, "--only", "cla")
     quick(files, tmp_path, "--only", "cla")

@@ -21,7 +21,8 @@ from tests import tiny
 from tests.behave.cases import fill
 from tests.tuner.merging import stock
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device here", allow_module_level=True)
 PAIRS = [(method, kind) for method in tiny.ADAPTERS for kind in NETWORKS if fits(METHODS[method], kind)]
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 

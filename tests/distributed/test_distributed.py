@@ -20,7 +20,7 @@ from tests.distributed.worker import KINDS, METHOD_NAMES, RANKS, ROWS, adapted, 
 from tests.tuner.merging import stock
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.uncalibrated
+pytestmark = [pytest.mark.uncalibrated, pytest.mark.more]
 
 
 class Launch:

@@ -24,7 +24,7 @@ def assert_goes_on(nursery: Nursery, folder: Path, reference: Undisturbed, momen
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        (Moment("tensors", 3), errno.EACCES),
+        pytest.param(Moment("tensors", 3), errno.EACCES, marks=pytest.mark.more),
         (Moment("pickle", 8), errno.EROFS),
     ],
 )

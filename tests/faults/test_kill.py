@@ -56,10 +56,10 @@ def test_moments_of_every_kind_come_in_a_run(undisturbed):
     ("seed", "method", "kinds"),
     [
         (0, "lora", ("forward", "step")),
-        (1, "relora", ("advance",)),
+        pytest.param(1, "relora", ("advance",), marks=pytest.mark.more),
         (2, "c3la", SAVING),
         (0, "head", ("step", *SAVING)),
-        (1, "full", SAVING),
+        pytest.param(1, "full", SAVING, marks=pytest.mark.more),
     ],
 )
 def test_a_killed_run_ends_with_the_same_bits(nursery, tmp_path, undisturbed, seed, method, kinds):

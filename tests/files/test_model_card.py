@@ -74,7 +74,8 @@ def test_the_snippet_of_the_card_loads(tmp_path):
     assert isinstance(names["model"], PeftModel)
 
 
-@pytest.mark.parametrize("imported", [False, pytest.param(True, marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("imported", [False, True])
 def test_the_snippet_of_the_card_is_what_loading_needs(tmp_path, imported):
     adapted().save_pretrained(tmp_path)
     snippet = snippet_of(tmp_path)

@@ -50,6 +50,7 @@ import lopsided"""
 
 
 # The tests themselves import lopsided first. A member that is unpickled imports it, and so is a third order.
+@pytest.mark.more
 @pytest.mark.parametrize(
     "imports",
     [
@@ -90,6 +91,7 @@ def _work(queue, payload: bytes) -> None:
     queue.put((member.value, tiny.logits(model).tolist()))
 
 
+@pytest.mark.more
 def test_a_spawned_worker_gets_the_member_and_the_model():
     model = lopsided.adapt(tiny.bert(), "rac_b", r=2)
     tiny.train_a_little(model)

@@ -97,6 +97,7 @@ def test_sorting_by_any_column(opened, gathered):
     assert "Sorted by method, ascending" in page.locator("#status").inner_text()
 
 
+@pytest.mark.more
 def test_filters_hide_rows_groups_and_lines(opened):
     page = opened()
     drawn(page, "g1-losses", "lines")
@@ -130,6 +131,7 @@ def test_figures_are_those_of_run_json(opened, study):
     assert float(row.locator("data").get_attribute("value")) == pytest.approx(mean)
 
 
+@pytest.mark.more
 def test_the_axes_of_the_front_are_the_reader_s_choice(opened):
     page = opened()
     drawn(page, "g1-pareto", "pareto")
@@ -141,6 +143,7 @@ def test_the_axes_of_the_front_are_the_reader_s_choice(opened):
     assert page.evaluate("() => document.querySelector('#g1-pareto .plot').layout.xaxis.title.text") == "ms a step"
 
 
+@pytest.mark.more
 def test_the_front_is_that_of_the_methods_shown(opened, gathered):
     """The page looks it up; the study computes it."""
     page = opened()
@@ -175,6 +178,7 @@ def test_the_front_is_that_of_the_methods_shown(opened, gathered):
         assert page.evaluate(line) == pytest.approx([scale * means[label] for label in labels], rel=1e-3)
 
 
+@pytest.mark.more
 def test_a_surface_turns_by_hand_and_by_keyboard(opened):
     page = opened()
     plot = drawn(page, "g1-landscapes", "surface")
@@ -204,6 +208,7 @@ def test_a_surface_turns_by_hand_and_by_keyboard(opened):
     assert drawn(page, "g1-landscapes", "contour").is_visible()
 
 
+@pytest.mark.more
 def test_the_csv_has_the_figures(opened, study, tmp_path):
     page = opened()
     with page.expect_download() as waiting:
@@ -228,6 +233,7 @@ def test_the_csv_has_the_figures(opened, study, tmp_path):
     assert cells[:3] == ["c3la", "c3la", "15"]
 
 
+@pytest.mark.more
 def test_by_keyboard_alone(opened):
     page = opened()
     page.keyboard.press("Tab")
@@ -243,6 +249,7 @@ def test_by_keyboard_alone(opened):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("width", [360, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_runs_out_of_the_page(opened, width, scheme):
@@ -254,6 +261,7 @@ def test_nothing_runs_out_of_the_page(opened, width, scheme):
     assert grid == {"light": "#e1e4e9", "dark": "#2b313b"}[scheme]
 
 
+@pytest.mark.more
 def test_in_print_the_page_is_light_and_without_its_switches(opened):
     page = opened(color_scheme="dark")
     page.emulate_media(media="print")
@@ -261,6 +269,7 @@ def test_in_print_the_page_is_light_and_without_its_switches(opened):
     assert page.locator("#g1-losses .actions").is_hidden()
 
 
+@pytest.mark.more
 def test_a_watched_page_comes_again_and_keeps_what_the_reader_chose(opened, tmp_path):
     fabricate_run(tmp_path / "runs" / "cla", "cla", 0)
     fabricate_run(tmp_path / "runs" / "paca", "paca", 0)

@@ -130,6 +130,7 @@ def test_tables_and_figures_can_be_read_without_seeing_them(page):
     assert [a["tabindex"] for _, a in page.tags if a.get("class") == "scroll"]
 
 
+@pytest.mark.more
 def test_twelve_methods_with_three_seeds_stay_under_six_megabytes(tmp_path):
     names = [
         "full",
@@ -231,6 +232,7 @@ def test_lab_and_advice_become_tables(gathered):
     assert "not that of methods" in text
 
 
+@pytest.mark.more
 def test_the_terminal_needs_no_plotly_and_the_page_says_that_it_does():
     code = """
 import sys

@@ -98,6 +98,7 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_begins_again(tmp_path,
     assert run.calibration is not None
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("method", READING)
 def test_what_tries_a_method_calibrates_it(tmp_path, bert, words, method):
     config = tiny_config(tmp_path / "run", model=bert, task=words, method=method)

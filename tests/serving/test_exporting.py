@@ -49,6 +49,7 @@ def exported_methods(kind, folder):
     return folders, expected
 
 
+@pytest.mark.more
 def test_every_method_loads_in_stock_peft(tmp_path):
     folders, expected = exported_methods("bert", tmp_path)
     for name, folder, logits in zip(tiny.ADAPTERS, folders, expected):
@@ -65,7 +66,8 @@ def test_every_method_loads_in_stock_peft_in_a_process_without_lopsided(kind, tm
         torch.testing.assert_close(found, logits, atol=2e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", pytest.param("vit", marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("kind", ["gpt2", "vit"])
 def test_other_architectures_and_layers_that_are_stored_transposed(kind, tmp_path):
     folders, expected = [], []
     for name in ("c3la", "rac_a", "bernoulli"):
@@ -218,6 +220,7 @@ def test_what_is_more_than_plain_lora_is_copied_for_peft_and_refused_otherwise(t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.more
 def test_expressions_of_strangers_have_a_time_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("lopsided.files.patterns.SECONDS", 0.4)
     saved, _ = stock_lora("llama", tmp_path)

@@ -118,6 +118,7 @@ def test_a_study_that_was_cut_off_goes_on(study, tmp_path):
     assert len((study.out / "results.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.more
 def test_shards_make_all_cells_once(study):
     for i in (1, 2, 3):
         run_bench(Bench(path=study.path, out=study.out, shard=(i, 3)))
@@ -133,6 +134,7 @@ def test_a_changed_file_is_refused(study):
     assert len(outcomes(study.out)) == 2
 
 
+@pytest.mark.more
 def test_rates_are_tuned_by_the_same_trials(study):
     study.path.write_text(study.path.read_text().replace("seeds = [0, 1]", "seeds = [0]") + "[tuning]\ntrials = 3\n")
     assert planned(study, probe=False).counts() == {"pending": 8}
@@ -148,6 +150,7 @@ def test_rates_are_tuned_by_the_same_trials(study):
     assert len(list((study.out / "runs").iterdir())) == 2
 
 
+@pytest.mark.more
 def test_variants_profiles_and_sweeps_are_data(study):
     text = study.path.read_text().replace('methods = ["head", "c3la"]', 'methods = ["kept", "c3la"]')
     text = text.replace("seeds = [0, 1]", 'seeds = [0]\nprofile = "released_two"')

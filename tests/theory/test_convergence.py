@@ -57,6 +57,7 @@ def test_a_fixed_selector_promises_nothing():
     assert lambda_min_sampled(Window("fixed"), 2, 8, draws=50).value == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.more
 def test_a_sketch_of_a_users_own_gets_an_interval():
     found = lambda_min(Lopsidedly(), 2, 6, draws=4000)
     assert found.how == "Monte Carlo"
