@@ -68,12 +68,19 @@ class TrainSettings:
         defaults={"federate": 1000},
     )
     steps: int | None = setting(
-        None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 60}
+        None, help="Optimizer steps.", check=POSITIVE, not_in=_FEDERATE, defaults={"compare": 48}
     )
     epochs: float | None = setting(
         None, help="Passes over the training rows, instead of --steps.", check=POSITIVE, not_in=_FEDERATE
     )
     batch_size: int = setting(32, help="Rows in one forward pass.", check=at_least(1))
+    group_by_length: bool = setting(
+        False,
+        help="Fill a batch with rows of about equal length, which saves padding: the order of batches stays random.",
+        flags="--group-by-length/--no-group-by-length",
+        not_in=_FEDERATE,
+        defaults={"compare": True},
+    )
     accumulate: int = setting(1, help="Forward passes in one optimizer step.", check=at_least(1))
     lr: float | None = setting(None, help="Learning rate; the method's own by default.", check=POSITIVE)
     schedule: str = setting(
@@ -103,7 +110,7 @@ class TrainSettings:
         None,
         help="Most validation rows that checkpoints are chosen on, or that a federation's clients are scored on.",
         check=POSITIVE,
-        defaults={"compare": 200, "federate": 400},
+        defaults={"compare": 128, "federate": 400},
     )
     test_rows: int | None = setting(
         None,

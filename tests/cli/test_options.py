@@ -33,11 +33,13 @@ ALL = {
     "compare": "margin tune "
     "model task methods seeds rank alpha links steps epochs batch-size accumulate lr max-length eval-rows "
     "target-modules label metric make-split no-make-split rename-labels ignore-columns trajectory no-trajectory bf16 "
-    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams flip no-flip plugin",
+    "no-bf16 resume no-resume out json train-size test-rows data also max-new-tokens beams flip no-flip plugin "
+    "group-by-length no-group-by-length",
     "train": "model task method rank alpha links every steps epochs batch-size accumulate lr schedule warmup "
     "weight-decay dropout max-length evaluations eval-rows target-modules label metric make-split no-make-split "
     "test-rows rename-labels ignore-columns train-size trajectory no-trajectory bf16 no-bf16 report-to seed "
-    "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin max-grad-norm adam-beta2",
+    "sketch-seed resume no-resume out json data also max-new-tokens beams flip no-flip plugin max-grad-norm adam-beta2 "
+    "group-by-length no-group-by-length",
     "bench": "study out plan json stale retry-failed changed shard results data rehearse plugin backend "
     "address workers",
     "federate": "model task method methods rank alpha batch-size accumulate lr schedule warmup weight-decay dropout "
@@ -63,10 +65,10 @@ ALL = {
 }
 # By verb, what is shown of the options that differ between the two.
 DEFAULTS = {
-    "train": {"steps": None, "eval_rows": None, "schedule": "linear", "trajectory": None, "rename_labels": None},
+    "train": {"steps": None, "eval_rows": None, "schedule": "linear", "group_by_length": False, "rename_labels": None},
     "federate": {"task": "vader/all", "method": "rac_b", "train_size": 1000, "clients": 4, "partition": "even"},
     "diagnose": {"points": 7, "rows": 32, "hessian_rows": 16, "extent": None, "all_vectors": True},
-    "compare": {"steps": 60, "eval_rows": 200, "seeds": "0", "methods": None, "trajectory": None},
+    "compare": {"steps": 48, "eval_rows": 128, "seeds": "0", "methods": None, "group_by_length": True},
 }
 
 

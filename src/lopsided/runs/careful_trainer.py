@@ -18,6 +18,7 @@ from lopsided.optim.groups import param_groups
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.flips import Flips
 from lopsided.runs.inputs import Data
+from lopsided.runs.length_batches import LengthBatches, row_lengths
 from lopsided.runs.nonfinite import ADVICE, NonFinite, check_gradients, check_loss
 from lopsided.runs.saved_forms import SavedForm
 from lopsided.tasks import Metric, Task
@@ -38,16 +39,19 @@ class CarefulTrainer(Trainer):
     Args:
         data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
         flips: mirrors images of training batches; None where none are.
+        by_length: whether a training batch has rows of about equal length.
         form: how what trains is written into checkpoints, and put back into the model.
         arguments: for `Trainer`.
     """
 
     compute_metrics: Any
 
-    def __init__(self, *, data: Data, form: SavedForm, flips: Flips | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, *, data: Data, form: SavedForm, flips: Flips | None = None, by_length: bool = False, **arguments: Any
+    ) -> None:
         super().__init__(data_collator=data.collator(), **arguments)
         self._data, self._kind, self._form = data, KINDS[data.task.kind], form
-        self._flips = flips
+        self._flips, self._by_length = flips, by_length
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
@@ -66,6 +70,15 @@ class CarefulTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not self._form.restore(self.model, Path(self.state.best_model_checkpoint)):
             super()._load_best_model()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self._by_length:
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        # A run that is resumed begins with the epoch that its checkpoint is in.
+        return LengthBatches(
+            row_lengths(rows), self.args.train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0)
+        )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return the loader of the rows that checkpoints are chosen on."""

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from lopsided.runs.config import TrainConfig
 from lopsided.runs.inputs import Data
+from lopsided.runs.length_batches import row_lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,7 @@ def drawn_rows(dataset: Dataset, most: int | None) -> np.ndarray:
     """Return the numbers of the rows that `sample_rows` draws, in its order."""
     kept: np.ndarray = np.random.RandomState(0).permutation(len(dataset))[:most]
     # Images have one length: they keep the order in which they were drawn.
-    tokens = dataset["input_ids"] if "input_ids" in dataset.column_names else [()] * len(dataset)
-    lengths = np.array([len(ids) for ids in tokens])
-    return kept[np.argsort(lengths[kept], kind="stable")]
+    return kept[np.argsort(row_lengths(dataset)[kept], kind="stable")]
 
 
 def validation_rows(config: TrainConfig, data: Data) -> Dataset:

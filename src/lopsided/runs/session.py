@@ -179,6 +179,7 @@ def trainer_for(
         form=FORMS[config.resolve_method().side.saved_as],
         data=data,
         flips=Flips(config.seed, arguments.process_index) if config.flip else None,
+        by_length=config.group_by_length,
         model=model,
         args=arguments,
         train_dataset=splits["train"],
