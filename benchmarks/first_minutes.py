@@ -2,8 +2,9 @@
 
     python -m benchmarks.first_minutes [--source REPOSITORY] [--only-demo] [--out docs/performance]
 
-Clones the repository into a new folder, runs `make demo-setup` there and then what `make demo` runs, and takes the time of
-each part. `--only-demo` takes this checkout's environment in place of a clone. The folder is deleted at the end.
+Clones the repository into a new folder, runs `make demo-setup` there and then what `make demo` runs, and takes the
+time of each part. `--only-demo` takes this checkout's environment in place of a clone. The folder is
+deleted at the end.
 """
 
 from __future__ import annotations

@@ -67,14 +67,14 @@ def summary(run: Run) -> list[str]:
     gap = run.generalization_error
     if gap is not None:
         lines.append(f"{'G(W)':>14}  {figure(gap.value, '.4f')} ± {figure(gap.se, '.4f')}")
-    lines.append(
-        f"{'cost':>14}  {run.trained_parameters:,} trained numbers, "
-        f"{figure(run.step_ms.value, '.0f')} ms a step, "
-        f"{run.kept_bytes / 2**20:.1f} MiB kept for backward, {run.adapter_bytes / 2**10:.0f} KiB file"
-    )
+    # A federation's server takes no step.
+    step = [f"{figure(run.step_ms.value, '.0f')} ms a step"] if run.timed_steps else []
+    costs = [f"{run.trained_parameters:,} trained numbers", *step]
+    costs += [f"{run.kept_bytes / 2**20:.1f} MiB kept for backward", f"{run.adapter_bytes / 2**10:.0f} KiB file"]
+    lines.append(f"{'cost':>14}  {', '.join(costs)}")
     # Of the figures above: a step's standard error is not among them.
-    sections = ["metrics", "generalization_error"] + (["timings"] if run.step_ms.value is None else [])
-    lines += [f"{MISSING} {place}: {reason}" for place, reason in run.reasons(*sections).items()]
+    reasons = run.reasons("metrics", "generalization_error")
+    lines += [f"{MISSING} {place}: {reason}" for place, reason in reasons.items()]
     # A run of an earlier version has no shape.
     notes = [run.task.note, read_as(run.task.shape)]
     return [*lines, "; ".join(filter(None, notes))] if any(notes) else lines

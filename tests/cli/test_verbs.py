@@ -101,7 +101,7 @@ def test_train_writes_a_run_and_says_what_it_came_to(trained, words):
 def test_train_lets_no_library_speak(trained):
     _, done = trained
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["train", "validation", "test", "G(W)", "cost", "a", "wrote"]
+    assert [line.split()[0] for line in lines] == ["train", "validation", "test", "G(W)", "cost", "rows", "wrote"]
     [progress] = done.stderr.splitlines()
     assert progress.startswith("c3la: 9 steps, lowest validation loss ")
 

@@ -1,5 +1,7 @@
 """Batches of rows of about equal length: the same rows, less padding, an order that is random still."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ def test_an_epoch_has_every_row_once_and_pools_are_cut_at_lengths(lengths, size,
         assert all(len(batch) == size for batch in batches[:-1])
         # No batch of a pool reaches into the lengths of another one.
         spans = sorted((min(batch), max(batch)) for batch in batches)
-        assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:]))
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
 
 def test_order_is_random_and_padding_halved():

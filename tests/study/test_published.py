@@ -11,7 +11,7 @@ from lopsided.study.leaderboard import leaderboard
 from lopsided.study.outputs import csv_of, published_rows
 from lopsided.study.published import TABLES, published_figures
 from lopsided.tasks.registry import TASKS
-from lopsided.tasks.task_entry import LOCAL_NOTE
+from lopsided.tasks.task import LOCAL_NOTE
 from tests.study.made_runs import TASK, made_run, seeds
 
 MODEL, TASK_NAME = "roberta-large", "rte"

@@ -8,7 +8,8 @@ import pytest
 from lopsided.errors import LopsidedError
 from lopsided.tasks import SPLITS, load_task
 from lopsided.tasks.column_names import SHAPES
-from lopsided.tasks.local import NOTE, read_jsonl
+from lopsided.tasks.local import read_jsonl
+from lopsided.tasks.task import LOCAL_NOTE
 
 TWO = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 THREE_SPLITS = {"train": TWO, "validation": TWO, "test": TWO}
@@ -46,7 +47,7 @@ def test_real_data_sets_are_read(data, folder):
     if not (data / folder).is_dir():
         pytest.skip(f"no {folder} in {data}")
     task = load_task(str(data / folder), **arguments)
-    assert (task.kind, task.note) == (kind, NOTE)
+    assert (task.kind, task.note) == (kind, LOCAL_NOTE)
     assert task.reading.columns == columns
     assert all(part.column_names == list(columns) for part in task.splits.values())
     assert tuple(len(task.splits[split]) for split in SPLITS) == rows_of_readme(data)[folder]

@@ -12,7 +12,8 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks import SPLITS, TASKS, fingerprint, load_task
 from lopsided.tasks.hub import SPLIT_NAMES
 from lopsided.tasks.splits import Cut
-from lopsided.tasks.task_entry import LOCAL_NOTE, PackagedEntry
+from lopsided.tasks.task import LOCAL_NOTE
+from lopsided.tasks.task_entry import PackagedEntry
 from lopsided.tasks.text_entry import TextEntry, class_index
 from tests.tasks.hub_rows import ALPACA, ROWS
 from tests.tasks.test_local import rows_of_readme

@@ -14,7 +14,7 @@ from lopsided.runs import Run
 from lopsided.study.board_rows import Row
 from lopsided.study.columns import SCORE
 from lopsided.study.setting_sources import Source
-from lopsided.tasks.task_entry import LOCAL_NOTE
+from lopsided.tasks.task import LOCAL_NOTE
 
 # The key of its column, and what the data calls it.
 GAP = "generalization_error"

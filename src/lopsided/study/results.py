@@ -48,6 +48,8 @@ _KEYS = (
     *("schema", "cell", "role", "status", "reason", "model", "task", "method", "seed", "settings", "sources"),
     *("model_fingerprint", "task_fingerprint", "numerics", "record", "rows", "ended"),
 )
+# Of an array of answers, unpacked. Lines come from other machines, and a short text can unpack to more than memory.
+MOST_BYTES = 2**28
 # Of a run's splits, those that methods are not compared on.
 _NOT_KEPT = ("train", "validation")
 
@@ -131,7 +133,13 @@ def _pack(array: np.ndarray) -> str:
 
 
 def _unpack(text: str) -> np.ndarray:
-    array: np.ndarray = np.load(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True))), allow_pickle=False)
+    unpacking = zlib.decompressobj()
+    data = unpacking.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
+    if unpacking.unconsumed_tail:
+        raise ValueError(f"an array of more than {MOST_BYTES:,} bytes")
+    if not unpacking.eof:
+        raise ValueError("an array that is broken off")
+    array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return array
 
 

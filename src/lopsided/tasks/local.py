@@ -12,9 +12,7 @@ from lopsided.tasks.assemble import assemble
 from lopsided.tasks.cast import cast
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Choice, choose
-from lopsided.tasks.task import SPLITS, Task
-
-NOTE = "a cut of the original data set: not comparable with published test figures"
+from lopsided.tasks.task import LOCAL_NOTE, SPLITS, Task
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -76,7 +74,7 @@ def load_local(name: str, options: TaskOptions) -> Task:
         places=places,
         reading=choice.reading,
         options=options,
-        note=NOTE,
+        note=LOCAL_NOTE,
     )
 
 

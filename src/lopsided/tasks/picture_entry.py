@@ -10,13 +10,12 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
 
 from lopsided.errors import LopsidedError
-from lopsided.tasks.local import NOTE
 from lopsided.tasks.metrics import get_metric
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.picture_files import FOLDERS, STORED, PictureFiles, pillow, read_pictures
 from lopsided.tasks.reading import Reading
 from lopsided.tasks.splits import Cut, unseen_classes
-from lopsided.tasks.task import SPLITS, Task
+from lopsided.tasks.task import LOCAL_NOTE, SPLITS, Task
 from lopsided.tasks.task_entry import Hub, KnownTask, check_options, download, local_folder
 from lopsided.tasks.text_entry import class_index
 
@@ -211,5 +210,5 @@ def load_picture_folder(name: str, options: TaskOptions) -> Task:
         splits,
         labels=sorted(set(splits["train"]["label"])),
         metric=options.metric or "accuracy",
-        notes=[NOTE],
+        notes=[LOCAL_NOTE],
     )

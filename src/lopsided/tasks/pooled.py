@@ -18,10 +18,10 @@ from lopsided.errors import LopsidedError
 from lopsided.tasks.assemble import assemble
 from lopsided.tasks.cast import cast
 from lopsided.tasks.kinds import FILE
-from lopsided.tasks.local import NOTE, check_labelled, line_of, read_jsonl
+from lopsided.tasks.local import check_labelled, line_of, read_jsonl
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import choose
-from lopsided.tasks.task import SPLITS, Task
+from lopsided.tasks.task import LOCAL_NOTE, SPLITS, Task
 
 Row = dict[str, Any]
 EXPECTED = "a folder with a file of rows per client, such as clinic_a.jsonl and clinic_b.parquet"
@@ -55,7 +55,7 @@ def load_pooled(name: str, options: TaskOptions) -> Task:
     places = {"train": pooled.__getitem__, **{split: _place_of(path) for split, path in others.items()}}
     columns = {split: cast(part, choice, places[split]) for split, part in rows.items()}
     columns["train"][FILE] = [stem for stem, part in parts.items() for _ in part]
-    return assemble(name, columns, places=places, reading=choice.reading, options=options, note=NOTE)
+    return assemble(name, columns, places=places, reading=choice.reading, options=options, note=LOCAL_NOTE)
 
 
 def read_rows(path: Path) -> list[Row]:

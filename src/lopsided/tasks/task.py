@@ -14,6 +14,8 @@ from lopsided.tasks.reading import Reading
 from lopsided.tasks.score_functions import SCORES
 
 SPLITS = ("train", "validation", "test")
+# Nobody knows what a folder's rows are a cut of.
+LOCAL_NOTE = "rows and splits of a local folder: not comparable with published figures where they are cut"
 
 # The column that says what rows give a model to read or to write; the first that they have.
 FORMS = ("options", "messages", "prompt", "text", "image")

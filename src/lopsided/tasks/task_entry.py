@@ -15,9 +15,7 @@ from huggingface_hub.errors import HTTPError
 from lopsided.errors import LopsidedError, first_line
 from lopsided.tasks.options import TaskOptions
 from lopsided.tasks.reading import Row
-from lopsided.tasks.task import SPLITS, Task
-
-LOCAL_NOTE = "rows and splits of a local folder: not comparable with published figures where they are cut"
+from lopsided.tasks.task import LOCAL_NOTE, SPLITS, Task
 
 # Where the hub keeps its own copy, as Parquet, of data sets whose repository is a script.
 CONVERTED = "refs/convert/parquet"
