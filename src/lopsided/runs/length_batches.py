@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
 # How many batches are filled from rows that were sorted together. More of them save little padding, and fewer leave the
@@ -20,13 +21,13 @@ class LengthBatches(Sampler[int]):
     Rows of one length, such as images, stay in the random order.
 
     Args:
-        lengths: of the rows.
+        lengths: of the rows, shape [rows].
         size: how many rows are a batch.
         seed: of the orders; each epoch has its own.
         epoch: tells which epoch begins.
     """
 
-    def __init__(self, lengths: Sequence[int], size: int, seed: int, epoch: Callable[[], int]) -> None:
+    def __init__(self, lengths: ArrayLike, size: int, seed: int, epoch: Callable[[], int]) -> None:
         self._lengths, self._size, self._seed, self._epoch = np.asarray(lengths), size, seed, epoch
 
     def __len__(self) -> int:
