@@ -21,7 +21,7 @@ from lopsided.optim import ChainCallback, advance_chain, param_groups
 from lopsided.tuner import LopsidedConfig
 from lopsided.tuner.merging.exact_merge import exact_merge, make_merges_exact
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "METHODS",
