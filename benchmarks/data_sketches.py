@@ -1,4 +1,4 @@
-"""The runs of the lab's `data-sketches`, kept in a folder, so that they go on where they were ended.
+"""The runs of the lab's `data-sketches`, kept in a folder, so that they resume where they were cut off.
 
     python -m benchmarks.data_sketches --runs FOLDER [--out docs/lab/data-sketches]
 

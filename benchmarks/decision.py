@@ -1,4 +1,4 @@
-"""Does the rule of decisions keep its word? Studies with known true differences, decided by the rule itself.
+"""Does the decision rule keep its 95 % bound? Studies with known true differences, decided by the rule itself.
 
     python -m benchmarks.decision [--studies 1000] [--processes 2] [--only TEXT] [--out docs/studies/decision.json]
 

@@ -202,8 +202,8 @@ def tables(result: Mapping[str, Any]) -> str:
             ]
             for key, found in figures.items()
         ]
-        header = ["figure", *(f"`{chain}` less `{twin}`" for chain, twin in twins.items()), "mean of these"]
-        parts += [f"Chain less twin, paired by seed, {title}:", markdown(header, rows)]
+        header = ["figure", *(f"`{chain}` minus `{twin}`" for chain, twin in twins.items()), "mean of these"]
+        parts += [f"Chain minus twin, paired by seed, {title}:", markdown(header, rows)]
     return "\n\n".join(parts)
 
 

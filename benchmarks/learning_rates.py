@@ -28,7 +28,7 @@ LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def search(loss_at: Callable[[float], float], start: float) -> dict[float, float]:
-    """Validation loss by rate, over the rates that had to be tried; one at which it is NaN is worse than all others."""
+    """Return the validation loss of each rate that was tried; a NaN loss counts as worse than all others."""
     position = min(range(len(LADDER)), key=lambda i: abs(np.log(LADDER[i] / start)))
     losses: dict[float, float] = {}
     while True:

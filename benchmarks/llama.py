@@ -190,7 +190,7 @@ def instructions() -> list[str]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return one table a part, as markdown."""
+    """Return one table per part, as markdown."""
     pieces = []
     for name, part in result["parts"].items():
         header = ["variant", "ms", "against the limit", "added operations", "against PEFT LoRA"]

@@ -151,7 +151,7 @@ class Rounds(Protocol):
 
 
 def turns(work: Mapping[str, Callable[[], float]], setting: Rounds, title: str) -> dict[str, list[float]]:
-    """Measure each piece of work once a round, in an order that is shuffled again for each round.
+    """Measure each piece of work once per round, in an order that is shuffled again for each round.
 
     Args:
         work: by name; each call does the work once and returns its milliseconds.

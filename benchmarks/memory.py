@@ -124,7 +124,7 @@ def advance_bytes(variant: str, setting: Setting) -> list[dict[str, int]]:
 
     Torch's allocations come from its profiler and are exact. NumPy draws the sketches, so its own peak is added; the
     two need not fall together, which makes the sum an upper bound. What NumPy holds is known from before the model is
-    built, so that a first sketch that an advance lets go of counts as let go of.
+    built, so that the first sketch is counted as freed when an advance frees it.
     """
     tracemalloc.start()
     made, drawn = trainee(variant, setting), []

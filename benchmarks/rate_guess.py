@@ -65,7 +65,7 @@ def one_place(setting: TrialSetting, place: tuple[str, str, int], path: Path) ->
 
 
 def measure(setting: TrialSetting, path: Path, workers: int) -> None:
-    """Measure all places, a process each, several at a time."""
+    """Measure all places, each in its own process, several at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     progress = Progress("rate_guess: places", len(places(setting)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

@@ -237,7 +237,7 @@ TITLES = {
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """One table a part, with its title."""
+    """Return one table per part, with its title."""
     written = []
     for name, part in result["parts"].items():
         rows = by_point(part, "to_limit") if "points" in part else by_moment(part)

@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks.study_claims import factorial_claims, protocol_claims, variant_claims
 from benchmarks.study_figures import FACTORS, FIGURES, Cells, Figure, effect, gap, interval, intruders, norm
-from lopsided import LopsidedError
 from lopsided.study.markdown import markdown_table
 from lopsided.study.results import Result, read_results
 
@@ -128,11 +127,14 @@ STUDIES: dict[str, Callable[[Iterable[Result]], str]] = {
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of a study."""
     if len(arguments) != 1 or arguments[0] not in STUDIES:
-        print(f"studies: expected one of {', '.join(STUDIES)}", file=sys.stderr)
+        print(f"studies: expected one of {', '.join(STUDIES)}, got {' '.join(arguments) or 'none'}", file=sys.stderr)
         return 2
     path = RESULTS / f"{arguments[0]}.jsonl"
     if not path.is_file():
-        raise LopsidedError(f"expected results in {path}; run the study first: lopsided bench studies/{path.stem}.toml")
+        print(
+            f"expected results in {path}; run the study first: lopsided bench studies/{path.stem}.toml", file=sys.stderr
+        )
+        return 2
     finished: list[Any] = [result for result in read_results([path]).values() if result.is_finished]
     print(STUDIES[arguments[0]](finished))
     return 0

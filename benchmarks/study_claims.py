@@ -117,7 +117,7 @@ def _is_nearest(model: str, task: str) -> bool:
 
 
 def _mean_ranks() -> dict[str, float]:
-    """The methods' ranks in the paper's table, the best highest, meaned over its pairs of a model and a data set."""
+    """Return the methods' ranks in the paper's table, the best highest, averaged over its model and data set pairs."""
     pairs: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for each in _performance():
         pairs[each.model, each.task][each.method] = each.figure

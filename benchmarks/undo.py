@@ -48,7 +48,7 @@ def measure(setting: Setting, only: Sequence[str] | None) -> dict[str, Any]:
 
 
 def cost(setting: Setting, kind: str, dtype: torch.dtype, share: float) -> tuple[float, bool]:
-    """Bytes a weight that an update of that share costs, and whether they are a copy."""
+    """Return the bytes per weight that an update of that share costs, and whether a copy of the weights is kept."""
     generator = torch.Generator().manual_seed(setting.seed)
     d_out, d_in = 4 * setting.hidden, setting.hidden
     W0 = (0.02 * torch.randn(d_out, d_in, generator=generator)).to(dtype)

@@ -49,7 +49,9 @@ def clear(site: Path) -> None:
     """
     if site.is_dir() and any(site.iterdir()):
         if not (site / MADE_BY_SPHINX).is_file():
-            raise LopsidedError(f"{site} holds something else than an earlier site; expected one; choose another --out")
+            raise LopsidedError(
+                f"--out must be empty or an earlier site, got {site} with other files; choose another folder"
+            )
         shutil.rmtree(site)
 
 

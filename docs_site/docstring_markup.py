@@ -1,4 +1,4 @@
-"""Docstrings of this house as reStructuredText, which Sphinx's autodoc takes them for.
+"""Convert the library's docstrings to reStructuredText, which Sphinx's autodoc expects.
 
 They are written for readers of the source: single backticks are code, an indented paragraph is shown as it stands, and
 `*`, `|` and `_` are what they are in mathematics. Sections such as `Args` are left to napoleon, which comes after.

@@ -24,7 +24,7 @@ def section(title: str, *parts: str) -> str:
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Return a table of two columns without a heading row's words: what, and what it is."""
+    """Return a table of two columns with an empty heading row: names, and what they are."""
     return markdown_table(["", ""], [list(pair) for pair in pairs.items()])
 
 

@@ -178,7 +178,7 @@ def test_layers_that_share_their_input_share_their_moments():
     query, key = (found[f"bert.encoder.layer.1.attention.self.{name}"] for name in ("query", "key"))
     assert torch.equal(query, key)
     assert "8 layers" in str(result)
-    assert "4 different ones" in str(result)
+    assert "4 distinct inputs" in str(result)
 
 
 @pytest.mark.parametrize(("limit", "passes"), [(0, 4), (4 * 16 * 16, 4), (2 * 4 * 16 * 16, 2), (2**30, 1)])
@@ -431,7 +431,7 @@ def test_an_adapter_of_the_same_configuration_shares_the_sketch():
     # Calibrated again, the two are no longer one.
     lopsided.calibrate(model, batches("bert", seed=5), adapter_name="ref")
     assert not any(torch.equal(S, sketches(model)[name]) for name, S in sketches(model, "ref").items())
-    with pytest.raises(LopsidedError, match="'default' and 'ref' have the configuration"):
+    with pytest.raises(LopsidedError, match="'default' and 'ref' both have the configuration"):
         model.add_adapter("third", copy.deepcopy(model.peft_config["default"]))
 
 

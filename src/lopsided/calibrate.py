@@ -1,4 +1,4 @@
-"""Sketches that read data get theirs: second moments of the layers' inputs, once before training."""
+"""Calibration: second moments of the layers' inputs, computed once before training, for sketches that read data."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Calibration:
 
     Args:
         layers: each layer of each adapter that got its sketch; none where no adapter reads data.
-        moments: how many different inputs the layers have.
-        passes: how often the batches went through the model.
+        moments: number of distinct inputs among the layers; layers that share their inputs count once.
+        passes: how often all batches went through the model.
         seconds: of wall time.
     """
 
@@ -71,7 +71,7 @@ class Calibration:
             return "no adapter that reads data had to be calibrated"
         rows = max(layer.rows for layer in self.layers)
         return (
-            f"{len(self.layers)} layers calibrated from {rows} inputs, {self.moments} different ones per row, in "
+            f"{len(self.layers)} layers with {self.moments} distinct inputs calibrated from {rows} input rows, in "
             f"{self.passes} passes and {self.seconds:.1f} s; their sketches keep {self.share:.0%} of E‖x‖²"
         )
 
@@ -79,17 +79,17 @@ class Calibration:
 def calibrate(
     model: nn.Module, batches: Iterable[Batch | Tensor], *, adapter_name: str | None = None, limit: int = LIMIT
 ) -> Calibration:
-    """Give the adapters whose sketches read data their sketches, from batches of training rows.
+    """Draw the sketches of the adapters that read data, from batches of training rows.
 
-    Such an adapter computes, trains, merges and saves nothing before: all of it is one error that names this function.
-    Afterwards it is like any other: the sketch is in its file, and whoever loads it needs no data. Adapters of methods
-    that read none are left as they are, so that one program serves all methods.
+    Before calibration such an adapter cannot compute, train, merge or be saved: each attempt raises an error that names
+    this function. Afterwards it is like any other: the sketch is in its file, and loading it needs no data. Adapters of
+    methods that read no data are left as they are, so that one program serves all methods.
 
-    The inputs are those of the base model: adapters are off and dropout is, too. Padding does not count, by the batch's
+    The inputs are those of the base model, with adapters and dropout off. Padding does not count, by the batch's
     `attention_mask` (`lopsided.tuner.input_sums.Counted`). Second moments are exact up to float32 sums. A few hundred
-    rows are enough for a sketch of rank r in layers of d inputs where they have several times d tokens. Batches go
-    through the model once more than they have to, for one batch, to see which layers share their inputs; and again for
-    every `limit` bytes of different moments, 4·d² each.
+    rows are enough for a sketch of rank r in layers of d inputs where they have several times d tokens. The first batch
+    goes through the model once to see which layers share their inputs. Then all batches go through it once for every
+    `limit` bytes of distinct moments, 4·d² each.
 
     With several processes, all of them must call it, each with as many batches, its own or the same: sums are over all
     processes, and every process gets the first one's sketch, bit for bit.

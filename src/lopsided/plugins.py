@@ -33,7 +33,10 @@ def load_plugin(path: str | Path) -> ModuleType:
     if not file.is_file():
         raise LopsidedError(f"plugin {path}: expected a Python file; there is none at that path; check the path")
     if file.suffix != ".py":
-        raise LopsidedError(f"plugin {path}: expected a Python file; received one that ends with '{file.suffix}'")
+        raise LopsidedError(
+            f"plugin {path}: expected a Python file; received one that ends with '{file.suffix}'; rename it to end "
+            "with .py"
+        )
     name = f"lopsided_plugin_{hashlib.blake2b(str(file).encode(), digest_size=8).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]

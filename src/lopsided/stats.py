@@ -1,4 +1,4 @@
-"""Statistics that several rooms use: bootstrap draws, intervals, medians, rank correlation, standard errors.
+"""Statistics that several packages use: bootstrap draws, intervals, medians, rank correlation, standard errors.
 
 Notation: `n` rows (or runs, or methods); a *draw* is n row numbers from 0..n-1 with replacement. Intervals hold the
 middle 95 %. Every function of chance takes a seed, or a generator that goes on from draw to draw, and draws in a fixed

@@ -32,9 +32,11 @@ def advise(
     rates: Annotated[bool, typer.Option("--rates", help="Guess first learning rates instead.")] = False,
     batches: Annotated[int, typer.Option(help="Batches that the estimate comes from.")] = BATCHES,
     head_steps: Annotated[int, typer.Option(help="Steps that train a task's new head first; 0 for none.")] = HEAD_STEPS,
-    damping: Annotated[float, typer.Option(help="Added to moments, as a share of their mean eigenvalue.")] = DAMPING,
+    damping: Annotated[
+        float, typer.Option(help="Damping of the moments, as a share of their mean eigenvalue.")
+    ] = DAMPING,
     seeds: Annotated[int, typer.Option(help="Draws of a random sketch that are averaged.")] = SEEDS,
-    seed: Annotated[int, typer.Option(help="Of the head and the rows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the head and the rows.")] = 0,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def bench(
     stale: Annotated[
         bool, typer.Option("--stale", help="List finished cells from older numerics or versions.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make cells again that failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed and skipped cells again.")] = False,
     changed: Annotated[bool, typer.Option("--changed", help="Go on although the study file has changed.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cells, for clusters.")] = None,
     results: Annotated[
@@ -40,10 +40,10 @@ def bench(
     ] = False,
     plugin: Annotated[Path | None, typer.Option(help="A Python file of your own, which is run first.")] = None,
     backend: Annotated[str, typer.Option(help="local: one cell after the other; or ray.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; a local one by default.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster; by default, a local one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Cells at a time on Ray; one per processor or GPU.")] = None,
 ) -> None:
-    """Run a study: methods x models x tasks x seeds, as a file says it.
+    """Run the study that a file describes: methods x models x tasks x seeds.
 
     Writes run directories, results.jsonl, leaderboards as CSV and Markdown, and the form of PEFT's method comparison. A
     study that was cut off goes on with the same command. Exits with 1 if a cell failed.

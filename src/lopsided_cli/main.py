@@ -70,7 +70,7 @@ def _lopsided(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Single-factor, randomized, chained and sparse low-rank adapters, and which of them to trust."""
+    """Fine-tune with single-factor, randomized, chained and sparse low-rank adapters, and compare them."""
 
 
 def _quietly(verb: Verb) -> Verb:

@@ -34,7 +34,7 @@ class Values(dict[str, Any]):
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those that the command line gave, besides the folder to write."""
+        """The values that the command line gave, except the output folder."""
         return {name: value for name, value in self.items() if name in self._given and name != "out"}
 
 
@@ -179,7 +179,7 @@ def command_line() -> str:
 
 
 def resumes(out: Path | None, holds: Collection[str], given: Mapping[str, Any]) -> bool:
-    """Return whether `--resume` goes on with what a folder holds; options that are given may begin it instead.
+    """Return whether `--resume` continues what a folder holds; if not, the given options start a new run in it.
 
     Args:
         out: the folder; None where the command line names none.

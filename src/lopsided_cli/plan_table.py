@@ -88,7 +88,7 @@ def _print_settings(boards: dict[tuple[str, str], list[PlannedCell]]) -> None:
 
 
 def _own(cells: Sequence[PlannedCell], shared: set[Said]) -> str:
-    """Return the settings of a board that not all boards share, and after them where a method departs from them."""
+    """Return the settings of a board that not all boards share, followed by each method's departures from them."""
     counts: dict[str, Counter[Said]] = {}
     for each in cells:
         for said in set(_chosen(each)) - shared:

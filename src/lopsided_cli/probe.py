@@ -32,7 +32,9 @@ def probe(
 
     if is_url(target):
         if of is None:
-            raise BadInput("a server is asked an export's probe; name the export's folder with --of")
+            raise BadInput(
+                f"expected the export to probe {target} with, got no --of; name the export's folder with --of"
+            )
         if base is not None:
             raise BadInput(f"a server has its own base, got --base {base}; leave --base out")
         verdict = probe_server(target, of, model=model, remote=remote)

@@ -27,10 +27,10 @@ OTHER_LINES = 10
 
 
 class StudyProgress(ABC):
-    """Counts the cells of a study, and tells its subclass.
+    """Count the cells of a study, and call the subclass to show them.
 
     Args:
-        console: where to.
+        console: where the progress is shown.
     """
 
     def __init__(self, console: Console) -> None:
@@ -92,7 +92,7 @@ class StudyLines(StudyProgress):
         self._write(text)
 
     def callbacks(self, cell: Cell) -> Sequence[Any]:
-        """Return what writes lines in the course of a long run; its last one is the cell's."""
+        """Return callbacks that write lines during a long run; `show_end` writes the line at its end."""
         from lopsided.runs.progress import ProgressLine
 
         return [ProgressLine(self.console.file, cell.label, at_end=False)]
@@ -147,7 +147,7 @@ class StudyDisplay(StudyProgress):
         self._refresh()
 
     def show_end(self, cell: Cell, result: Result, text: str) -> None:
-        """Move the bar, take the cell's away, and show the leaderboard that it is in; above them, what went wrong."""
+        """Move the study's bar, remove the cell's, and show the cell's leaderboard; a failure is printed above them."""
         if not result.is_finished:
             self.console.print(text, highlight=False, markup=False, style="red", soft_wrap=True)
         for bar in list(self.runs.task_ids):
@@ -201,7 +201,7 @@ class SoFar:
     def shown(self, *, most: int) -> list[Text | Table]:
         """Return a title and a table of the best methods, at most so many.
 
-        Where none was expected, there is nothing before the first cell has finished.
+        Without `expected` methods the list is empty until the first cell has finished.
         """
         from rich.table import Table
         from rich.text import Text

@@ -13,9 +13,9 @@ class Check:
     """A range or a choice that a value must lie in.
 
     Args:
-        allows: tells whether a value lies in it. Of NaN, a range must say no.
-        words: the error about another value, with {name} and {value} in it.
-        known: the names that a misspelt one may have been meant for; none where a value is a number.
+        allows: returns whether a value is valid. A range must reject NaN.
+        words: the error about an invalid value, with {name} and {value} in it.
+        known: the valid names, to suggest one for a misspelt name; empty where a value is a number.
     """
 
     allows: Callable[[Any], bool]

@@ -17,11 +17,11 @@ class CompareSettings:
     seeds: tuple[int, ...] = setting((0,), help="Whole numbers separated by commas.", text=WHOLE_NUMBERS)
     margin: float = setting(
         1.0,
-        help="A method is taken that is at most so many points worse than the best, at 95 %.",
+        help="Most points that a recommended method may be worse than the best one, at 95 % confidence.",
         check=POSITIVE,
     )
     tune: int | None = setting(
         None,
-        help="Trials of each method's learning rate, the same number for all, by validation alone; none by default.",
+        help="Learning rates to try per method, compared on validation rows only; by default nothing is tuned.",
         check=at_least(2),
     )

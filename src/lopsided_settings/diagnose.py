@@ -20,18 +20,20 @@ class LandscapeSettings:
         256, help="Validation rows of landscapes and sharpness.", check=at_least(2), defaults={"diagnose": 32}
     )
     hessian_rows: int = setting(
-        64, help="How many of them the Hessian is taken of.", check=at_least(2), defaults={"diagnose": 16}
+        64, help="Validation rows that the Hessian is computed on.", check=at_least(2), defaults={"diagnose": 16}
     )
     directions: str = setting(
         "auto",
-        help="Of landscapes: auto, random or trajectory.",
+        help="Directions of landscapes: auto, random or trajectory.",
         check=one_of(DIRECTIONS, "{name} must be one of {names}, got {value!r}"),
     )
     extent: float | None = setting(
         None, help="Reach of a landscape's axes; 1, or the path's own by default.", check=POSITIVE
     )
-    radius: float = setting(0.01, help="Of sharpness, as a share of each filter's norm.", check=POSITIVE)
-    seed: int = setting(0, help="Of random directions.", option=False)
+    radius: float = setting(
+        0.01, help="Radius within which sharpness is measured, as a share of each filter's norm.", check=POSITIVE
+    )
+    seed: int = setting(0, help="Seed of random directions.", option=False)
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -43,4 +45,4 @@ class DiagnoseSettings:
         True, help="Intruders among all vectors, or the first ones alone.", flags="--all-vectors/--top-only"
     )
     reference: Path | None = setting(None, help="A text file, or a folder of scored pairs, to see what was forgotten.")
-    seed: int = setting(0, help="Of random directions and draws.")
+    seed: int = setting(0, help="Seed of random directions and draws.")

@@ -24,7 +24,7 @@ class FederateSettings:
         check=one_of(PARTITIONS),
     )
     concentration: float = setting(
-        0.5, help="Of the Dirichlet distribution of labels; small is skewed.", check=POSITIVE
+        0.5, help="Concentration of the Dirichlet distribution of labels; smaller is more skewed.", check=POSITIVE
     )
     allow_missing: bool = setting(False, help="Let a client be without one of the classes.")
     ranks: tuple[int, ...] = setting(

@@ -24,7 +24,7 @@ class Setting:
         flags: the names of a flag's two sides, "--yes/--no"; None takes --NAME and --no-NAME.
         option: whether the command line has it.
         not_in: the verbs that take the configuration type, and have no option for this field.
-        defaults: by verb, the defaults that are not the field's own. They count without an option, too.
+        defaults: by verb, the defaults that replace the field's own, even where the verb has no option for it.
     """
 
     help: str

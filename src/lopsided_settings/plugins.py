@@ -8,7 +8,7 @@ from lopsided_settings.field import setting
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class PluginSettings:
-    """The file whose entries a verb knows besides the library's own. No record names it: it is code."""
+    """The file whose entries a verb knows in addition to the library's own. No record names the file: it is code."""
 
     plugin: Path | None = setting(
         None, help="A Python file of your own, which is run: its methods, models and tasks are known."

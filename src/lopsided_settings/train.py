@@ -38,14 +38,16 @@ class TrainSettings:
         "all-linear", help="Names separated by commas, a regular expression, or all-linear."
     )
     dropout: float = setting(0.0, help="Dropout on the adapters' inputs.", check=SHARE, not_in=_COMPARE)
-    label: str | None = setting(None, help="The column to learn, where there are several, or it has another name.")
+    label: str | None = setting(
+        None, help="The column to learn, if several could be it or its name is not one of the known ones."
+    )
     metric: str | None = setting(None, help="The figure that counts; the task's own by default.")
     also: list[str] | None = setting(
-        None, help="Scores to record next to it, separated by commas; the task's own by default.", text=NAMES
+        None, help="Scores to record next to the metric, separated by commas; the task's own by default.", text=NAMES
     )
     max_new_tokens: int | None = setting(
         None,
-        help="Most tokens of an answer that the model writes, for scores of answers; by default the longest of train.",
+        help="Most tokens per generated answer, for scores of answers; by default the longest completion of train.",
         check=POSITIVE,
     )
     beams: int = setting(1, help="Beams that answers are written with; 1 is greedy.", check=at_least(1))
@@ -127,7 +129,7 @@ class TrainSettings:
     )
     trajectory: bool | None = setting(
         None,
-        help="Keep what was learned at each evaluation; adapters' by default.",
+        help="Keep a copy of the trained weights at each evaluation; by default for adapters only.",
         flags="--trajectory/--no-trajectory",
         not_in=_FEDERATE,
     )
@@ -139,10 +141,12 @@ class TrainSettings:
     )
     bf16: bool = setting(False, help="Autocast to bfloat16.")
     report_to: str = setting("none", help="A tracker that transformers knows, or none.", not_in=(*_COMPARE, *_FEDERATE))
-    seed: int = setting(0, help="Of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE)
+    seed: int = setting(
+        0, help="Seed of the head, the rows' order, dropout and the sketches.", check=SEED, not_in=_COMPARE
+    )
     sketch_seed: int | None = setting(
         None,
-        help="Of the sketches alone, where one run's luck with them is looked at; --seed by default.",
+        help="Seed of the sketches alone, to vary them while all else stays equal; --seed by default.",
         check=SEED,
         not_in=_COMPARE,
     )

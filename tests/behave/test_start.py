@@ -198,7 +198,7 @@ def test_calls_that_have_no_meaning_here_are_refused(method):
         with pytest.raises(ValueError, match=r"LOPSIDED.*not compatible with the `PeftMixedModel`"):
             get_peft_model(base(arch), config(arch, method), mixed=True)
     model = trained("bert", method)
-    with pytest.raises(LopsidedError, match="weighted sum is no head"):
+    with pytest.raises(LopsidedError, match="a weighted sum of heads is not the head of the summed adapters"):
         model.add_weighted_adapter(["default"], [1.0], "sum")
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = model.no_such_thing

@@ -58,7 +58,7 @@ def test_differences_are_paired_by_seed(tmp_path, capsys):
         assert np.ptp(apart["rac_b"]["interval"]) == pytest.approx(0, abs=1e-9)
         assert apart["all"]["value"] == pytest.approx(4)
         assert np.ptp(found["methods"]["full"]["interval"]) > 1
-    assert "`rac_b` less `asym_b`" in capsys.readouterr().out
+    assert "`rac_b` minus `asym_b`" in capsys.readouterr().out
 
 
 def test_a_twin_at_the_chains_rate_is_another_comparison(tmp_path):

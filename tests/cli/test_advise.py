@@ -7,7 +7,10 @@ import json
 import pytest
 
 from lopsided.advise import distinct
+from lopsided.report.gather import gather
+from lopsided.report.plain_tables import advice_tables
 from tests.cli.commands import assert_one_line
+from tests.report.fabricated import fabricate_run
 from tests.tiny_runs import BERT_LAYERS
 
 pytest.importorskip("matplotlib")
@@ -23,6 +26,9 @@ def test_a_table_a_file_and_plots(cli, asked, tmp_path):
     assert outcome.status == 0, outcome.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"advice.json", "layers.svg"}
     result = json.loads((tmp_path / "out" / "advice.json").read_text())
+    # The report takes the folder as it is.
+    [table] = advice_tables(gather([fabricate_run(tmp_path / "cla", "cla", 0), tmp_path / "out"], bounds=False).advice)
+    assert len(table.rows) == len(result["best"])
     names = [method.name for method in distinct()]
     assert "totals" not in result
     assert {row["method"] for row in result["rows"]} == set(names)

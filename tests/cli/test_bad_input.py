@@ -223,7 +223,7 @@ def test_what_is_refused_leaves_nothing_behind(cli, tiny, tmp_path, verb, option
         (MemoryError(), "out of memory; what was saved is kept; lower --batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; what was saved is kept; lower --batch-size"),
         (OSError(errno.EIO, "Input/output error", "run.json"), "the system refused run.json: Input/output error"),
-        (PermissionError(errno.EACCES, "Permission denied", "out"), "can't write out: Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "cannot write out: Permission denied"),
     ],
 )
 def test_a_crash_is_one_line_and_a_record(cli, tiny, tmp_path, monkeypatch, error, message):

@@ -122,7 +122,7 @@ def test_examples_of_docstrings(name):
 def test_a_folder_of_something_else_is_not_taken_for_a_site(tmp_path):
     clear(tmp_path / "new")
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(LopsidedError, match="holds something else than an earlier site"):
+    with pytest.raises(LopsidedError, match="must be empty or an earlier site"):
         clear(tmp_path)
     (tmp_path / ".buildinfo").touch()
     clear(tmp_path)

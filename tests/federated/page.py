@@ -34,5 +34,5 @@ def with_places(command: list[str], places: Mapping[str, object]) -> list[str]:
 
 def messages() -> list[tuple[str, list[str]]]:
     """Who says what: the rows of the table of messages, each with the parts of its line."""
-    rows = re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", section("What it says, and what it means"), re.M)
+    rows = re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", section("Messages, and what to do"), re.M)
     return [(who.strip("`"), re.findall(r"`(.*?)`", line)) for who, line in rows if "`" in line]

@@ -58,9 +58,7 @@ def test_another_number_of_clients_ends_it_in_a_line(tmp_path, bert, clinics):
 
 def test_a_task_without_files_ends_it_in_a_line(tmp_path, bert, words):
     config = configured(tmp_path / "run", bert, words, rounds=1, partition="file")
-    with pytest.raises(
-        LopsidedError, match=r"received train\.jsonl, whose rows are of nobody; write a file per client"
-    ):
+    with pytest.raises(LopsidedError, match=r"received train\.jsonl, which names no client; write a file per client"):
         federated(config, LocalGrid(tmp_path / "nodes", 2))
 
 

@@ -97,7 +97,7 @@ def test_a_replay_of_fewer_rounds_is_the_server_at_that_time(tmp_path):
     late = adapted()
     assert replay(log, late, rounds=2) == 1
     assert_equal(late, server)
-    with pytest.raises(LopsidedError, match="has 3 rounds, expected 4"):
+    with pytest.raises(LopsidedError, match="has 3 rounds, got rounds=4"):
         replay(log, adapted(), rounds=4)
 
 

@@ -145,7 +145,7 @@ def test_a_plan_with_masks_is_never_answered_without(tmp_path, bert, words, monk
         strategy.aggregate_train(1, grid.send_and_receive(messages))
 
     monkeypatch.setattr(asking, plainly)
-    with pytest.raises(LopsidedError, match="the plan has secure_aggregation=True, and the message asks for another"):
+    with pytest.raises(LopsidedError, match="secure_aggregation=True, as the plan says, got False"):
         federated(config, LocalGrid(tmp_path / "clients", 4))
 
 

@@ -170,7 +170,7 @@ def test_a_quantized_head_is_refused_with_the_option_that_leaves_it_out():
 
 
 def test_a_backbones_module_with_a_heads_name_is_told():
-    with pytest.warns(LopsidedWarning, match=r"next to the head also wav2vec2\.feature_extractor"):
+    with pytest.warns(LopsidedWarning, match=r"the head, but also wav2vec2\.feature_extractor"):
         assert "feature_extractor" in modules_to_save(CLASSES["Wav2Vec2ForXVector"].build())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -82,7 +82,7 @@ def test_places_and_what_the_seeds_support(gathered):
 def test_failed_and_unfinished_runs_are_shown_with_their_error(gathered):
     absent = {absence.run.name: absence.why for absence in board(gathered).leaderboard.absent}
     assert absent["paca-seed0"].startswith("failed: the loss is not finite at step 7")
-    assert absent["paca-seed1"].startswith("cut off: its process ended without a word")
+    assert absent["paca-seed1"].startswith("cut off: its process ended without writing why")
     assert "paca" not in [row.label for row in board(gathered).leaderboard.rows]
 
 

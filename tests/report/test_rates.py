@@ -97,6 +97,6 @@ def test_rates_near_the_best_are_counted():
 
 
 def test_what_the_counts_mean():
-    assert "one rate alone works for lora, which has to be found" in rates_meaning({"lora": (1, 5), "cla": (4, 5)})
+    assert "for lora only one rate works, and it has to be found" in rates_meaning({"lora": (1, 5), "cla": (4, 5)})
     assert "none works at one rate only" in rates_meaning({"lora": (2, 5), "cla": (4, 5)})
-    assert "one rate alone works for each of them" in rates_meaning({"lora": (1, 5), "cla": (1, 5)})
+    assert "for each of them only one rate works" in rates_meaning({"lora": (1, 5), "cla": (1, 5)})

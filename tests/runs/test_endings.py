@@ -34,7 +34,7 @@ class End(TrainerCallback):
     ("error", "reason"),
     [
         (KeyboardInterrupt(), "interrupted (Ctrl-C)"),
-        (SystemExit(3), "the process was left with exit status 3"),
+        (SystemExit(3), "the process exited with status 3"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "CUDA out of memory. Tried to allocate"),
         (MemoryError(), "MemoryError"),
         (KeyError("labels"), "KeyError: 'labels'"),

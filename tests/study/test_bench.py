@@ -178,6 +178,11 @@ def test_variants_profiles_and_sweeps_are_data(study):
         ("max_length = 16", "max_length = 16\n[tuning]\ntrials = 1", r"tuning: trials must be at least 2, got 1"),
         (
             "max_length = 16",
+            "max_length = 16\n[tuning]\ntrials = 2\n[sweep]\nlr = [1e-3, 1e-2]",
+            r"study.toml: \[tuning\] chooses a learning rate for each method, and sweep.lr tries given ones",
+        ),
+        (
+            "max_length = 16",
             "max_length = 16\n[variants.x]\nchain = {}",
             r"variants.x: expected a table with of = METHOD",
         ),

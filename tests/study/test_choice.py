@@ -60,7 +60,7 @@ def test_within_the_margin_the_cheapest_is_to_be_taken(board):
     assert found.decision.within == ("lora", "cla", "paca")
     assert found.sentences[0] == (
         f"Take paca: its test accuracy is at most {found.decision.u:.1f} points worse than the best, at 95 %, and the "
-        "margin is 10 points. Of the 3 methods of which the margin holds it is the cheapest to train: 100 trained "
+        "margin is 10 points. Of the 3 methods within the margin, it is the cheapest to train: 100 trained "
         "numbers and 0 MiB kept for backward."
     )
     # The mark goes to those that are within the margin, and to those that may be the best.

@@ -75,8 +75,8 @@ def test_other_kinds_name_their_files_too(write, row, kind):
     [
         ({}, "expected a folder with a file of rows per client, .*received no such file"),
         ({"validation": TWO, "test": TWO}, "received no such file"),
-        ({"train": TWO, "validation": TWO, "test": TWO}, "received train.jsonl, whose rows are of nobody"),
-        ({"clinic_a": TWO, "train": TWO}, "received train.jsonl, whose rows are of nobody"),
+        ({"train": TWO, "validation": TWO, "test": TWO}, "received train.jsonl, which names no client"),
+        ({"clinic_a": TWO, "train": TWO}, "received train.jsonl, which names no client"),
         ({"clinic_a": TWO, "test": TWO}, "missing validation.jsonl; add it, or pass --make-split"),
         ({"clinic_a": "", "validation": TWO, "test": TWO}, "clinic_a.jsonl: expected at least one JSON object"),
         (

@@ -96,7 +96,9 @@ def test_two_adapters_of_one_configuration_that_differ_are_not_confused():
         model.set_adapter(name)
         advance_chain(model, tiny.train_a_little(model))
     model.eval()
-    with pytest.raises(LopsidedError, match=r"adapters 'default' and 'b' have the configuration.*peft_config\['b'\]"):
+    with pytest.raises(
+        LopsidedError, match=r"adapters 'default' and 'b' both have the configuration.*peft_config\['b'\]"
+    ):
         model.add_adapter("c", copy.deepcopy(model.peft_config["b"]))
     model.set_adapter("default")
     expected = tiny.logits(model)

@@ -23,7 +23,7 @@ def advice_record(advice: Advice, settings: Mapping[str, Any]) -> dict[str, Any]
     return {
         "schema": SCHEMA,
         "settings": dict(settings),
-        "unit": "nats a prediction; squared units for regression",
+        "unit": "nats per prediction; squared units for regression",
         "predictions": advice.predictions,
         "r": advice.r,
         "damping": advice.damping,

@@ -39,7 +39,7 @@ def advise_task(
     seeds: int = 4,
     note: Callable[[str], None] = lambda text: None,
 ) -> Advice:
-    """`advise` for a model and a task by name.
+    """Estimate the gains of methods as `advise` does, for a model and a task by name.
 
     A task's head is new and random, and the gradient around it says little about the task. So the head alone is trained
     first, on rows that the estimate does not use.
@@ -169,7 +169,7 @@ def fit_head(model: PreTrainedModel, batches: Sequence[Batch], steps: int, lr: f
             loss = model(**batch).loss
             if not all_finite(loss):
                 raise LopsidedError(
-                    f"the loss is {loss.item()} at step {step + 1} of training the head; lower its rate"
+                    f"expected a finite loss, got {loss.item()} at step {step + 1} of training the head; lower its rate"
                 )
             loss.backward()
             optimizer.step()

@@ -43,8 +43,8 @@ class StartCurvature:
     """The curvature of the loss in what a method trains, before training.
 
     Args:
-        top: λ, and how far it may be from an eigenvalue.
-        residual: of the top eigenvalue.
+        top: λ.
+        residual: how far λ may be from an eigenvalue of H.
         slope: the mean |g_i| over the trained numbers.
         along: sᵀ·H·s / n for s = sign(g), the curvature along Adam's first step.
         numbers: n.

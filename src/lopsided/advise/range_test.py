@@ -79,9 +79,9 @@ def range_curve(
 ) -> RangeCurve:
     """Train for a few steps at rates that grow from the lowest to the highest, and watch the loss.
 
-    AdamW, batches, gradient clipping and parameter groups are those of a run; a chain stays in its first link. It ends
-    early where the loss has doubled or is not finite. A step costs a forward pass more than one of training. Neither
-    validation nor test rows are read; the inputs' model is left as it was.
+    AdamW, batches, gradient clipping and parameter groups are those of a run; a chain stays in its first link. The test
+    ends early where the loss has doubled or is not finite. A step costs one forward pass more than a training step.
+    Neither validation nor test rows are read; the inputs' model is left as it was.
 
     Args:
         config: the run; its own rate and length are not used.

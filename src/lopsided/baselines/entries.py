@@ -1,4 +1,4 @@
-"""The table of baselines: read this for what stock PEFT's methods are compared at.
+"""The table of baselines: the settings at which stock PEFT's methods are compared.
 
 One entry per method: the configuration that a rank, an alpha, targets and a number of steps make, and the default
 learning rate with its reason. A method that does not know a rank or an alpha as LoRA does takes the mapping that its
@@ -54,7 +54,7 @@ def _lora(setting: BaselineSetting, **fields: Any) -> LoraConfig:
 
 
 def _adalora(setting: BaselineSetting) -> AdaLoraConfig:
-    """The budget falls from a tenth of the run to its last third, at most a hundred times."""
+    """Return a configuration whose budget falls from a tenth of the run to its last third, at most a hundred times."""
     return AdaLoraConfig(
         target_r=setting.rank,
         init_r=_first_rank(setting),
@@ -81,7 +81,7 @@ def _first_rank(setting: BaselineSetting) -> int:
 
 
 def _ia3(setting: BaselineSetting) -> IA3Config:
-    """Keys, values and the layer after the feed-forward activation, as in the paper, unless layers are named."""
+    """Return a configuration for keys, values and the layer after the activation, unless layers are named."""
     if setting.model_type not in IA3_TARGETS:
         raise LopsidedError(
             f"PEFT does not know which layers of {setting.model_type!r} IA3 rescales at their input; expected one of "

@@ -98,7 +98,7 @@ def load(folder: Path, base: nn.Module, *, trainable: bool) -> PeftModel:
 
 
 def taken_off(model: PeftModel, *, merged: bool) -> nn.Module:
-    """Take an adapter of ours or of PEFT off in place, and return the plain model, its trained head in place.
+    """Remove a Lopsided or PEFT adapter in place, and return the plain model with its trained head.
 
     PEFT's own `unload` and `merge_and_unload` fail for all of its tuners but LoRA where a head is more than one layer,
     such as BERT's pooler: they take its weight.

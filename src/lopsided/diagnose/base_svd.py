@@ -2,8 +2,8 @@
 
 Notation: W0 = U·diag(σ)·Vᵀ with m = min(d_out, d_in), U of (d_out, m), σ of (m,) from the largest, V of (d_in, m).
 
-A file is named by the hash of the weight's bytes, so every run, adapter and model that has this weight shares it. It is
-once to twice as large as the weight, in float32; twice for a square one.
+A file is named by the hash of the weight's bytes, so every run, adapter and model that has this weight shares it. Its
+size is one to two times that of the weight in float32, and two times for a square weight.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ def section_names() -> tuple[str, ...]:
 class DiagnoseConfig(DiagnoseSettings):
     """What is looked at, and how closely.
 
-    `only` names some of `section_names()`; `landscape` is of landscapes and sharpness. Intruders among all singular
-    vectors decompose every tuned weight. Without a reference, nothing looks at what was forgotten.
+    `only` names some of `section_names()`; `landscape` holds the settings of landscapes and sharpness. `all_vectors`
+    counts intruders among all singular vectors, and decomposes every tuned weight for it. Without a `reference`,
+    forgetting is not measured.
 
     Raises:
         LopsidedError: for an unknown section, or numbers that make no sense.

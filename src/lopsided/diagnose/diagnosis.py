@@ -188,7 +188,7 @@ def _compute(inputs: SectionInputs, skipped: Mapping[str, str]) -> Findings:
 
 
 def _compare(models: Mapping[Path, TunedModel]) -> None:
-    """Add the sections that need several models to the diagnosis of each one that they have something to say of."""
+    """Add the sections that compare models to the diagnosis of each model for which they have a result."""
     for section in _in_turn():
         if section.compare is None:
             continue

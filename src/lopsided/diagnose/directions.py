@@ -122,7 +122,7 @@ def trajectory_directions(
         explained: two shares of 1; path: one pair per snapshot.
 
     Raises:
-        LopsidedError: with fewer than two snapshots, snapshots of other parameters, or such as lie on one line.
+        LopsidedError: with fewer than two snapshots, snapshots of other parameters, or snapshots on one line.
 
     Source:
         Li et al. 2018, arXiv:1712.09913, section 7; Cadenhead et al. 2026, arXiv:2606.13767.

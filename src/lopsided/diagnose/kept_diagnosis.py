@@ -26,7 +26,7 @@ def saved_settings(run: Run) -> Mapping[str, Any] | None:
 
 
 def closer_fields(saved: Mapping[str, Any] | None, config: DiagnoseConfig) -> str:
-    """Return in words where saved settings look closer than a configuration; "" where they do nowhere.
+    """Return in words where saved settings look closer than a configuration; "" if nowhere.
 
     Example:
         >>> saved = {"only": ["landscape"], "around": {"points": 26, "rows": 2}, "all_vectors": True}

@@ -25,8 +25,8 @@ def read_documents(path: Path, *, least: int = 20, most: int | None = None) -> l
     """Read the documents of a text file, one per line; empty lines are left out.
 
     Args:
-        least: fewer have no useful interval.
-        most: the first so many are taken.
+        least: the fewest to accept: with fewer, the interval is of no use.
+        most: how many are read, from the start of the file; None reads all.
 
     Raises:
         LopsidedError: if there is no such file, it is not UTF-8, or it has too few documents.
@@ -46,8 +46,8 @@ def read_pairs(path: Path, *, split: str = "test", least: int = 20, most: int | 
 
     Args:
         path: the file, or a folder with `<split>.jsonl`.
-        least: fewer have no useful interval.
-        most: the first so many are taken.
+        least: the fewest to accept: with fewer, the interval is of no use.
+        most: how many are read, from the start of the file; None reads all.
 
     Raises:
         LopsidedError: if there is no such file, a row lacks a field or a number, or there are too few rows.

@@ -56,7 +56,7 @@ def load_adapter(folder: Path, base: str, *, allow_base_mismatch: bool = False) 
 
 
 def _check_complete(model: PeftModel, shapes: dict[str, tuple[int, ...]], folder: Path, base: str) -> None:
-    """Every layer in the file has to be in the model, and the other way round: PEFT is content with some."""
+    """Raise unless the file and the model have the same adapted layers: PEFT itself accepts a partial match."""
     keys = {key.removeprefix(PEFT_PREFIX) for key in shapes} - {KEY}
     saved = {key.split(mark)[0] for key in keys for mark in MARKS if mark in key}
     adapted = {

@@ -20,8 +20,8 @@ from lopsided.plotting.figure import LAST, FigureEntry
 class Need(Enum):
     """What a section is computed from, as its documentation says it.
 
-    From the cheapest: sections are computed, and written to diagnosis.json, in the order of the last of their needs
-    here; at equal ones, in the order of their places.
+    The needs are listed from the cheapest. Sections are computed, and written to diagnosis.json, in the order of the
+    most expensive of their needs; sections with the same one follow each other by their places.
     """
 
     PREDICTIONS = "the predictions of a finished run"
@@ -60,11 +60,12 @@ class Section:
     Args:
         name: its key in diagnosis.json, and its name for `--only`.
         about: what it shows, for the documentation.
-        needs: what it is computed from; where that is missing, the section is skipped, and diagnosis.json says why.
-        compute: what it found, as plain data, from one run or adapter. Its `LopsidedError` becomes the reason why the
-            section is missing.
-        compare: what it found of each model, by its id, from two or more; instead of `compute`, for a section that
-            needs other runs. Such a section is always computed, and `--only` does not name it.
+        needs: what it is computed from; where that is missing, the section is skipped, and diagnosis.json says why
+            (except for a reference that was not given).
+        compute: returns the section of one run or adapter, as plain data. Its `LopsidedError` becomes the reason why
+            the section is missing.
+        compare: returns the section of each of two or more models, by the model's id; instead of `compute`, for a
+            section that needs other runs. Such a section is always computed, and `--only` does not name it.
         headlines: its columns in the terminal's table.
         figures: on the page, each with one sentence for what it shows and one for what that means for choosing a
             method.

@@ -36,8 +36,8 @@ def make_client_app(folder: Path | None = None) -> ClientApp:
     """Return the app.
 
     Args:
-        folder: what clients keep between rounds, a folder for each; None asks the node's configuration for `folder`,
-            and takes one of the cache where it has none.
+        folder: where clients keep their state between rounds, with one subfolder per client; None reads `folder` from
+            the node's configuration, and falls back to the cache folder.
     """
     app = ClientApp()
     app.query()(_answering(folder, _introduce))
@@ -123,8 +123,8 @@ def _train(client: FederatedClient, message: Message) -> RecordDict:
     started = time.perf_counter()
     if client.config.secure_aggregation != is_masked(message):
         raise LopsidedError(
-            f"the plan has secure_aggregation={client.config.secure_aggregation}, and the message asks for another "
-            "form of answer; expected the plan's; nothing is sent"
+            f"expected a message with secure_aggregation={client.config.secure_aggregation}, as the plan says, got "
+            f"{is_masked(message)}; nothing is sent; check the server"
         )
     trained = client.train(int(told(message.content)["round"]))
     figures = MetricRecord(
@@ -148,16 +148,16 @@ def _train(client: FederatedClient, message: Message) -> RecordDict:
 def _update_to_mask(client: FederatedClient, trained: LocalRound) -> RecordDict:
     norm = client.config.clipping_norm
     if trained.start is None or norm is None:
-        raise LopsidedError("secure aggregation without a clipping_norm; expected one; give it on the server")
+        raise LopsidedError("expected a clipping_norm for secure aggregation, got none; set it on the server")
     if client.rank is not None:
         raise LopsidedError(
             f"{client.rows.name} has rank {client.rank}, and masks are for whole factors; expected the server's rank; "
             "leave rank out of the node's configuration"
         )
     update = update_of(trained.tensors, trained.start)
-    # Nobody can look at it any more once it is masked.
+    # Once an update is masked, the server cannot check it.
     if broken := [name for name, tensor in update.items() if not all_finite(tensor)]:
-        raise LopsidedError(f"{broken[0]!r:.100} holds NaN or Inf; nothing is sent")
+        raise LopsidedError(f"{broken[0]!r:.100} holds NaN or Inf; nothing is sent; lower the learning rate")
     count = sum(tensor.numel() for tensor in update.values())
     return update_records(clipped_update(update, norm_before_rounding(norm, count)))
 

@@ -77,7 +77,7 @@ class ServerModel:
     def stand_at(self, received: ReceivedRounds) -> nn.Module:
         """Return the model after the rounds that a client has received.
 
-        A model that has gone further, or another way, is loaded again: a chain does not go back.
+        A model that has advanced further, or through other rounds, is loaded again: a chain cannot go back.
         """
         wanted = [each.sha256 for each in received.rounds]
         if wanted[: len(self._hashes)] != self._hashes:
@@ -214,5 +214,5 @@ class FederatedClient:
         output = trainer.predict(data.encoded.splits["validation"])
         figures = split_figures(data.task.metric, KINDS[data.task.kind].rows(output.predictions))
         if figures.loss.value is None:
-            raise LopsidedError(f"{self.rows.name}: the validation loss is not there: {figures.loss.why['value']}")
+            raise LopsidedError(f"{self.rows.name}: expected a validation loss, got none: {figures.loss.why['value']}")
         return LocalScore(score=figures.score.value, loss=figures.loss.value, rows=figures.rows)

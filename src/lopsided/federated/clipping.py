@@ -68,7 +68,10 @@ def clipped(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], norm: fl
 
 
 class StartNote(TrainerCallback):
-    """Notes what trains as it is when training begins, after the chain has advanced: add it after `ChainCallback`."""
+    """Keep a copy of the trained tensors as they are when training begins.
+
+    Add this callback after `ChainCallback`, so that the chain has advanced by then.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}

@@ -71,7 +71,7 @@ def load_trained(model: nn.Module, tensors: Mapping[str, Tensor], adapter: str =
         tensors: floating-point ones, by the names that `trained_tensors` gives.
 
     Raises:
-        LopsidedError: for a name that is missing or too much, another shape or dtype, or NaN and Inf. Nothing has
+        LopsidedError: for a missing or unexpected name, another shape or dtype, or NaN or Inf. Nothing has
             changed then.
     """
     live = trained_parameters(model, adapter)
@@ -93,10 +93,12 @@ def check_names(names: Iterable[str], expected: Iterable[str], what: str) -> Non
     """Raise unless two sets of names are equal.
 
     Raises:
-        LopsidedError: naming the first tensor that is missing or too much.
+        LopsidedError: naming the first missing or unexpected tensor.
     """
     if problem := difference_of_names(names, expected):
-        raise LopsidedError(f"{what}: {problem}; expected those of the same model, method and heads")
+        raise LopsidedError(
+            f"{what}: {problem}; expected those of this model, method and heads; load tensors of the same run"
+        )
 
 
 def difference_of_names(names: Iterable[str], expected: Iterable[str], what: str = "tensors") -> str:
@@ -137,10 +139,10 @@ def advance_to(model: nn.Module, link: int, adapter: str = "default") -> None:
 
     Args:
         model, adapter: as for `trained_tensors`.
-        link: the adapter's own changes nothing.
+        link: where the adapter is to stand; its present link changes nothing.
 
     Raises:
-        LopsidedError: if the link is past, or the method has no chain.
+        LopsidedError: if the adapter has passed that link already, or the method has no chain.
     """
     present = link_of(model, adapter)
     if link < present:

@@ -31,7 +31,7 @@ class FederationConfig(FederateSettings):
     """One federation: what its clients train and how, who they are, and how many rounds.
 
     The length of the run, the links of its chain and the steps in a link follow from the rounds, and a link ends with
-    every round; so `run` leaves steps, epochs, links and every out.
+    every round; so `run` must not set `steps`, `epochs`, `links` or `every`.
 
     Raises:
         LopsidedError: for numbers that make no sense, a length or links in `run`, a method of stock PEFT, or noise
@@ -102,7 +102,7 @@ class FederationConfig(FederateSettings):
 
 
 def settings_there(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a federation that a folder holds; those that are new since then are the defaults."""
+    """Return a folder's settings of a federation, with defaults for settings that are newer than the folder."""
     return {**_own_defaults(), **settings}
 
 

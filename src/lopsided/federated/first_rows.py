@@ -24,8 +24,7 @@ def first_rows_train(model: nn.Module, rank: int, adapter: str = "default") -> I
     """Inside the context, the gradients of trained factors are zero but for the first `rank` rows of the sketch.
 
     A row that starts at zero, as every row of a chain's single factor does, stays there to the bit, under AdamW too.
-    The upload shrinks with the rank, and so does what the rest of the row would have cost; factors and the optimizer's
-    state are held whole.
+    The upload shrinks with the rank; factors, gradients and the optimizer's state are held whole.
 
     Args:
         model: with the adapter at the server's rank.

@@ -1,9 +1,9 @@
 """One client's round: local epochs on its own rows, on the path that a run of `lopsided train` takes.
 
 Notation: in round t a client stands at link t of the chain, with the server's weights, and trains the one factor (and
-the head) for E epochs of its rows, s optimizer steps. Its steps are t·s + 1 to (t + 1)·s of all, and of these its
-order of rows, its learning rate and its optimizer's state follow, as in a run with a link of s steps that goes on from
-a checkpoint. So one client alone computes what `lopsided train` does, bit for bit.
+the head) for E epochs of its rows, s optimizer steps. These are steps t·s + 1 to (t + 1)·s of the whole training, and
+they decide the order of rows, the learning rate and the optimizer's state, as in a run with links of s steps that goes
+on from a checkpoint. So one client alone computes what `lopsided train` does, bit for bit.
 """
 
 from __future__ import annotations

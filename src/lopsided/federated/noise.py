@@ -65,7 +65,7 @@ def private_average(
     """
     if len(updates) > terms.clients:
         raise LopsidedError(
-            f"{len(updates)} updates with noise for {terms.clients} clients; expected no more; leave some out"
+            f"{len(updates)} updates with noise for {terms.clients} clients; expected at most as many; leave some out"
         )
     total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
     for update in sorted(updates, key=lambda each: each.client):

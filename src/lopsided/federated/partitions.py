@@ -73,8 +73,8 @@ def dirichlet(
         allow_missing: whether a client may be without a class.
 
     Raises:
-        LopsidedError: for more clients than rows, an alpha that is not positive, a client without rows, or one without
-            a class that is not allowed.
+        LopsidedError: for more clients than rows, an alpha that is not positive, a client without rows, or, unless
+            `allow_missing`, a client that lacks a class.
 
     Example:
         >>> [len(part) for part in dirichlet([0, 1] * 50, 2, alpha=1e6)]
@@ -107,7 +107,9 @@ def dirichlet(
 
 
 def by_group(groups: Sequence[Hashable], clients: int | None = None) -> Partition:
-    """Return whole groups of rows: one per client, or dealt out to fewer clients, the largest first to who has least.
+    """Return whole groups of rows, one per client or, with fewer clients, several.
+
+    Then groups are handed out from the largest on, each to the client with the fewest rows so far.
 
     Args:
         groups: each row's group, as its domain or its file.
@@ -157,7 +159,7 @@ def check_clients(rows: int, clients: int) -> None:
 
 
 def check_classes(parts: Partition, labels: Sequence[Hashable]) -> None:
-    """Raise if a client is without a class that others have: it would unlearn it in every round.
+    """Raise if a client lacks a class that others have: its model would unlearn that class in every round.
 
     Raises:
         LopsidedError: naming the client and the class.
@@ -212,7 +214,8 @@ def partition(
         allow_missing: whether a client may be without a class.
 
     Raises:
-        LopsidedError: for an unknown name, rows that lack what it goes by, or as the partition itself does.
+        LopsidedError: for an unknown name, rows without the labels or groups that the partition needs, or as the
+            partition itself does.
 
     Example:
         >>> partition("domain", Rows(count=3, groups=["film", "news", "film"]), 2)

@@ -14,8 +14,8 @@ def check_noise(settings: FederateSettings) -> None:
     """Raise for noise that gives no privacy.
 
     Raises:
-        LopsidedError: for noise without a clipping norm or delta, too large a delta, too few clients, or weights that
-            depend on rows; and for a delta without noise.
+        LopsidedError: for noise without a clipping norm or delta, too large a delta, too few clients, weights that
+            depend on rows, or unequal ranks; and for a delta without noise.
     """
     if not settings.noise_multiplier:
         if settings.delta is not None:
@@ -46,7 +46,8 @@ def check_masks(settings: FederateSettings) -> None:
     """Raise for what masks cannot carry.
 
     Raises:
-        LopsidedError: without a clipping norm, for too few or too many clients, or weights by examples.
+        LopsidedError: without a clipping norm, for too few or too many clients, weights by examples, unequal ranks, or
+            another wire dtype than float32.
     """
     if settings.clipping_norm is None:
         raise LopsidedError(

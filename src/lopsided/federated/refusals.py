@@ -141,8 +141,8 @@ def unsound(update: ClientUpdate, shapes: Shapes) -> str | None:
 def norm_limit(updates: Sequence[ClientUpdate], *, multiple: float = MULTIPLE) -> NormLimit:
     """Return the largest sizes to take in a round: a multiple of the median over clients.
 
-    Of an even number the lower median is taken, so that one absurd answer of two is found. A median of zero says
-    nothing.
+    For an even number of clients it is the lower median, so that one absurd answer of two is refused. A median of zero
+    sets no limit below `LARGEST_SIZE`.
 
     Args:
         updates: finite, of the right names and shapes.

@@ -212,7 +212,7 @@ class RoundLog:
                 tensors than the run's.
         """
         if not 1 <= number <= len(self.rounds):
-            raise LopsidedError(f"{self.folder} has rounds 1 to {len(self.rounds)}, expected {number}; ask for those")
+            raise LopsidedError(f"{self.folder} has rounds 1 to {len(self.rounds)}, got {number}; choose one of these")
         record = self.rounds[number - 1]
         path, shapes = self.folder / record.file, self.header.shapes
         if not path.is_file():
@@ -254,7 +254,7 @@ def replay(log: RoundLog, model: nn.Module, adapter: str = "default", *, rounds:
     """
     count = len(log.rounds) if rounds is None else rounds
     if not 0 <= count <= len(log.rounds):
-        raise LopsidedError(f"{log.folder} has {len(log.rounds)} rounds, expected {count}; replay fewer")
+        raise LopsidedError(f"{log.folder} has {len(log.rounds)} rounds, got rounds={count}; replay at most that many")
     log.header.check_model(model, adapter)
     if (link := link_of(model, adapter)) != 0:
         raise LopsidedError(f"the adapter stands at link {link}; expected a fresh one at link 0; adapt the base again")
@@ -293,7 +293,7 @@ def _read_lines(folder: Path, header: LogHeader) -> list[RoundRecord]:
         raise LopsidedError(f"{path} has {size} bytes, expected at most {MAX_JSON_BYTES}; {FIX}")
     *lines, rest = path.read_bytes().split(b"\n")
     if rest:
-        raise LopsidedError(f"{path} ends within a line; it was cut off by something else than the server; {FIX}")
+        raise LopsidedError(f"{path} ends within a line; it was cut off by something other than the server; {FIX}")
     records: list[RoundRecord] = []
     previous = file_hash(folder / HEADER)
     for number, line in enumerate(lines, start=1):

@@ -89,9 +89,9 @@ def threshold(clients: int, min_clients: int | None) -> int:
 def mean_update(
     send: Send, nodes: Sequence[int], asks: dict[str, Any], shapes: Shapes, *, clipping_norm: float, fewest: int
 ) -> tuple[dict[str, Tensor], int] | None:
-    """Return the mean of the clients' updates, which is all that the server learns of them, and of how many it is.
+    """Return the mean of the clients' updates, which is all that the server learns of them, and their number.
 
-    None says that there is no sum, since too few have answered.
+    Return None if there is no sum, because too few clients have answered.
 
     Args:
         send: hands out messages and returns the answers that came in time.

@@ -106,7 +106,7 @@ class ServerRounds:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "nobody answered"
             raise LopsidedError(
                 f"round {number}: {len(answers.taken)} answers can be averaged, expected {needed} at least "
-                f"({reasons}); the rounds before are kept: see to it, and go on with --resume"
+                f"({reasons}); the rounds before are kept: fix the cause, and go on with --resume"
             )
         start = self._start_of_round()
         if privacy is None:

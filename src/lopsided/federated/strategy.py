@@ -140,7 +140,7 @@ class FactorAveraging(Strategy):
         return None
 
     def summary(self) -> None:
-        """Say nothing: the server's rounds tell what a person needs."""
+        """Print nothing: `ServerRounds` reports every round."""
 
     # -- secure aggregation --------------------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class FactorAveraging(Strategy):
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(refused.items())) or "too few answered"
             raise LopsidedError(
                 f"round {number}: secure aggregation ended without a sum ({reasons}); expected the answers of {fewest} "
-                "clients at least in each of its four exchanges; see to them, and go on with --resume"
+                "clients at least in each of its four exchanges; check the clients, and go on with --resume"
             )
         mean, count = result
         examples = {client: figures.examples for client, figures in self._clients.items()}

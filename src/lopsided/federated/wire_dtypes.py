@@ -97,7 +97,7 @@ def read_array(name: str, array: Numbers, dtype: str) -> Tensor:
 
 
 def check_wire_dtype(run: TrainConfig, dtype: str) -> None:
-    """Raise for factors that rounding would hold where they are.
+    """Raise for a method whose factors would lose small changes to rounding.
 
     Raises:
         LopsidedError: for bfloat16 with a method without a chain.

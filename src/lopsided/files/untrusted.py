@@ -215,8 +215,8 @@ def shards_of(folder: Path) -> dict[str, list[str]]:
         # Separators of every system are refused: the index may have been written for another one.
         if name in ("", ".", "..") or set(name) & set("/\\\0:") or not name.endswith(".safetensors"):
             raise LopsidedError(
-                f"{index} names the file {name!r}, which leaves the folder or is no safetensors file; expected a plain "
-                "name beside it; don't use this folder"
+                f"{index} names the file {name!r}, which leaves the folder or is no safetensors file; expected a "
+                ".safetensors file in the same folder; do not use this folder"
             )
         if not (folder / name).is_file():
             raise LopsidedError(f"{folder} lacks {name}, one of the {len(shards)} files of its index; get it again")

@@ -130,7 +130,7 @@ def sketches_of(
     server = draw_sketches(Orthonormal(), setting.r, d, seeds=seeds, link=link)
     if setting.shared:
         return server, np.repeat(server[:, None], clients, axis=1)
-    # Seeds that are nobody else's: the server's own are 0 to S - 1.
+    # Seeds that nothing else uses: the server's own are 0 to S - 1.
     everybody = draw_sketches(Orthonormal(), setting.r, d, seeds=seeds * (clients + 1), link=link)
     return server, everybody[seeds:].reshape(clients, seeds, setting.r, d).transpose(1, 0, 2, 3)
 

@@ -76,7 +76,7 @@ def workspace() -> Iterator[Path]:
 
 @contextmanager
 def registered(methods: Sequence[Method]) -> Iterator[None]:
-    """Have the methods in `METHODS` inside the context.
+    """Register the methods in `METHODS` inside the context.
 
     Raises:
         LopsidedError: if a name is taken by other parts.

@@ -132,7 +132,9 @@ class Chain:
         """
         if self.every is not None:
             if self.every > steps:
-                raise LopsidedError(f"a link of every={self.every} steps does not fit a run of {steps} steps")
+                raise LopsidedError(
+                    f"a link of every={self.every} steps does not fit a run of {steps} steps; lower every"
+                )
             return tuple(range(self.every, steps, self.every))
         if self.links is None:
             raise LopsidedError("the chain has neither links nor every, so no link would ever end; give one of them")

@@ -114,7 +114,10 @@ class Method:
             what = "needs a sketch" if self.is_adapter else "has no factor to sketch"
             raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which {what}; got {self.sketch}")
         if self.chain is not None and not self.is_adapter:
-            raise LopsidedError(f"method {self.name!r} trains {self.train!r}, which can't be chained")
+            raise LopsidedError(
+                f"method {self.name!r} trains {self.train!r}, which can't be chained; expected an adapter method; "
+                "leave the chain out"
+            )
         if self.chain is not None and self.chain.jumps and not isinstance(self.side, LinkSide):
             raise LopsidedError(
                 f"method {self.name!r}: a chain with merge=False and redraw=True moves the learned factor to the next "
@@ -125,7 +128,8 @@ class Method:
             self._check_reading(type(self.sketch).__name__)
         if self.lr_ratio != 1.0 and "lr_ratio" not in self.side.flat():
             raise LopsidedError(
-                f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got {self.train!r}"
+                f"method {self.name!r}: lr_ratio={self.lr_ratio} needs two trained factors, got train={self.train!r}; "
+                "leave lr_ratio out, or train 'AB'"
             )
 
     def _check_reading(self, sketch: str) -> None:
@@ -244,7 +248,8 @@ def register(
     """Add a method to `METHODS`, and with that to the command line, the tests, the benchmarks and the report.
 
     Raises:
-        LopsidedError: if the name is taken by other parts, or has a colon, which names of a space have.
+        LopsidedError: if a method with other parts has the name already, or if the name has a colon, which is for
+            the names of `NAMESPACES`.
 
     Example:
         >>> from lopsided import Gaussian

@@ -77,7 +77,7 @@ class Side(abc.ABC):
         formula: `count` as a formula in r, d_out and d_in.
         saved_as: what a training run saves: an adapter's folder, the whole model, the head's tensors, or the folder of
             an adapter of PEFT's own.
-        on_base: whether that goes on the base model, whose weights no run changes, so that it is small.
+        on_base: whether what is saved is loaded onto the base model, whose weights no run changes, so that it is small.
         uncounted: why `count_in_model` may have nothing to count, of a model of class "{model}"; empty where it has.
         head_alone: whether it trains the task's head and nothing else, so that a task without a head has nothing to
             train, no linear layer changes, and its score is the floor of a comparison.

@@ -245,7 +245,7 @@ class Head(Side):
 
 @dataclass(frozen=True)
 class Peft(Side):
-    """What a method of stock PEFT trains: a configuration of PEFT's says it, and no part of ours."""
+    """Whatever a method of stock PEFT trains, which PEFT's own configuration decides."""
 
     word: ClassVar[str] = "peft"
     title: ClassVar[str] = "as PEFT has it"

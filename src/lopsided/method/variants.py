@@ -1,4 +1,4 @@
-"""A method made of another one and a table of changed parts, as plain data: what a study's file can write.
+"""A method made from another one and a table of changed parts, as plain data that a study's file can hold.
 
 Example, in TOML:
 
@@ -25,7 +25,7 @@ TABLES = ("chain", "sketch")
 
 
 def varied(base: str | Method, *, name: str, **changes: Any) -> Method:
-    """Return a method that is another one but for some parts. It is not registered.
+    """Return a copy of a method with some parts changed; the copy is not registered.
 
     Args:
         base: the other method, or its name.

@@ -1,8 +1,8 @@
 """Families of models: the architectures that the registry knows, and a tiny random twin of each.
 
 A twin has the architecture of its family and none of its knowledge: two layers, random weights, and a tokenizer of
-single bytes or an image processor. It lies in a folder like any model, so that whatever a model goes through can be
-tried in seconds, without a network.
+single bytes or an image processor. It is saved in a folder like any model, so that every step from loading to export
+can be tried in seconds, without a network.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Family:
         modality: what it reads, "text" or "image".
         twin_sizes: the configuration of a twin.
         words: of a twin's tokenizer; None for a family that reads images.
+        fixed: settings of the configuration that all models of the family share, its twin included.
     """
 
     type: str

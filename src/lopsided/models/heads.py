@@ -67,7 +67,7 @@ PRETRAINED = ("input_preprocessor",)
 
 
 def task_type(model: nn.Module) -> TaskType | None:
-    """Return PEFT's task type of a model, or None if PEFT's class for the task would not pass on its inputs.
+    """Return PEFT's task type of a model, or None if PEFT's class for the task would not pass on all inputs.
 
     None makes a plain `peft.PeftModel`, whose forward and generate take what the model itself takes: for models of
     sound, images and time series, and for all that are not transformers models.
@@ -110,7 +110,8 @@ def modules_to_save(model: nn.Module) -> list[str]:
     if bare and isinstance(model, PreTrainedModel) and _ending(model, HEADED) is not None:
         raise LopsidedError(
             f"the head of {type(model).__name__} holds {', '.join(bare)} outside any module, which PEFT can't train "
-            "along; expected a head of modules; pass modules_to_save=[...] with what to train along, or [] for nothing"
+            "with the adapter; expected a head of modules; pass modules_to_save=[...] with the modules to train, or [] "
+            "for none"
         )
     others = [
         name
@@ -120,7 +121,7 @@ def modules_to_save(model: nn.Module) -> list[str]:
     if heads and others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         warnings.warn(
-            f"PEFT trains along every module whose name ends with one of {', '.join(heads)}: next to the head also "
+            f"PEFT also trains every module whose name ends with one of {', '.join(heads)}: the head, but also "
             f"{listed} of the backbone; pass modules_to_save=[...] to choose",
             LopsidedWarning,
             stacklevel=3,
@@ -129,7 +130,7 @@ def modules_to_save(model: nn.Module) -> list[str]:
 
 
 def _check_not_quantized(model: nn.Module, heads: list[str]) -> None:
-    """Raise for a head of integers: transformers quantizes a new head, too, and it could never train."""
+    """Raise for a quantized head: transformers quantizes a new head, too, and integers cannot be trained."""
     for name, parameter in model.named_parameters():
         if is_inside(name, heads) and not parameter.dtype.is_floating_point:
             raise LopsidedError(
@@ -152,7 +153,7 @@ def head_modules(model: nn.Module) -> list[str]:
     """Return the modules of a transformers task model that its pretrained backbone lacks, by their outermost names.
 
     The backbone is built again on the meta device, and compared by the names of its parameters. A `PreTrainedModel`
-    inside the model is never a head: of two towers, the plain class may have one under another name.
+    inside the model never counts as a head: in a model of two towers, the plain class may name a tower differently.
 
     Example:
         >>> from transformers import BertConfig, BertForTokenClassification
@@ -177,7 +178,7 @@ def head_modules(model: nn.Module) -> list[str]:
 
 
 def _ending(model: nn.Module, endings: Iterable[str]) -> str | None:
-    """Return the ending that the model's class has, or else the nearest class that it is derived from."""
+    """Return the ending of the model's class name, or else that of the nearest base class that has one."""
     names = [kind.__name__ for kind in type(model).__mro__]
     return next((ending for name in names for ending in endings if name.endswith(ending)), None)
 

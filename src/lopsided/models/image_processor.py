@@ -15,10 +15,10 @@ PROCESSOR_FILE = "preprocessor_config.json"
 
 
 def load_image_processor(name: str, source: ModelSource) -> Any:
-    """Load the model's image processor: its size, mean and standard deviation, on Pillow.
+    """Load the model's image processor, which resizes and normalizes images, in its Pillow version.
 
-    The one on Pillow everywhere, also where torchvision is installed: the two resize differently, and a run's images
-    are to be the same on every machine.
+    Pillow is used even where torchvision is installed: the two resize differently, and a run's images must be the same
+    on every machine.
 
     Args:
         name: the model as the user named it, for errors.

@@ -177,7 +177,7 @@ def base_class(config: PeftConfig) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the load report of transformers: that a new head is new is what was asked for."""
+    """Suppress the load report of transformers inside the context: it warns of a new head, which is intended."""
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def model_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put every module of the model in one mode inside the context, and each back into its own afterwards.
+    """Put every module of the model in one mode inside the context, and restore each module's mode afterwards.
 
     Each module's mode is kept, not the root's alone: a user may have left a part of the model in evaluation mode.
 
@@ -37,8 +37,8 @@ def model_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 def gradients_of(model: nn.Module, parameters: Collection[Tensor]) -> Iterator[None]:
     """Let these parameters of the model, and no others, require gradients inside the context.
 
-    Autograd is on inside it, whatever the caller's setting; afterwards every flag is as it was. No parameters at all
-    freeze the model for gradients with respect to activations.
+    Autograd is on inside it, whatever the caller's setting; afterwards every flag is as it was. An empty
+    collection freezes the model, for gradients with respect to activations alone.
 
     Example:
         >>> layer = nn.Linear(2, 2)

@@ -29,8 +29,8 @@ class KnownModel:
         family: a key of `FAMILIES`, which knows its kinds of task, its targets and how to make a tiny twin.
         hub: its name on the hub; "" for a model that a package carries.
         package: the package that carries it.
-        revision: on the hub. No commit is known here, so it is the branch, and a study's record holds the fingerprint
-            of the weights that were loaded, by which two results are known to be of the same model.
+        revision: on the hub: a branch, since no commit is known here. A study's record therefore holds the fingerprint
+            of the weights that were loaded, which shows whether two results are of the same model.
         sizes: what its published configuration says of its size; parameters are counted from these.
         gated: whether the hub asks for an account that has accepted its licence.
         note: what a user of the papers' figures should know.
@@ -221,7 +221,7 @@ def model_source(name: str, *, fetch: bool = True) -> ModelSource:
     A model that a package carries is fetched at its first use, if the package is not installed.
 
     Args:
-        name: a folder, which goes before all others; a key of `MODELS` or its hub name; `twin:` and one of these, for
+        name: a folder, which takes precedence; a key of `MODELS` or its hub name; `twin:` and one of these, for
             a tiny random model of the same architecture; or any other hub name.
         fetch: whether a model in a package may be fetched; otherwise it has to be on this machine.
 

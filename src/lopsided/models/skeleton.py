@@ -19,11 +19,11 @@ GENERATES = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
 def skeleton(name: str, kind: str | None = None, *, labels: int = 2) -> PreTrainedModel:
     """Build a model's architecture of the class that a task trains, from its configuration alone.
 
-    Not of the bare backbone: RoBERTa's has a pooler that its classifier lacks.
+    The bare backbone would not do: RoBERTa's has a pooler that its classifier lacks.
 
     Args:
         name: as for `model_source`.
-        kind: of the task; None takes generation for a model that was saved to generate text, and classification else.
+        kind: of the task; None takes generation for a model that was saved to generate text, or else classification.
         labels: of a classification.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What kind of model a kind of task trains: the table of transformers' classes and of their heads."""
+"""The class of model for each kind of task: the table of transformers' classes and of their heads."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def class_and_head(path: str, name: str, config: PretrainedConfig, task: HasGoal
         task: what is learned.
 
     Raises:
-        LopsidedError: if transformers has no such class of the model, or the model reads ahead and is to write.
+        LopsidedError: if transformers has no such class for the model, or the task generates text and the model sees
+            later positions.
     """
     entry = CLASSES[task.kind]
     model_class = entry.class_for(config, task.modality)
@@ -139,10 +140,10 @@ def class_and_head(path: str, name: str, config: PretrainedConfig, task: HasGoal
 
 
 def _check_writes(entry: TaskClass, path: str, config: PretrainedConfig, task: HasGoal) -> None:
-    """Raise for a model that can't write.
+    """Raise for a model that cannot generate text.
 
-    transformers has a causal class for encoders as well. Unless the configuration says is_decoder, each position sees
-    the next ones there, which it is to predict.
+    transformers has a causal class for encoders as well. Unless the configuration says is_decoder, each position
+    there sees the next ones, which it has to predict.
     """
     expected = "a causal or an encoder-decoder model" if entry.takes_seq2seq else "a causal model"
     if config.is_encoder_decoder:

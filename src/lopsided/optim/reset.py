@@ -35,7 +35,7 @@ KEPT = ("qmap1", "qmap2")
 
 
 def reset_state(optimizer: Optimizer, parameters: Iterable[Tensor], *, prune: float = 1.0) -> None:
-    """Forget, in place, what the optimizer has gathered about some parameters.
+    """Reset, in place, the optimizer's state of some parameters.
 
     Every tensor of their state keeps its identity, so accelerate, schedulers and DDP notice nothing.
 

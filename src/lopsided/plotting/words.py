@@ -27,4 +27,4 @@ def without(sentence: str, labels: Sequence[str], what: str) -> str:
 
 def chooses_nothing(label: str) -> str:
     """Return what a figure means that has a single method in it."""
-    return f"Only {label} has these figures, so they choose nothing."
+    return f"Only {label} has these figures, so they do not help to choose."

@@ -54,7 +54,7 @@ def bounds_meaning(measured: Mapping[str, float], bound: Mapping[str, float]) ->
     agreement = stats.spearmanr([bound[label] for label in measured], list(measured.values())).statistic
     # NaN: a correlation with a constant is not defined.
     if agreement != agreement:
-        return f"{far} and are equal for all methods, so they choose none."
+        return f"{far} and are equal for all methods, so they do not help to choose."
     if agreement > 0.5:
         return f"{far}, and order the methods much as the gaps do (rank correlation {agreement:.2f}): read the order."
     return f"{far}, and don't order the methods as the gaps do (rank correlation {agreement:.2f}): don't choose by it."

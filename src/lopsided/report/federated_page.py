@@ -22,7 +22,7 @@ MEGA = 1e6
 ALL = "all clients"
 HEADINGS = (
     *("method", "score", "per client", "test", "up", "down", "heads, both ways"),
-    "to the shared score",
+    "bytes to the shared score",
 )
 UNBIASED = "The average of one trained factor next to a shared sketch is the average of the updates."
 BIASED = (
@@ -31,7 +31,7 @@ BIASED = (
 )
 BY_ROW = (
     "Clients of a lower rank train the first rows of the sketch alone: each row is averaged over those who trained it, "
-    "which is unbiased where these are like the others."
+    "which is unbiased if those clients are like the others."
 )
 
 Score = Callable[[FederatedRound], float | None]
@@ -159,9 +159,9 @@ def _rows(federations: Sequence[FinishedFederation]) -> list[tuple[str, ...]]:
                 number_text(last.score, ".4f"),
                 ", ".join(f"{name} {number_text(figures.score, '.3f')}" for name, figures in last.clients.items()),
                 MISSING if test is None else number_text(test.score.value, ".4f"),
-                f"{last.up['factors'] / rounds / MEGA:.2f} MB a round",
-                f"{last.down['factors'] / rounds / MEGA:.2f} MB a round",
-                f"{(last.up['heads'] + last.down['heads']) / rounds / MEGA:.3f} MB a round",
+                f"{last.up['factors'] / rounds / MEGA:.2f} MB per round",
+                f"{last.down['factors'] / rounds / MEGA:.2f} MB per round",
+                f"{(last.up['heads'] + last.down['heads']) / rounds / MEGA:.3f} MB per round",
                 MISSING if until is None else f"{until / MEGA:.1f} MB",
             )
         )
@@ -172,7 +172,7 @@ def _table(federations: Sequence[FinishedFederation]) -> PlainTable:
     target = shared_score(federations)
     reached = "" if target is None else f" The shared score is {target:.4f}, the best that all of them reach."
     model = (
-        f"The base model, {federations[0].scores.model_bytes / MEGA:.0f} MB, is not counted: a client has it before."
+        f"The base model, {federations[0].scores.model_bytes / MEGA:.0f} MB, is not counted: clients have it already."
     )
     return PlainTable(
         key="traffic",
@@ -208,7 +208,7 @@ def _per_client(federations: Sequence[FinishedFederation]) -> Figure:
         kind="lines",
         title="Score of each client",
         shows=f"The {metric} of the averaged model on one client's validation rows, after each round.",
-        means="A client whose curve stays low has rows unlike the others', which the average serves least.",
+        means="A client whose curve stays low has rows unlike the others', and gains least from the average.",
         choose="client",
         views=views,
     )

@@ -22,6 +22,8 @@ from lopsided.study.comparison import origin_of
 from lopsided.study.trials_of_runs import trials_of, with_rates
 
 SCHEMA = 1
+# What is read: results of the lab, and advice, whose second schema came with 0.2.
+SCHEMAS = {"result.json": (1,), "advice.json": (1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +118,10 @@ def _result(folder: Path, name: str) -> dict[str, Any]:
         value = loads(path.read_text())
     except json.JSONDecodeError as error:
         raise LopsidedError(f"{path}:{error.lineno}: not JSON ({error.msg}); make it again") from error
-    if not isinstance(value, dict) or value.get("schema") != 1:
-        raise LopsidedError(f"{path} is of no schema that this version reads; expected schema 1; make it again")
+    known = SCHEMAS[name]
+    if not isinstance(value, dict) or value.get("schema") not in known:
+        schemas = " or ".join(map(str, known))
+        raise LopsidedError(f"{path} is of no schema that this version reads; expected {schemas}; make it again")
     # A result of `lopsided lab`, of a version that judged figures without their intervals among them.
     value = judged(value, exact_figures()) if "figures" in value else value
     return {"folder": str(folder), "name": folder.name, **value}

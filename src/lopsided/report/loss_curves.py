@@ -63,7 +63,7 @@ def losses_meaning(best: Mapping[str, tuple[float, int, bool]]) -> str:
         best: each method's lowest validation loss, its step, and whether that was the last step.
     """
     if not best:
-        return "No run was evaluated while it trained, so the curves choose nothing."
+        return "No run was evaluated while it trained, so the curves do not help to choose."
     first = min(best, key=lambda label: best[label][0])
     low = f"{first} came to the lowest validation loss ({best[first][0]:.3f} at step {best[first][1]})"
     falling = [label for label, (_, _, last) in best.items() if last]

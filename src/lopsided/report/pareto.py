@@ -74,7 +74,7 @@ def _point(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
 def _fronts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, dict[str, list[list[Any]]]]:
     """For every two columns, by key: who competes, best on the first column first, each with those that beat it.
 
-    A reader may hide methods: the front is then those whom no method beats that is shown. Methods are numbered as the
+    A reader may hide methods: the front is then the methods that no shown method beats. Methods are numbered as the
     points are.
     """
     number = {row.label: place for place, row in enumerate(rows)}

@@ -18,7 +18,7 @@ from lopsided.study.outputs import PUBLISHED_HEAD, published_rows
 
 # A hash is quoted by its beginning, as elsewhere.
 HASH = 12
-NO_ADVICE = "It has no estimate for a layer."
+NO_ADVICE = "There is no estimate for any layer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def lab_table(results: Sequence[dict[str, Any]]) -> list[PlainTable]:
     for result in results:
         by_verdict.setdefault(result["verdict"], []).append(result["name"])
     failed = [result["name"] for result in results if result["verdict"] in ("partly", "not reproduced")]
-    parts = [f"Don't choose by the claims behind {joined(failed)}."] if failed else []
+    parts = [f"Don't base a choice on the claims behind {joined(failed)}."] if failed else []
     if undecided := by_verdict.get("undecided"):
         parts.append(f"Undecided, which more seeds may change: {joined(undecided)}.")
     reproduced = len(by_verdict.get("reproduced", ()))
@@ -68,7 +68,7 @@ def lab_table(results: Sequence[dict[str, Any]]) -> list[PlainTable]:
             key="lab",
             title="The papers' claims, put to the test",
             shows=f"{reproduced} of {len(results)} claims were reproduced within ranges that were stated beforehand.",
-            means=" ".join(parts) or "The claims may be chosen by.",
+            means=" ".join(parts) or "A choice of method may rest on these claims.",
             caption="What `lopsided lab` measured",
             head=("experiment", "claim", "verdict", "ranges", "size", "source"),
             rows=tuple(rows),
@@ -150,7 +150,7 @@ def run_table(runs: Sequence[ReportedRun]) -> PlainTable:
     return PlainTable(
         key="runs",
         title="Which runs these are",
-        shows="Two reports with equal hashes were made of the same runs.",
+        shows="Two reports with equal hashes were made from the same runs.",
         means=" ".join(f"{_named(names, runs)} with {text}." for text, names in versions.items()),
         caption="Run directories; hashes by their first twelve characters",
         head=("run", "method", "seed", "status", "took", "sha256 of run.json", "hash of the adapter"),

@@ -62,7 +62,7 @@ def rates_meaning(near: Mapping[str, tuple[int, int]]) -> str:
     if not narrow:
         return f"{text}; none works at one rate only, so a rate that is somewhat off costs little."
     which = "each of them" if len(narrow) == len(near) else joined(narrow)
-    return f"{text}; one rate alone works for {which}, which has to be found again for every task and model."
+    return f"{text}; for {which} only one rate works, and it has to be found again for every task and model."
 
 
 FIGURE = FigureEntry(draw=draw_rates, place=15)

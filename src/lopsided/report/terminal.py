@@ -79,13 +79,13 @@ def _fitting(comparison: Tabled, console: Console) -> tuple[Table, list[str]]:
     table = _table(comparison, columns, spare_errors=False)
     if _width(table, console) <= console.width:
         return table, []
-    cut = ["For want of width, standard errors are shown for the score only; results.json has them all."]
+    cut = ["To fit the terminal, standard errors are shown for the score only; results.json has them all."]
     for shown in range(len(columns), 0, -1):
         table = _table(comparison, columns[:shown], spare_errors=True)
         if _width(table, console) <= console.width:
             break
     if hidden := [_heading(column) for column in columns[shown:]]:
-        cut.append(f"For want of width, these columns are left out: {', '.join(hidden)}.")
+        cut.append(f"To fit the terminal, these columns are left out: {', '.join(hidden)}.")
     return table, cut
 
 

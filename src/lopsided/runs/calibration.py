@@ -22,7 +22,7 @@ ROWS = 256
 def calibrated(model: nn.Module, config: TrainConfig, data: Data) -> CalibrationFacts | None:
     """Give a run's adapter its sketches, where these are drawn from data; validation and test rows are not read.
 
-    Equal configurations read equal rows. None where there is nothing to draw from data, or nothing any more.
+    Equal configurations read equal rows. Return None where no sketch is drawn from data, or all are drawn already.
 
     Args:
         model: with the method on it, on the device that it trains on.

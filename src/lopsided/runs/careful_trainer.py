@@ -33,8 +33,9 @@ BETAS = (0.9, 0.999)
 
 
 class CarefulTrainer(Trainer):
-    """Stops before a number that is not finite can reach a weight or a checkpoint; keeps what trains alone, and of
-    answers a few numbers per row.
+    """A trainer that stops before a number that is not finite can reach a weight or a checkpoint.
+
+    It saves only what trains, and keeps a few numbers per row of the model's answers.
 
     Args:
         data: the task's rows; they say how batches are made, to train on and to answer, and what is kept of an answer.
@@ -54,7 +55,7 @@ class CarefulTrainer(Trainer):
         self._flips, self._by_length = flips, by_length
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write a checkpoint's weights; `Trainer` would write a model that trains in part as a whole, every time."""
+        """Write what trains into a checkpoint; `Trainer` would write the whole model into every one."""
         if state_dict is not None:
             # Gathered from the processes of a sharded model, whose own parameters are parts.
             super()._save(output_dir, state_dict)
@@ -201,7 +202,7 @@ def finish_rotation(checkpoint: Path) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Path) -> None:
-    """Take up a run whose steps are all done: its history, and its best model.
+    """Restore a run whose steps are all done: its history, and its best model.
 
     `Trainer.train` would take one more step there, unless the last one ends an epoch.
     """

@@ -36,7 +36,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, Terminated):
         return "terminated (SIGTERM)"
     if isinstance(error, SystemExit):
-        return f"the process was left with exit status {error.code}"
+        return f"the process exited with status {error.code}"
     text, kind = first_line(error), type(error).__name__
     return text if isinstance(error, TELLING) or text == kind else f"{kind}: {text}"
 
@@ -73,7 +73,7 @@ class FailureRecord:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends the block as an error does, so that records are written and locks are released.
+    """End the block on SIGTERM as an error would, so that records are written and locks are released.
 
     A handler of the user's own is left alone; only the main thread can have one.
     """

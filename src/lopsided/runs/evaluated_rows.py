@@ -56,7 +56,7 @@ def evaluated_rows(config: TrainConfig, data: Data) -> dict[str, SplitRows]:
 
 
 def rows_note(config: TrainConfig, data: Data) -> str:
-    """Return what a person should know about the task's rows, and about how many of them the figures are."""
+    """Return what a person should know about the task's rows, and how many of them were evaluated."""
     return "; ".join(filter(None, [data.task.note, *_limits(config, data)]))
 
 

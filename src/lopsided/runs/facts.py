@@ -251,7 +251,7 @@ class CalibrationFacts:
 
     Args:
         rows: training rows that were read, the first ones in the order of `seed`; each process reads the same.
-        inputs: of the layer that saw most, such as tokens.
+        inputs: how many inputs, such as tokens, the layer that read most of them has read.
         layers: how many got a sketch; moments: how many different inputs these have.
         share: of the inputs' square norm that the sketches keep, the mean over layers.
         seconds: that it took.

@@ -11,8 +11,8 @@ import torch
 class Flips:
     """Mirrors half of a training batch's images, left to right.
 
-    What is mirrored depends on the seed and the step alone, so that a run that is gone on with sees the same images: a
-    loader draws a batch before the step that it is for.
+    What is mirrored depends on the seed and the step alone, so that a resumed run sees the same images: a loader
+    draws a batch before the step that it is for.
 
     Args:
         seed: of the run.

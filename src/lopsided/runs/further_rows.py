@@ -32,8 +32,8 @@ class Further:
     """An entry of `FURTHER`.
 
     Args:
-        make: makes the arrays, of a trainer, the run's configuration and data, a split, and its rows that count.
-        check: raises for a run of which they cannot be made.
+        make: makes the arrays from a trainer, the run's configuration and data, a split, and its rows that count.
+        check: raises for a run for which the arrays cannot be made.
     """
 
     make: Callable[[CarefulTrainer, TrainConfig, Data, str, Dataset], Predictions]
@@ -71,7 +71,7 @@ def further_rows(trainer: CarefulTrainer, config: TrainConfig, data: Data, split
 
 
 def check_further(config: TrainConfig, data: Data) -> None:
-    """Raise for scores that cannot be computed of what the finished model would answer.
+    """Raise for scores that cannot be computed from the finished model's answers.
 
     Raises:
         LopsidedError: for answers without room for a prompt, completions that are no options, or a model that cannot
@@ -127,7 +127,7 @@ def _encoding(config: TrainConfig, data: Data) -> Any:
 
 
 def _options(data: Data, split: str) -> list[str]:
-    """Return the distinct completions of the whole split, of which every row's prompt may be answered by one."""
+    """Return the distinct completions of the whole split: the options of every row's prompt."""
     options = sorted(set({**data.task.splits, **data.task.out_of_domain}[split]["completion"]))
     if not 2 <= len(options) <= MOST_OPTIONS:
         raise LopsidedError(

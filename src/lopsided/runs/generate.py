@@ -30,7 +30,7 @@ class Writing:
     """How answers are written.
 
     Args:
-        max_new_tokens: after which an answer ends, if it has not ended itself.
+        max_new_tokens: the most tokens of an answer.
         max_length: the most tokens of a prompt.
         beams: 1 takes the most likely token at each step.
         batch_size: prompts at a time.

@@ -93,7 +93,7 @@ class StepTimer(TrainerCallback, ExportableState):
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine in words that mean something elsewhere."""
+    """Describe the machine, for readers of its figures elsewhere."""
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor_name(),

@@ -17,7 +17,7 @@ class MemoryFree:
     """Bytes that can still be allocated.
 
     Args:
-        host: next to the processor.
+        host: in main memory.
         device: on the accelerator that a run takes; None where there is none.
     """
 
@@ -26,12 +26,12 @@ class MemoryFree:
 
     @property
     def for_training(self) -> int:
-        """Where a run's model lies, its optimizer's state and what its backward pass needs."""
+        """The free bytes where a run's model, its optimizer's state and its backward pass are held."""
         return self.host if self.device is None else self.device
 
 
 def memory_free() -> MemoryFree:
-    """Return the bytes that are free now; what a container may use at most counts, and what its files take does not."""
+    """Return the bytes that are free now: within the container's limit, if any, and with its file cache as free."""
     device = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     return MemoryFree(host=min([psutil.virtual_memory().available, *_container_free()]), device=device)
 

@@ -190,7 +190,7 @@ def _seconds_per_row(trainer: CarefulTrainer) -> float:
 
 
 def _seconds_per_answer(trainer: CarefulTrainer, config: TrainConfig, data: Data) -> float:
-    """Return the mean time of an answer, in a batch that is smaller than a run's: rather too long than too short."""
+    """Return the mean time of an answer, in a batch that is smaller than a run's, which overestimates the time."""
     if not further_of(data, "test"):
         return 0.0
     texts = data.task.splits["test"]

@@ -53,9 +53,9 @@ def _origin(model: nn.Module, forward: Callable[[], Any]) -> str:
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(watch(name)).remove)
         forward()
-    return (
-        f"which first shows in the output of {broken[0].removesuffix('.base_layer')}" if broken else "in itself alone"
-    )
+    if not broken:
+        return "while all outputs are finite"
+    return f"which first shows in the output of {broken[0].removesuffix('.base_layer')}"
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What can't work, found before anything is trained: for all methods of a comparison, and all of it at once."""
+"""Checks before anything is trained, which report everything that cannot work, for all methods of a comparison."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def preflight(configs: Sequence[TrainConfig], inputs: Inputs) -> None:
         inputs: their rows, and their model, which is left as it was.
 
     Raises:
-        Unfit: with a line for each problem; one that several methods have names all of them.
+        Unfit: with a line for each problem; a problem of several methods is listed once, with their names.
     """
     methods: dict[str, list[str]] = {}
     for config in configs:

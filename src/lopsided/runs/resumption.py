@@ -44,7 +44,7 @@ def resumed_config(folder: str | Path, given: Mapping[str, Any] | None = None) -
 
 
 def settings_there(run: Run) -> dict[str, Any]:
-    """Return a run's settings. An earlier version did without those that are new since, as their defaults do."""
+    """Return a run's settings, with defaults for those that are newer than the version that made it."""
     return {**{each.name: each.default for each in dataclasses.fields(TrainConfig)}, **run.settings}
 
 
@@ -64,7 +64,7 @@ def refuse_others(folder: Path, given: Mapping[str, Any], there: Mapping[str, An
 def adopt_method(run: Run) -> None:
     """Register a run's method by the parts in its record, unless a method of that name is there.
 
-    A name with a colon is one of a space, which has its methods.
+    A name with a colon belongs to a namespace, which knows its own methods.
     """
     name = run.settings["method"]
     if ":" not in name:

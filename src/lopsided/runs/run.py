@@ -31,7 +31,7 @@ from lopsided.tuner.method_parts import check_parts
 ID_DIGITS = 12
 Status = Literal["running", "cut off", "failed", "finished"]
 
-_KILLED = "its process ended without a word, as by kill -9 or a power cut"
+_KILLED = "its process ended without writing why, as after kill -9 or a power cut"
 _STATES = {"running": "a run that is not over", "cut off": "a run that is cut off", "failed": "a run that failed"}
 # The sections that every record has, and those of a finished run besides.
 BEGUN = ("config", "method", "versions", "machine")
@@ -50,7 +50,7 @@ class Run:
 
     Args:
         folder: where it lies.
-        status: "cut off" is a run whose process ended without writing another word.
+        status: "cut off" is a run whose process ended without recording another status.
         error: why it failed, in one line; None otherwise.
         settings: its configuration as plain data, as the run wrote it.
         versions, machine: where it was made.
@@ -273,7 +273,7 @@ class Run:
 def read_run(folder: str | Path) -> Run | None:
     """Read the run in a folder; None if there is none yet.
 
-    A record says "running" until its process writes another word. Where that process is gone, the status is "cut off".
+    A record says "running" until its process writes another status. Where the process is gone, the status is "cut off".
 
     Raises:
         LopsidedError: if `run.json` is not a record of ours, or not a whole one.

@@ -128,7 +128,7 @@ def _too_wide(model: nn.Module, method: Method, config: TrainConfig, heads: Sequ
 
 
 def _refused_by(select: Select) -> Callable[..., Iterator[str]]:
-    """Return what finds no problem of its own: trying raises the first one."""
+    """Return the `problems` of a form that has no check of its own: `select` raises the first problem."""
 
     def problems(
         model: nn.Module, method: Method, config: TrainConfig, heads: Sequence[str], steps: int

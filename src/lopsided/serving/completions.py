@@ -2,8 +2,8 @@
 
 vLLM, SGLang and llama.cpp's server take token ids as a prompt. They answer in two forms: `top_logprobs`, a table of
 log p by the token's text (with vLLM's `return_tokens_as_token_ids`, by "token_id:17"), and llama.cpp's `content`, a
-list in which each token has its id. Whoever answers is not trusted: answers are bounded in size and time, no redirect
-is followed, and no proxy is asked.
+list in which each token has its id. The server is not trusted: answers are bounded in size and time, no redirect is
+followed, and no proxy is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKEN_ID = "token_id:"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows none: a server on this machine must not send the prompts elsewhere."""
+    """A handler that refuses redirects: a server on this machine must not send the prompts elsewhere."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         """Return None: the redirect is an error."""
@@ -147,7 +147,7 @@ def _root(url: str) -> str:
 
 
 def _exchange(address: str, question: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a server's JSON answer to a question, or to none, which is asked by GET."""
+    """Send a question by POST, or None by GET, and return the server's JSON answer."""
     data = None if question is None else json.dumps(question, allow_nan=False).encode()
     request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
@@ -168,7 +168,9 @@ def _exchange(address: str, question: Mapping[str, Any] | None) -> dict[str, Any
             "check the URL"
         ) from error
     if len(body) > MAX_BYTES:
-        raise LopsidedError(f"{address} answered with more than {MAX_BYTES} bytes; expected one token's scores")
+        raise LopsidedError(
+            f"{address} answered with more than {MAX_BYTES} bytes; expected one token's scores; check the URL"
+        )
     return parse_json(body, f"the answer of {address}")
 
 

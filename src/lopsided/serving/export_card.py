@@ -42,7 +42,7 @@ model, converted.""",
 PROBED = """\
 ## Does it take effect?
 
-`probe.json` holds {prompts} prompts with what the base and this adapter say to them.
+`probe.json` holds {prompts} prompts with the outputs of the base and of this adapter.
 
 ```shell
 lopsided probe FOLDER                                     # stock PEFT on the base

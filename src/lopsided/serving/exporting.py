@@ -205,8 +205,8 @@ def _converted(adapter: AdapterSource, server: Server, rank: int | None) -> _Con
 def _layers_of_base(adapter: AdapterSource, updates: SavedUpdates, *, needed: bool) -> dict[str, nn.Module]:
     """Return the adapted layers of the base without weights; {} where its configuration is not at hand.
 
-    Without it, nobody knows whether they store their weights as (d_in, d_out): PEFT corrects a configuration that says
-    nothing of it, with a warning.
+    Without the configuration it is not known whether the layers store their weights as (d_in, d_out). PEFT corrects an
+    adapter's configuration that does not say so, with a warning.
 
     Raises:
         LopsidedError: if that is needed, and the base's configuration is not at hand.

@@ -1,4 +1,4 @@
-"""What a model in this process says to a probe's prompts, and how a probe is made of it."""
+"""The answers of a model in this process to a probe's prompts, and the making of a probe from such answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LISTED, ASKED = 20, 5
 
 
 def answer_kind(model: nn.Module) -> Kind | None:
-    """Return what a model answers to token ids: the next token, or logits; None for what a probe does not know."""
+    """Return what a model answers to token ids: the next token, or logits; None for a model that no probe supports."""
     names = [kind.__name__ for kind in type(model).__mro__]
     if any(name.endswith(GENERATES) for name in names) and not model.config.is_encoder_decoder:  # type: ignore[union-attr]
         return "causal"

@@ -21,7 +21,7 @@ from lopsided.serving.servers import Server
 
 @dataclass(frozen=True, kw_only=True)
 class RankChange:
-    """What giving every layer another rank has done.
+    """The effect of giving every layer another rank.
 
     Args:
         rank: the highest that is written.

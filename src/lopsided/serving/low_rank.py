@@ -33,7 +33,7 @@ class LowRankUpdate:
         return len(self.A)
 
     def padded(self, rank: int) -> LowRankUpdate:
-        """Return the same ΔW with as many zeros as make its factors r = `rank` wide, which must not be below theirs."""
+        """Return the same ΔW with its factors padded by zeros to r = `rank`, which must not be below their own rank."""
         missing = rank - self.rank
         A = torch.nn.functional.pad(self.A, (0, 0, 0, missing))
         return LowRankUpdate(A.contiguous(), torch.nn.functional.pad(self.B, (0, missing)).contiguous())
@@ -65,13 +65,13 @@ class LowRankUpdate:
     def distance(self, other: LowRankUpdate) -> float:
         """Return ‖ΔW − ΔW'‖ in Frobenius' norm: of [B, −B']·[A; A'], which is low-rank, too.
 
-        What rounding the factors to float32 has changed is in it.
+        The error of rounding the factors to float32 is included.
         """
         return LowRankUpdate(torch.cat([self.A, other.A]), torch.cat([self.B, -other.B], dim=1)).norm()
 
 
 def relative(distances: Iterable[float], norms: Iterable[float]) -> float:
-    """Return √Σ‖ΔW − ΔW'‖² / √Σ‖ΔW‖² over some layers; 0 where nothing was changed, of nothing, too.
+    """Return √Σ‖ΔW − ΔW'‖² / √Σ‖ΔW‖² over some layers; 0 where nothing was changed, even if ΔW is 0.
 
     Example:
         >>> relative([3.0, 4.0], [6.0, 8.0]), relative([0.0], [0.0])

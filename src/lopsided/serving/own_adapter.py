@@ -4,9 +4,9 @@ Notation: link t adds s·B_t·A_t, so ΔW = s·[B_1 … B_k]·[A_1; …; A_k], o
 
 A file holds what was trained, and either a sketch's numbers, its indices, or the seed that draws them again. Drawing
 them and writing a selector out takes the widths (d_out, d_in) of the layer. Where one factor alone is in the file, the
-other width stands in the fingerprints of the base's weights, of which the file says which layers they are of in no
-order: a layer's widths are those of the fingerprints that fit its tensors, and its sketches' checksums. Where several
-fit, the base's configuration decides, and where a sketch reads W0, its weights.
+other width is in the fingerprints of the base's weights. The file does not say which fingerprint belongs to which
+layer: a layer's widths are those of the fingerprints that fit its tensors and its sketches' checksums. Where several
+fit, the base's configuration decides, and where a sketch reads W0, the base's weights do.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def has_parameters(folder: Path) -> bool:
 
 
 def _without_needless_draws(method: Method) -> Method:
-    """Return the method with a sketch that is not drawn again where it was only a factor's start, read off W0."""
+    """Return the method without redrawing a sketch that was read off W0 only to initialize a factor."""
     sketch = method.sketch
     if sketch is None or method.adapter_side.keeps_sketch or not sketch.reads_weight:
         return method
@@ -215,8 +215,8 @@ def _modules_of(model: nn.Module, file: OwnFile) -> dict[str, ShapedLayer]:
         if module is None or kind is None:
             got = "no module" if module is None else f"a {type(module).__name__}"
             raise LopsidedError(
-                f"the base has {got} named {name}, expected a layer, which the adapter is on; name the base that it "
-                "was trained on with --base"
+                f"the base has {got} named {name}; expected a layer that the adapter can be put on; name the base that "
+                "the adapter was trained on with --base"
             )
         if reason := kind.why_no_lora(module):
             raise LopsidedError(

@@ -29,8 +29,8 @@ class OwnFile:
         manifest: its hashes; None for a file of version 0.1.0 or one whose manifest was dropped.
         is_pefts: whether the manifest lies where PEFT's loader finds it.
         tensors: by their names in the file.
-        layers: by module, what each holds, by what it is.
-        others: by their names in the file.
+        layers: the tensors of each adapted module, by module and kind, such as "A" or "checksum".
+        others: the other tensors, by their names in the file.
     """
 
     config: LopsidedConfig

@@ -66,7 +66,7 @@ class Prompt:
         return self.values(model)[0]
 
     def values(self, model: Model) -> list[float]:
-        """Return the numbers of one of the two."""
+        """Return `base` or `adapter`, the numbers of that model."""
         return self.base if model == "base" else self.adapter
 
 
@@ -102,7 +102,7 @@ class Probe:
         )
 
     def write(self, path: Path) -> None:
-        """Write it to a file."""
+        """Write the probe to a file."""
         write_json(path, {"schema": SCHEMA, **dataclasses.asdict(self)})
 
 

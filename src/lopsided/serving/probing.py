@@ -17,7 +17,7 @@ REPEATS = 2
 
 
 def probe_folder(folder: Path, base: str | None = None) -> ProbeVerdict:
-    """Ask an exported adapter's probe of stock PEFT on its base, in float32.
+    """Run an exported adapter's probe on stock PEFT, with the base in float32.
 
     Args:
         folder: an export's, with a probe.
@@ -41,18 +41,18 @@ def probe_folder(folder: Path, base: str | None = None) -> ProbeVerdict:
 def _check_model(probe: Probe, kind: str | None, vocabulary: int) -> None:
     if kind != probe.kind:
         raise LopsidedError(
-            f"the probe asks a model of kind {probe.kind!r}, the base is of {kind!r}; name its own with --base"
+            f"the probe is for a model of kind {probe.kind!r}, got a base of kind {kind!r}; name its base with --base"
         )
     highest = max(max(prompt.ids) for prompt in probe.prompts)
     if highest >= vocabulary:
         raise LopsidedError(
-            f"the probe asks about token {highest}, the base knows {vocabulary}; name the base that it was made on "
-            "with --base"
+            f"the probe has token id {highest}, the base has a vocabulary of {vocabulary}; name the base that the "
+            "probe was made on with --base"
         )
 
 
 def probe_server(url: str, folder: Path, *, model: str | None = None, remote: bool = False) -> ProbeVerdict:
-    """Ask an exported adapter's probe of an OpenAI-compatible server, each prompt twice.
+    """Run an exported adapter's probe against an OpenAI-compatible server, each prompt twice.
 
     Args:
         url: the server's root, as http://127.0.0.1:8000.

@@ -71,7 +71,7 @@ class Server:
             LopsidedError: listing its ranks.
         """
         if rank < 1:
-            raise LopsidedError(f"--rank must be at least 1, got {rank}")
+            raise LopsidedError(f"--rank must be at least 1, got {rank}; raise it")
         if self.ranks is not None and rank not in self.ranks:
             listed = ", ".join(map(str, self.ranks))
             raise LopsidedError(

@@ -100,7 +100,9 @@ def read_fields(folder: Path) -> tuple[LoraFields, dict[str, Any]]:
         if not abs(alpha) < float("inf"):
             raise LopsidedError(f"{path}: alpha must be a finite number, got {name}={alpha}; get it again")
     if fields.task_type is not None and fields.task_type not in list(TaskType):
-        raise LopsidedError(f"{path}: task_type must be one of {', '.join(TaskType)}, got {fields.task_type!r:.40}")
+        raise LopsidedError(
+            f"{path}: task_type must be one of {', '.join(TaskType)}, got {fields.task_type!r:.40}; get it again"
+        )
     with open_tensors(weights_in(folder)) as file:
         names = {_module_of(key) for key in file.keys()}  # noqa: SIM118
     check_patterns(_patterns(fields), sorted(names))

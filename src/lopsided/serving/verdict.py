@@ -49,7 +49,7 @@ Answer = Sequence[TokenScore]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeVerdict:
-    """What answers to a probe are.
+    """What the answers to a probe show.
 
     Args:
         word: "adapter", "base", "neither" (as of another base), or "undecided".
@@ -67,7 +67,7 @@ class ProbeVerdict:
 
 
 def judge(probe: Probe, answers: Sequence[Sequence[Answer]], *, slack: float, rounding: float) -> ProbeVerdict:
-    """Return what the answers are.
+    """Return whether the answers are the adapter's, the base's or neither's.
 
     Args:
         probe: what was asked.
@@ -101,7 +101,7 @@ def _word(distances: Mapping[Model, float], difference: float, noise: float, lim
     if difference <= 2 * noise:
         return "undecided", f"{numbers}: adapter and base differ by no more than noise does"
     if distances[nearest] >= difference / 2:
-        return "undecided", f"{numbers}: nearer to neither than half of what they differ by"
+        return "undecided", f"{numbers}: no closer to either than half of that difference"
     return nearest, numbers
 
 

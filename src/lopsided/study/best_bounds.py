@@ -5,7 +5,7 @@ better; C[m,s,m',s'] the covariance of x_ms and x_m's' over draws of rows; D_ji 
 
     Var(D_ji) = V_rows + (t_i + t_j) / S
     V_rows    = the mean over s != s' of Cov(x_js - x_is, x_js' - x_is'): what the rows add, whatever the seed
-    t_m       = the variance of x_ms over seeds on these rows, next to what a seed does to all methods alike
+    t_m       = the variance of x_ms over seeds on these rows, without what a seed does to all methods alike
 
 are the two parts of a resampling of rows and seeds together. t is pooled over the methods, with (k - 1)(S - 1) degrees
 of freedom, since three seeds alone say next to nothing about a variance; a method whose seeds vary far more than those
@@ -101,14 +101,14 @@ def spread_of(scores: PairedScores, pool: Sequence[int] | None = None) -> Spread
 
 
 def _of_pairs(covariance: np.ndarray) -> np.ndarray:
-    """The variance of every difference, from the covariance of what is subtracted."""
+    """Return the variance of every difference, from the covariance of what is subtracted."""
     own = np.diag(covariance)
     variance: np.ndarray = own[:, None] + own[None, :] - 2 * covariance
     return variance
 
 
 def _seed_variances(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """t and its degrees of freedom, by method: pooled, or its own of a method that varies far more than the others."""
+    """Return t and its degrees of freedom by method: pooled, or a method's own if it varies far more than others."""
     k, count = values.shape
     stable = list(range(k))
     own: dict[int, float] = {}
@@ -130,7 +130,7 @@ def _seed_variances(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unlike(values: np.ndarray, method: int, stable: Sequence[int]) -> tuple[float, float]:
-    """How much more a method varies over seeds than the others, as an F statistic, and its own variance."""
+    """Return the F statistic of a method's variance over seeds against the others', and that variance."""
     others = [other for other in stable if other != method]
     variance = float(np.var(values[method] - values[others].mean(axis=0), ddof=1))
     usual = _interaction(values[others]) * (1 + 1 / len(others))
@@ -138,7 +138,7 @@ def _unlike(values: np.ndarray, method: int, stable: Sequence[int]) -> tuple[flo
 
 
 def _interaction(values: np.ndarray) -> float:
-    """The variance over seeds that methods do not share: the residual mean square of methods x seeds."""
+    """Return the variance over seeds that methods do not share: the residual mean square of methods x seeds."""
     k, count = values.shape
     residual = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
     return float((residual**2).sum() / ((k - 1) * (count - 1)))

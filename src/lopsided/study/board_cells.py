@@ -66,7 +66,7 @@ def cell_of(column: Column, runs: Sequence[Run]) -> BoardCell | None:
 
 
 def tied(column: Column, best: Sequence[Run], other: Sequence[Run]) -> bool:
-    """Whether the data cannot tell `other` from `best`, by the seeds that both have; without any, they cannot."""
+    """Return whether the data cannot tell `other` from `best`, by the seeds that both have; True without any."""
     by_seed = {run.seed: run for run in other}
     pairs = [(run, by_seed[run.seed]) for run in best if run.seed in by_seed]
     if not pairs:
@@ -105,7 +105,7 @@ def ranked(column: Column, cells: Mapping[str, BoardCell], runs: Mapping[str, Se
 
 
 def _half(se: float | None, seeds: int) -> float | None:
-    """Half the 95 % interval: Student's over seeds; with one seed, from the rows that it was tested on."""
+    """Return half the 95 % interval: Student's over seeds; with one seed, from the rows that it was tested on."""
     if se is None:
         return None
     quantile = stats.norm.ppf(HIGH) if seeds == 1 else student_quantile(seeds - 1)
@@ -124,7 +124,7 @@ def _part(estimate: Estimate | None, name: Literal["value", "se"]) -> float | No
 
 
 def _reason(estimate: Estimate | None, name: Literal["value", "se"]) -> str:
-    """Why a figure or its error is missing; "" where it is not, and where there should be none."""
+    """Return why a figure or its error is missing; "" where it is there, and where there should be none."""
     part = _part(estimate, name)
     if estimate is None or finite_or_none(part) is not None:
         return ""

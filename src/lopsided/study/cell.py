@@ -33,12 +33,12 @@ class Cell:
     Args:
         config: the run; its folder is where it is made.
         method: what it trains, with parts, so that a process that does not know the name can make it.
-        sources: who says so, by setting.
+        sources: where its value comes from, by setting.
         model_fingerprint, task_fingerprint: what they were when the study was planned.
         role: a trial is a run that a learning rate is chosen by.
         block: the number of its block in the study file, from 0.
         swept: the settings that tell it from other cells of its method, in words.
-        diagnose: what its run is looked at for; decides nothing.
+        diagnose: what to diagnose in its run; not part of the key.
     """
 
     config: TrainConfig

@@ -74,7 +74,7 @@ def _choice(title: str, scored: Sequence[Row], decision: Decision) -> str:
     if has_figure(take, "kept_bytes"):
         costs.append(f"{mean_of(take, 'kept_bytes') / 2**20:.0f} MiB kept for backward")
     return (
-        f"{text} Of the {len(decision.within)} methods of which the margin holds it is the cheapest to train: "
+        f"{text} Of the {len(decision.within)} methods within the margin, it is the cheapest to train: "
         f"{' and '.join(costs)}."
     )
 

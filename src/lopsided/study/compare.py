@@ -69,13 +69,15 @@ class CompareConfig(CompareSettings):
                 "them out"
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise LopsidedError(f"seeds must be distinct whole numbers, one or more, got {list(self.seeds)}")
+            raise LopsidedError(
+                f"seeds must be distinct whole numbers, one or more, got {list(self.seeds)}; correct them"
+            )
         for name in self.names:
             for seed in self.seeds:
                 # Builds every run's configuration, so that bad input stops all of them before the first one.
                 self.config_of(name, seed)
         if len(set(self.methods)) != len(self.methods):
-            raise LopsidedError(f"methods must be distinct, got {', '.join(self.methods)}")
+            raise LopsidedError(f"methods must be distinct, got {', '.join(self.methods)}; take one out")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ class CompareConfig(CompareSettings):
         return None if self.tune is None else Tuning(trials=self.tune)
 
     def placed(self, cell: Cell) -> Cell:
-        """Return a cell with its folder: trials lie apart from the runs, which they are none of."""
+        """Return a cell with its folder: trials are kept apart from the runs of the comparison."""
         if cell.role == "run":
             return cell
         run = cell.config
@@ -222,7 +224,7 @@ def _cells(config: CompareConfig, data: Data) -> list[Cell]:
 
 
 def _ended(path: Path) -> dict[str, lines.Result]:
-    """Return what has ended by an earlier process's account; a run whose folder is gone is made again."""
+    """Return the results that an earlier process recorded; a run whose folder is gone is made again."""
     lines.mend_tail(path)
     known = lines.read_results([path] if path.is_file() else [])
     return {key: each for key, each in known.items() if each.data["role"] == "trial" or _is_finished(each.made_in)}
@@ -234,7 +236,7 @@ def _title(cell: Cell) -> str:
 
 
 def _unfinished(config: CompareConfig) -> list[TrainConfig]:
-    """The runs that are still to be made, one per method: seeds make no difference to what can work."""
+    """Return the runs that are still to be made, one per method: seeds make no difference to what can work."""
     unfinished: dict[str, TrainConfig] = {}
     for name in config.names:
         for seed in config.seeds:
@@ -245,7 +247,7 @@ def _unfinished(config: CompareConfig) -> list[TrainConfig]:
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether a finished run is there. One whose record cannot be read is none."""
+    """Return whether a finished run is in the folder; one whose record cannot be read does not count."""
     try:
         run = read_run(folder)
     except LopsidedError:

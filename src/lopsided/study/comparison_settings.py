@@ -1,4 +1,4 @@
-"""What a comparison was asked for, written when it begins, so that it can be gone on with by that alone."""
+"""The settings of a comparison, written when it begins, so that it can be resumed from them alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_settings(folder: Path, *, run: TrainConfig, **settings: Any) -> None:
 def resumed_settings(folder: Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the arguments of the `CompareConfig` of the comparison in a folder.
 
-    Methods that are not registered in this process are, by the records of their runs.
+    Methods that this process lacks are registered from the records of their runs.
 
     Args:
         folder: of the comparison.

@@ -218,7 +218,7 @@ class _Stand:
         return cls(model=model.train(), optimizer=optimizer, batch=batch, device=device, bf16=config.bf16)
 
     def step(self) -> None:
-        """Forward, backward and update, to the end of what the device was asked for."""
+        """Run forward, backward and update, and wait until the device has finished."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.model(**self.batch).loss
@@ -228,7 +228,7 @@ class _Stand:
             torch.cuda.synchronize(self.device)
 
     def kept(self) -> int:
-        """Bytes that autograd keeps for the backward pass."""
+        """Count the bytes that autograd keeps for the backward pass."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return kept_bytes(self.model, self.batch)
 

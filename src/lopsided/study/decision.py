@@ -125,7 +125,7 @@ def decide(rows: Sequence[Row], margin: float = MARGIN) -> Decision:
 
 
 def has_figure(row: Row, key: str) -> bool:
-    """Whether a row has a mean in a column."""
+    """Return whether a row has a mean in a column."""
     return key in row.cells and row.cells[key].mean is not None
 
 

@@ -95,7 +95,7 @@ def span_of(cell: Cell, steps: int | None, pair: Pair, machine: Machine | None =
 
 
 def _evaluated(config: TrainConfig, pair: Pair) -> int:
-    """The rows that a run reads without learning from them: at each evaluation, and at its end."""
+    """Count the rows that a run reads without learning from them: at each evaluation, and at its end."""
     validation = min(pair.splits["validation"], config.eval_rows or pair.splits["validation"])
     last = min(config.train_rows, pair.splits["train"]) + pair.splits["validation"]
     others = [rows for split, rows in pair.splits.items() if split not in ("train", "validation")]
@@ -104,7 +104,7 @@ def _evaluated(config: TrainConfig, pair: Pair) -> int:
 
 
 def _learned_bytes(cell: Cell, parameters: int) -> int:
-    """The bytes of what trains: an upper bound for most adapters, whose layers are some times wider than the rank."""
+    """Return the bytes of what trains: an upper bound for most adapters, which are much narrower than their layers."""
     whole = parameters * 4
     if cell.method.side.head_alone:
         return whole // 100

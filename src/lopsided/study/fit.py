@@ -1,4 +1,4 @@
-"""What cannot be, found before a study's first cell is made: a causal task on an encoder, a rank that does not fit."""
+"""The check before a study's first cell is made, as for a causal task on an encoder or a rank that does not fit."""
 
 from __future__ import annotations
 

@@ -54,14 +54,14 @@ def needed(scores: PairedScores, spread: Spread, bounds: Bounds, chosen: int, ma
 
 
 def _reach(spread: Spread, bounds: Bounds, chosen: int) -> np.ndarray:
-    """How far the difference of the chosen one to each method may be off."""
+    """Return how far the difference of the chosen method to each method may be off."""
     reach: np.ndarray = reaches(spread, bounds.chances)[:, chosen]
     reach[chosen] = 0.0
     return reach
 
 
 def _projected(spread: Spread, n: int, seeds: int, rows: int) -> Spread:
-    """The spread with other numbers of seeds and rows."""
+    """Return the spread with other numbers of seeds and rows."""
     share = n / rows
     if spread.count == 1:
         return Spread(**{**vars(spread), "rows": spread.rows * share})
@@ -79,7 +79,7 @@ def _projected(spread: Spread, n: int, seeds: int, rows: int) -> Spread:
 
 
 def _least(decides: Callable[[int], bool], known: int, most: int) -> int | None:
-    """The least number above a known one that decides, by bisection; None if the most does not."""
+    """Return the least number above `known` that decides, by bisection; None if `most` does not."""
     if not decides(most):
         return None
     low, high = known, most
@@ -90,7 +90,7 @@ def _least(decides: Callable[[int], bool], known: int, most: int) -> int | None:
 
 
 def _rounded(rows: int) -> int:
-    """Two digits, upwards: it is an estimate.
+    """Round up to two digits: the number is an estimate.
 
     Example:
         >>> _rounded(3412), _rounded(87)

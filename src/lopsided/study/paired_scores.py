@@ -93,7 +93,7 @@ class PairedScores:
 
 
 def share_scores(right: np.ndarray) -> PairedScores:
-    """Return the shares of rows that methods answer rightly; the covariances have a closed form, Cov(y, y') / n.
+    """Return the shares of rows that methods answer correctly; the covariances have a closed form, Cov(y, y') / n.
 
     Shapes:
         right: (k, S, n), of truth values.

@@ -33,7 +33,7 @@ class PlannedCell:
         state: "unavailable" is a cell whose model or task is not on this machine and cannot be fetched.
         why: of a cell that failed, was skipped, or is unavailable.
         steps: optimizer steps; None where the number of rows is not known.
-        span: how long it takes; None where it is finished or cannot be said.
+        span: how long it takes and how much it writes; None where that is not known.
     """
 
     cell: Cell
@@ -70,7 +70,7 @@ class StudyPlan:
 
     Args:
         cells: all of them, with tuning also the trials; the rate of a tuned run is known when these have ended.
-        runs: the cells without trials, as the study asks for them, of which the model and the task are here.
+        runs: the cells without trials, as the study asks for them, whose model and task are on this machine.
         downloads: what is fetched or has to be put somewhere first, in words.
     """
 
@@ -86,7 +86,7 @@ class StudyPlan:
 
     @property
     def seconds(self) -> float | None:
-        """How long the cells take that are not finished, one after the other; None if one of them cannot be said."""
+        """The time of all unfinished cells, one after the other; None if that of one of them is not known."""
         spans = [each.span for each in self.cells if each.state != "finished"]
         return None if any(span is None for span in spans) else math.fsum(span.seconds for span in spans if span)
 
@@ -131,7 +131,7 @@ def plan(study: Study, folder: Path, *, results: Mapping[str, Result], look: Loo
         look: loads what is known of the model and task of a run.
 
     Raises:
-        LopsidedError: for a method, a setting or a cell that cannot be, before anything runs.
+        LopsidedError: for a method, a setting or a cell that is not possible, before anything runs.
     """
     register_variants(study)
     cells: dict[tuple[Any, ...], PlannedCell] = {}
@@ -244,7 +244,7 @@ def _config(settings: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def shown(settings: Mapping[str, Sourced], method: Method, config: TrainConfig) -> dict[str, Sourced]:
-    """Return the settings of a run with those that nobody gave: this library's defaults."""
+    """Return the settings of a run, with this library's defaults for those that were not given."""
     given = {key: each for key, each in settings.items() if key not in ("links", "every") or method.chain is not None}
     for key, value in config.to_json().items():
         if key not in given and key not in ("model", "task", "method", "seed", "lr") and value is not None:

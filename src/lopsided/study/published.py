@@ -26,7 +26,7 @@ class Table:
 
     Args:
         title: for readers.
-        note: what makes its figures another thing than ours, whatever the run; "" for nothing.
+        note: why its figures differ from ours, whatever the run; "" if they do not.
     """
 
     title: str

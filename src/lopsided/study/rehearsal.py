@@ -1,7 +1,8 @@
 """A rehearsal of a study: every cell for a few steps on a tiny random twin of its model.
 
-It shows before the hours that every model family can learn every task by every method with the settings that the study
-asks for, that the data sets are where they should be, and that everything can be written. Its figures mean nothing.
+It shows, before hours of training, that every model family can learn every task by every method with the settings that
+the study asks for, that the data sets are where they should be, and that everything can be written. Its figures mean
+nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def with_settings(study: Study, settings: Mapping[str, Any], where: str) -> Stud
     """Return the study with some settings of all runs, over those of its file.
 
     Args:
-        where: who says so, for errors.
+        where: where they come from, for errors.
     """
     read = read_settings(settings, where)
     blocks = [dataclasses.replace(block, settings={**block.settings, **read}) for block in study.blocks]

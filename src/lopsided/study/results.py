@@ -12,7 +12,7 @@
     numerics    the number of this library's numerics; versions and machine are in the record
     record      `run.json` without its history; null unless finished
     rows        the answers to each row of the test splits, as base64 of compressed `.npy` files; null unless finished
-    diagnosis   what the run was looked at for, by section, without single layers; only where the study asks for it
+    diagnosis   the sections of the run's diagnosis, without single layers; only where the study asks for it
     ended       when, in ISO format
 
 Lines are added at the end, and a later line of a cell takes the place of an earlier one, unless that is finished. A

@@ -95,7 +95,7 @@ def line_of(cell: Cell, status: Status, reason: str | None = None, run: Run | No
 
 
 def _diagnosed(run: Run, diagnose: Diagnose) -> dict[str, Any]:
-    """Look at a finished run, and return what its sections found, without what they found of every layer."""
+    """Diagnose a finished run, and return the sections' figures, without those of single layers."""
     diagnosis = diagnose_runs([run.folder], diagnose.config, resume=True)[run.folder]
     return {name: without_layers(diagnosis[name]) for name in diagnose.only if name in diagnosis}
 

@@ -1,4 +1,4 @@
-"""Settings with their sources: who says that a number is what it is."""
+"""Settings with their sources: where each value comes from."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ only = ["layers", "intruders"]
 tasks = ["trec"]
 source = "code"                              # of its settings, where they do not say
 settings = { epochs = 20, link_epochs = 3 }
-sweep = { rank = [4, 16] }                   # a run per value, and per combination of several
+sweep = { rank = [4, 16] }                   # one run per value, and per combination of several
 ```
 """
 
@@ -127,7 +127,7 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose:
-    """What every finished run is looked at for, into its line of results.
+    """The diagnosis of every finished run, which is recorded in its line of results.
 
     Args:
         only: sections of `lopsided diagnose`.
@@ -174,7 +174,7 @@ class Study:
         profile: "as_written" takes methods as the papers' mathematics has them; see `lopsided.method.profiles`.
         margin: in points of the score: a choice that is at most that much worse than the best is decided.
         variants: methods of the study's own, by name.
-        costs: how costs are measured; None measures none. diagnose: what runs are looked at for; None for nothing.
+        costs: how costs are measured; None measures none. diagnose: what is diagnosed; None for nothing.
         machine: of the plan's times, where nothing can be timed here.
     """
 
@@ -232,6 +232,10 @@ def study_from(data: Mapping[str, Any], where: str) -> Study:
         diagnose=_typed(Diagnose, data["diagnose"], f"{where}: diagnose") if "diagnose" in data else None,
         machine=_typed(Machine, data["machine"], f"{where}: machine") if "machine" in data else None,
     )
+    if study.tuning is not None and any("lr" in block.sweep for block in study.blocks):
+        raise LopsidedError(
+            f"{where}: [tuning] chooses a learning rate for each method, and sweep.lr tries given ones; leave one out"
+        )
     return study
 
 

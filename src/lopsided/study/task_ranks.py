@@ -155,5 +155,5 @@ def _sentence(
     if p > LEVEL:
         return f"{head}, and nothing tells the methods apart: Friedman's test has p = {p:.2g}.{lacking}"
     worse = [pair[1] for pair in apart if pair[0] == best]
-    told = f"worse than {best} at 95 %: {', '.join(worse)}" if worse else "no method is told from it at 95 %"
+    told = f"worse than {best} at 95 %: {', '.join(worse)}" if worse else "no method can be told from it at 95 %"
     return f"{head}; two mean ranks must differ by {critical:.2f} to be told apart, and {told}.{lacking}"

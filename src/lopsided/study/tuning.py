@@ -1,8 +1,8 @@
 """Each method's learning rate, by the same trials for every method and on validation alone.
 
-Optuna is asked and told (extra `tune`). Rates lie on a grid that is even in the logarithm, around the method's own
-default rate, and are asked for in an order that does not depend on what was told: the trials are the same in one
-process, on many machines, and in a study that was killed and goes on.
+Optuna's ask and tell are used (extra `tune`). Rates lie on a grid that is even in the logarithm, around the method's
+own default rate, in an order that does not depend on the trials' results: the trials are the same in one process, on
+many machines, and in a study that was killed and resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_tuner() -> None:
         LopsidedError: if it is not.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise LopsidedError("tuning asks Optuna, which is not installed; pip install 'lopsided[tune]'")
+        raise LopsidedError("tuning needs Optuna, which is not installed; pip install 'lopsided[tune]'")
 
 
 def rates_of(center: float, tuning: Tuning) -> list[float]:
@@ -125,7 +125,7 @@ def _standing(result: Result) -> tuple[float, float] | None:
 
 
 def by_family(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Return cells that differ in seed alone together."""
+    """Group the cells that differ in nothing but seed and learning rate."""
     families: dict[str, list[Cell]] = {}
     for cell in cells:
         families.setdefault(cell.family, []).append(cell)

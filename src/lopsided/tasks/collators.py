@@ -1,4 +1,4 @@
-"""Encoded rows to batches of tensors."""
+"""Collators: make batches of tensors from encoded rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def padded_with_labels(tokenizer: Any) -> Collate:
 
 
 class Images:
-    """Makes rows with an image and a label a batch, by the model's image processor.
+    """Collate rows with an image and a label into a batch, with the model's image processor.
 
     Args:
         processor: of the model.
@@ -54,7 +54,7 @@ class Images:
 
 
 class RightOptions:
-    """Makes rows with several options a batch of the right ones, which are learned.
+    """Collate rows with several options into a batch of the right options, to train on.
 
     Args:
         tokenizer: the one that encoded them.
@@ -72,7 +72,7 @@ class RightOptions:
 
 
 class Options:
-    """Makes rows with several options a batch of all of them, of which one is to be chosen.
+    """Collate rows with several options into a batch of all options, to choose one per row.
 
     Only the right option has labels, so the model's loss is the one that is trained. `option_labels` has those of every
     option, `question` says which row an option belongs to, `right` which option of a row is right.

@@ -79,7 +79,7 @@ def encode(task: Task, processor: Any, *, max_length: int = 128, seq2seq: bool =
 
 
 def collator(task: Task, processor: Any) -> Collate:
-    """Return the collator that makes a list of encoded rows one batch of tensors, to train on.
+    """Return the collator that turns a list of encoded rows into one batch of tensors, to train on.
 
     Causal and encoder-decoder rows are padded alike: inputs with the pad token and labels with -100.
 

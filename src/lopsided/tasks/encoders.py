@@ -66,7 +66,7 @@ def written(wanted: Wanted) -> Encoding:
     if wanted.seq2seq and wanted.form != "prompt":
         raise LopsidedError(
             f"task {wanted.task} has {wanted.form} alone: expected a causal model; received an encoder-decoder, which "
-            "needs prompt and completion; use another model, or write the rows so"
+            "needs prompt and completion; use another model, or rows with these columns"
         )
     if wanted.seq2seq:
         return Encoding(rows=_encode_seq2seq)

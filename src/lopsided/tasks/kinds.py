@@ -34,9 +34,9 @@ class Kind:
     """An entry of `KINDS`.
 
     Args:
-        columns: those that rows have, among others; each of several sets of columns will do.
-        alone: sets of columns that also will do, where rows have no others, which could be labels.
-        metric: a key of `score_functions.SCORES`, where nobody says which.
+        columns: sets of columns, of which rows have one; they may have others besides.
+        alone: further sets, for rows that have no other columns, which could be labels.
+        metric: the default, a key of `score_functions.SCORES`.
         encoding: how rows are encoded.
         collators: by modality, makes the collator of batches to train on.
         answers: makes the collator of batches to answer, where these hold more; None where they do not.

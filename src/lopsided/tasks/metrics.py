@@ -102,9 +102,9 @@ class Metric:
     def value(self, rows: Answers) -> float:
         """Compute the score over all rows; NaN where they do not define it.
 
-        perplexity = exp(sum_i L_i T_i / sum_i T_i). Undefined are a correlation with a constant side, F1 where neither
-        side has class 1, a score of rows that the model gave no finite answer to, and a perplexity that is too large
-        for a float.
+        perplexity = exp(sum_i L_i T_i / sum_i T_i). These are undefined: a correlation with a constant side, F1 where
+        neither side has class 1, a score of rows that the model gave no finite answer to, and a perplexity that is too
+        large for a float.
 
         Raises:
             LopsidedError: if an array that the metric reads is missing, empty or of another length.
@@ -158,7 +158,7 @@ def get_metric(name: str) -> Metric:
     """Return the metric of that name, with the direction that goes with it.
 
     Raises:
-        LopsidedError: if the name is unknown; the message lists the known ones. If its library is not installed.
+        LopsidedError: if the name is unknown (the message lists the known ones), or its library is not installed.
     """
     metric = Metric(name, SCORES[name].greater_is_better if name in SCORES else True)
     package = metric.entry.package

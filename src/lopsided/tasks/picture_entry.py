@@ -30,7 +30,7 @@ class PictureEntry(KnownTask):
     Args:
         hub: where the rows lie; None where the hub does not have them.
         image: the hub's column of images.
-        classes: their names in index order; none takes those of train, in alphabetical order.
+        classes: their names in index order; empty takes those of train, in alphabetical order.
         domains: folders of the local form, and values of the hub's column `domain`; none for data sets without.
         held_out: the domain that is tested out of domain, and neither learned nor chosen on; "" pools them all.
         cuts: splits that the data set lacks.

@@ -1,4 +1,4 @@
-"""Folders of several files, each of which has rows of its own owner: `clinic_a.jsonl`, `clinic_b.parquet`.
+"""Folders of several files, each with the rows of one owner: `clinic_a.jsonl`, `clinic_b.parquet`.
 
 All of them together are train, and each row has its file's name, without the ending, in the column `FILE`. Validation
 and test are files of these names, for everybody, or are cut from the whole by `make_split`; rows that are cut keep the
@@ -99,7 +99,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _check_splits(folder: Path, files: dict[str, Path], owners: dict[str, Path], make_split: bool) -> None:
     if "train" in files or not owners:
-        received = f"{files['train'].name}, whose rows are of nobody" if "train" in files else "no such file"
+        received = f"{files['train'].name}, which names no client" if "train" in files else "no such file"
         raise LopsidedError(
             f"expected {EXPECTED}, in {folder}; received {received}; write a file per client, named after it"
         )

@@ -1,4 +1,4 @@
-"""How a data set's columns are read: one shape for all splits, and no column left out without a word.
+"""How a data set's columns are read: one shape for all splits, and no column left out silently.
 
 A column is text (strings, or anything else that is no number), numbers (including booleans), or empty. Text that the
 shape does not use is an error that names the column; numbers, empty columns and names of rows are left out, and
@@ -25,7 +25,7 @@ ROW_NAME_LENGTH = 64
 
 
 class Content(IntEnum):
-    """What a column, or a value, holds; a column holds the most that one of its values does."""
+    """What a value or a column holds; a column counts as the largest of its values' contents."""
 
     EMPTY = 0
     NUMBERS = 1

@@ -180,7 +180,7 @@ class Score:
         is_share: whether it is the share of rows whose prediction is the label, of which standard errors have a closed
             form; those of other scores are resampled.
         package: the library that computes it, of the extra `metrics`; "" for none.
-        signature: says of rows how the library computes the score: its version and settings.
+        signature: returns, for some rows, how the library computes the score: its version and settings.
     """
 
     function: Callable[[Answers], float]

@@ -72,8 +72,8 @@ class Cut:
     Args:
         source: the split that loses rows.
         target: the split that they become.
-        share: how many of the source's rows.
-        by_class: whether each class loses its share.
+        share: the fraction of the source's rows that it loses.
+        by_class: whether each class loses that fraction.
     """
 
     source: str = "train"

@@ -69,7 +69,7 @@ class Hub:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTask(abc.ABC):
-    """What all entries of `TASKS` say.
+    """The fields that all entries of `TASKS` have.
 
     Args:
         about: what is to be learned, in a few words.

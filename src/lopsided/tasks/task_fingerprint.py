@@ -46,7 +46,7 @@ def _line(value: Any) -> bytes:
 
 
 def _values(rows: Dataset, name: str) -> Iterator[bytes]:
-    """Yield a column in parts, in which no two columns are alike: as JSON, or as lengths and bytes of images."""
+    """Yield a column's bytes in parts, which differ for different columns: JSON, or lengths and bytes of images."""
     column = rows.select_columns([name])
     if isinstance(rows.features[name], Image):
         for row in column.cast_column(name, Image(decode=False)):

@@ -24,7 +24,7 @@ def mean_over_rows(units: Mapping[str, np.ndarray]) -> float:
 
 
 def matches_of_prompts(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Count the rows whose answer is the reference, but for blanks at its ends, by prompt.
+    """Count, by prompt, the rows whose answer is the reference, apart from blanks at either end.
 
     Example:
         >>> rows = {"prompt": np.array([0, 0, 1]), "answer": np.array(["a", "a", "b"])}

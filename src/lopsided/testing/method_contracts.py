@@ -33,7 +33,7 @@ def starts_as_the_base(method: Method, kind: str = "linear") -> None:
 
 
 def waits_for_its_data(method: Method, kind: str = "linear") -> None:
-    """Check that a method that reads data computes nothing before it has seen some, then what equal data make of it."""
+    """Check that a method that reads data computes nothing uncalibrated, and that equal data give equal sketches."""
     if not method.reads_inputs:
         return
     base, x = network(kind=kind)

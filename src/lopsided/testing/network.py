@@ -60,7 +60,7 @@ class ConvolutionNet(LayersNet):
 
 
 class EmbeddingNet(LayersNet):
-    """(n, 6) tokens -> (n, 3): two embeddings of other widths, and a head."""
+    """(n, 6) tokens -> (n, 3): two embeddings with vocabularies of different sizes, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ def adapted(method: Method, base: nn.Module, *, seed: int = 0) -> PeftModel:
 
 
 def fits(method: Method, kind: str) -> bool:
-    """Return whether layers of a kind take the method: what multiplies a parameter is seen by nobody but its module."""
+    """Return whether layers of a kind take the method: the inputs of a parameter are visible to its module only."""
     return not method.reads_inputs or kind != "parameter"
 
 

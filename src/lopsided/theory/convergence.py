@@ -225,7 +225,7 @@ class Problem:
         return 2 * self.gap / (self.lambda_min * self.step * links) + self._noise
 
     def links_needed(self, target: float) -> int:
-        """Return the fewest links whose bound is `target`: on the gap under PL, otherwise on the squared gradient.
+        """Return the fewest links whose bound is at most `target`: on the gap under PL, else on the squared gradient.
 
         Raises:
             LopsidedError: if the noise leaves more than the target after any number of links.

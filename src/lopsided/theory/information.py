@@ -85,7 +85,7 @@ def sigma_estimated(losses: Sequence[float]) -> Sigma:
     values = np.asarray(losses, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise LopsidedError(
-            f"expected at least two finite losses, one a sample, got shape {values.shape}; pass per-sample losses"
+            f"expected at least two finite losses, one per sample, got shape {values.shape}; pass per-sample losses"
         )
     centred = values - values.mean()
     deviation = centred.std()

@@ -54,8 +54,9 @@ def spectral_norm(
         d_in: width of an input.
         iterations: the most rounds.
         block: vectors at once.
-        tolerance: the relative change of the estimate below which a round counts as calm. Two calm rounds end it: a
-            block that happens to lie across the first singular vector rests for one at the second singular value.
+        tolerance: the relative change of the estimate up to which a round counts as converged. Two such rounds in a row
+            end the iteration: a block that starts nearly orthogonal to the first singular vector can stay at the second
+            singular value for one round.
 
     Units:
         Those of M's entries.

@@ -93,8 +93,8 @@ def check_covers(method: Method) -> None:
     """Raise if the bound is not for a method."""
     if not covers(method):
         raise LopsidedError(
-            f"method {method.name!r} is not covered by the single-run bound, which is for one link that trains B "
-            f"beside a Gaussian A; got train={method.train!r}, sketch={method.sketch}, chain={method.chain}"
+            f"method {method.name!r} is not covered by the single-run bound; expected one link that trains B next to "
+            f"a Gaussian A, got train={method.train!r}, sketch={method.sketch}, chain={method.chain}; leave it out"
         )
 
 

@@ -53,7 +53,7 @@ class Corrections:
 
     Args:
         update: Φ_ΔW, the most by which the gap exceeds that of the base model; 0 if nothing is updated.
-        base: Φ_W0, the most by which it exceeds the gap of a network of the updates alone.
+        base: Φ_W0, the most by which the gap exceeds that of a network of the updates alone.
     """
 
     update: float

@@ -36,7 +36,7 @@ class LinkSketch:
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are there."""
+        """Whether S itself is in memory, not only its shape and checksum."""
         return isinstance(self.factor, Selected) or any(self.factor.stride())
 
     def without_numbers(self) -> LinkSketch:
@@ -180,7 +180,7 @@ class Adapter:
         if self.method.reads_inputs:
             raise LopsidedError(
                 f"{self.module}: method {self.method.name!r} reads a layer's inputs, and those of a {kind} are seen by "
-                "its module alone; expected layers; take another method"
+                "its module alone; expected linear, convolution or embedding layers; choose another method"
             )
 
     # -- the chain -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def take_over(layer: LopsidedLinear, name: str) -> None:
-    """Move an adapter to where the tensors that arrived for it say that it stands, and the base weight with it.
+    """Apply the tensors that arrived for an adapter: its sketches, its past links, and the base weight under them.
 
     Raises:
         LopsidedError: if adapters are merged, if a tensor is missing, or what `unpack` raises. The adapter has not

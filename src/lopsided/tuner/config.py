@@ -50,9 +50,9 @@ class LopsidedConfig(PeftConfig):
             they are off, and refused by name where they are not.
         merge_links: whether past links are merged into the base weight. None merges into float32 weights
             and keeps links in float32 next to 16-bit and quantized ones.
-        precision: what next to 16-bit weights and inputs the products with the factors are computed in. "base": in the
-            weights' dtype, with float32 sums, and added into the layer's own output. "float32": in float32, which
-            takes more time and memory. The factors are float32 either way.
+        precision: in which dtype the products with the factors are computed next to 16-bit weights and inputs. "base":
+            in the weights' dtype, with float32 sums, and added into the layer's own output. "float32": in float32,
+            which takes more time and memory. The factors are float32 either way.
         parts: the method's parts, written when saving; a reader needs no registered method.
         link: the link that the adapter stands at, kept up to date by `advance_chain` and by loading.
         base: fingerprints of the targeted layers' original weights, written when saving.

@@ -62,7 +62,7 @@ class Sharing:
 
 @dataclass(eq=False)
 class InputSums:
-    """The sums of one layer. The squares are summed in float64, on the CPU.
+    """The sums of one layer. Squares are summed in float32 within a call, and in float64 over calls, on the CPU.
 
     Args:
         width: d.
@@ -180,7 +180,9 @@ class Counted:
 
 @dataclass(eq=False)
 class _Listener:
-    """Hears each watched layer's calls, with the number of its input: equal for one tensor, passed on unchanged."""
+    """Reports each call of a watched layer with the number of its input: calls in a row with one unchanged tensor share
+    a number.
+    """
 
     hear: Callable[[str, Tensor, int], None]
     number: int = 0

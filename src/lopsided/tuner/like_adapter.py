@@ -1,4 +1,4 @@
-"""Which adapter a new one of the same configuration is like."""
+"""The adapter whose frozen part a new adapter of the same configuration shares."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def like_adapter(
         pairs = [(adapters[equal[0]], adapters[other]) for adapters in layers if other in adapters]
         if not all(first.same_frozen(second) for first, second in pairs):
             raise LopsidedError(
-                f"adapters {equal[0]!r} and {other!r} have the configuration of the new {name!r}, and other past links "
-                f"or seeds; expected one of them; pass that one's own: add_adapter({name!r}, "
-                f"model.peft_config[{other!r}])"
+                f"adapters {equal[0]!r} and {other!r} both have the configuration of the new {name!r}, but differ in "
+                f"sketches or past links; expected one adapter to copy; pass its own configuration, as in "
+                f"add_adapter({name!r}, model.peft_config[{other!r}])"
             )
     return equal[0] if equal else None
 

@@ -22,7 +22,7 @@ BASE = "__base__"
 def mixed_batch(
     model: Any, adapter_names: list[str], *, num_beams: int | None, known: Collection[str]
 ) -> Iterator[None]:
-    """Inside the context, row i of every adapted layer's input is computed with adapter i.
+    """Compute row i of every adapted layer's input with the i-th adapter name, inside the context.
 
     Args:
         adapter_names: one name per row of the batch; "__base__" for the model without adapters.

@@ -38,7 +38,7 @@ def label(what: str) -> str:
 def pack(adapter: Adapter) -> dict[str, Tensor]:
     """Return the tensors that, with the trained factors and the method's parts, are this adapter.
 
-    Placeholders without content for one that waits for a chain's past or a sketch that can't be drawn.
+    An adapter that waits for a chain's past, or for a sketch that cannot be drawn, gives placeholders without content.
     """
     if adapter.pending:
         return _placeholders(adapter)

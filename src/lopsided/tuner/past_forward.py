@@ -1,4 +1,4 @@
-"""A layer's weight as other code sees it, which raises where that code would compute without the adapter.
+"""A guard in the place of a layer's weight, which raises where other code would compute without the adapter.
 
 An adapter acts in its layer's forward. Code that multiplies by `layer.weight` itself would leave it out, and nothing
 would say so. While adapters are active, `layer.weight` is therefore a `PastForward`, which answers whatever W0 answers

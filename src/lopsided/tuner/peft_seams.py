@@ -11,7 +11,7 @@ of one module. Where they offer nothing, a function of theirs is wrapped, and al
     give_class          one module's class, of a model whose merges are to be exact
 
 A wrapper lets everything through that has nothing to do with a Lopsided adapter. `before_steps` and `after_train_begin`
-call what rooms above this one register with them.
+call the functions that other packages of this library register with them.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def give_class(module: nn.Module, cls: type) -> None:
     module.__class__ = cls
 
 
-# -- what rooms above this one look at ------------------------------------------------------------------------------
+# -- checks that other packages register -----------------------------------------------------------------------------
 
 _TRAIN_CHECKS: list[Callable[[CallbackHandler], None]] = []
 

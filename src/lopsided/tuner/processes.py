@@ -1,6 +1,7 @@
 """Processes that calibrate together: the same passes, the sums of all, and one process's sketch.
 
-Alone, every function returns what it is given.
+In a single process, `agreed`, `united` and `from_first` return what they are given. `added_up` and `collective_device`
+need a process group: call them only where `several()` is true.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def collective_device() -> torch.device:
 
 
 def added_up(tensor: Tensor) -> Tensor:
-    """Return the sum of the tensors that the processes give, where a collective leaves it."""
+    """Return the sum of the processes' tensors, on the device of the collective."""
     there = tensor.to(collective_device(), copy=True)
     dist.all_reduce(there)
     return there

@@ -37,7 +37,7 @@ class Factor(nn.Module):
 
 
 class State(nn.Module):
-    """The frozen tensors of an adapter, written out from it when somebody looks, and kept for it when they arrive.
+    """The frozen tensors of an adapter: computed from it when they are read, kept for it when they are loaded.
 
     They are no parameters and no buffers: nothing trains, casts, averages or broadcasts them. What arrives by
     assignment is taken over by the layer before it next computes.
@@ -48,7 +48,7 @@ class State(nn.Module):
         self.adapter = adapter
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return them by what they are; placeholders of the right shape where a saved adapter has yet to arrive."""
+        """Return the frozen tensors by kind; placeholders of their shapes where a saved adapter has yet to arrive."""
         return {**pack(self.adapter), **self.adapter.arrivals}
 
     def __getattr__(self, name: str) -> Any:

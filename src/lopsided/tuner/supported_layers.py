@@ -34,7 +34,7 @@ def why_unsupported(target: nn.Module, child: str, parent: nn.Module) -> str | N
     kind = type(target).__name__
     if parametrize.is_parametrized(target, "weight"):
         return (
-            "has a parametrized weight, which is computed again at each look; expected a plain one; call "
+            "has a parametrized weight, which is computed again at each access; expected a plain one; call "
             "torch.nn.utils.parametrize.remove_parametrizations, or add the module to exclude_modules"
         )
     ending = f"supported: {SUPPORTED}; narrow target_modules or add it to exclude_modules"

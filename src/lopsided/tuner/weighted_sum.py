@@ -37,8 +37,8 @@ def add_weighted(
         others: PEFT's options for those other ways.
 
     Raises:
-        LopsidedError: for an unknown adapter, as many weights as adapters are not, another combination, or adapters
-            that train a head, of which there is no such sum.
+        LopsidedError: for an unknown adapter, a number of weights other than that of the adapters, another
+            combination, or adapters that train a head, for which no exact sum exists.
     """
     _check(tuner.peft_config, adapters, weights, name, combination)
     if others:
@@ -94,8 +94,8 @@ def _check(
     for adapter in adapters:
         if heads := configs[adapter].modules_to_save:
             raise LopsidedError(
-                f"adapter {adapter!r} trains {sorted(set(heads))}, of which a weighted sum is no head for the sum of "
-                "the adapters; expected adapters without modules_to_save; combine those"
+                f"adapter {adapter!r} trains {sorted(set(heads))}, and a weighted sum of heads is not the head of the "
+                "summed adapters; expected adapters without modules_to_save; combine only those"
             )
 
 

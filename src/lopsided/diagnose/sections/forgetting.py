@@ -133,7 +133,7 @@ def forgetting_caption(section: Mapping[str, Any]) -> str:
 def forgetting_meaning(worse: Mapping[str, float], reference: str) -> str:
     """Return what forgetting means for choosing a method, from how much worse each method's model became."""
     if not worse:
-        return "No run has a change that is finite, so this chooses nothing."
+        return "No run has a finite change, so this figure does not help to choose."
     least, most = min(worse, key=lambda k: worse[k]), max(worse, key=lambda k: worse[k])
     if least == most:
         return chooses_nothing(least)

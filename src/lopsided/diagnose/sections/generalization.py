@@ -173,7 +173,7 @@ def gaps_meaning(values: Mapping[str, Mapping[str, float]]) -> str:
     worst = {split: max(gaps.values(), key=abs) for split, gaps in values.items() if gaps}
     split = max(worst, key=lambda name: abs(worst[name]), default=None)
     if split is None:
-        return "No run has a gap that is finite, so this chooses nothing."
+        return "No run has a finite gap, so this figure does not help to choose."
     gaps = values[split]
     least, most = min(gaps, key=lambda k: gaps[k]), max(gaps, key=lambda k: gaps[k])
     if least == most:

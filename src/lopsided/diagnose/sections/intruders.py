@@ -206,8 +206,8 @@ def intruders_meaning(counts: Mapping[str, float]) -> str:
     least, most = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
     return (
         f"At ε = 0.5, {least} brought the fewest new directions ({counts[least]:.1f} per layer) and {most} the most "
-        f"({counts[most]:.1f}): the study that named them (arXiv:2410.21228) saw few go with little "
-        "forgetting, so between equal scores and learning rates prefer few."
+        f"({counts[most]:.1f}): in the study that named them (arXiv:2410.21228), models with few intruders forgot "
+        "little, so between equal scores and learning rates prefer few."
     )
 
 

@@ -84,7 +84,7 @@ def between(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -
 def _pair(
     bases: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], one: str, other: str, letter: str
 ) -> list[Mapping[str, np.ndarray]]:
-    """In one order whichever of the two is asked: rounding must not make a similarity unlike its mirror."""
+    """Return two models' bases in the order of their ids, so that rounding leaves the matrix symmetric."""
     return [bases[id][letter] for id in sorted((one, other))]
 
 

@@ -141,7 +141,7 @@ def timeline_meaning(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     most = max(falls, key=lambda label: falls[label])
     share = f"The last link of {most} brought {100 * falls[most]:.0f} % of its whole fall in loss"
     if falls[most] > 1 / (2 * len(rows[most])):
-        return f"{share}: the chain had not run dry, and more links may pay."
+        return f"{share}: the chain was still improving, and more links may help."
     return f"{share}: fewer links would have done nearly as well."
 
 

@@ -123,7 +123,7 @@ def of_study(path: Path) -> tuple[Figures, dict[str, Any]]:
     """Return the figures of the runs in a study's results, and what is to be said of them.
 
     Raises:
-        LopsidedError: for a file that is none of results, or without a finished and diagnosed run of these methods.
+        LopsidedError: for a path that is no file of results, or without a finished and diagnosed run of these methods.
     """
     if not path.is_file():
         raise LopsidedError(f"expected the results of a study, such as results.jsonl, got {path}; pass that file")

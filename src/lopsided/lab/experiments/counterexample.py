@@ -129,7 +129,7 @@ EXPERIMENT = Experiment(
     claim="On a quadratic, LoRA and COLA diverge at the step 1/L, asymmetric LoRA stops short, RAC-LoRA converges.",
     meaning=(
         "With both factors in training, a learning rate that full fine-tuning tolerates can blow up, since the factors "
-        "scale each other's steps. Freezing one factor makes the step safe, and drawing it anew lets a chain reach "
+        "scale each other's steps. Freezing one factor makes the step safe, and drawing it again lets a chain reach "
         "what one low-rank update can't."
     ),
     source="Malinovsky et al. 2024, arXiv:2410.08305, Figure 1",

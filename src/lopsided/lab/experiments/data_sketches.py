@@ -100,7 +100,7 @@ class SketchRuns:
 
     @property
     def unequal(self) -> int:
-        """The most less the fewest trained numbers of any run."""
+        """The largest count of trained numbers of a run minus the smallest."""
         trained = [run.trained_parameters for runs in self.runs.values() for run in runs]
         return max(trained) - min(trained)
 
@@ -154,7 +154,9 @@ def outcome(setting: SketchSetting, found: SketchRuns) -> Outcome:
         LopsidedError: if they did not train equally many numbers, which the claim takes for granted.
     """
     if found.unequal:
-        raise LopsidedError(f"expected runs that train equally many numbers, got {found.unequal} more in one; mend it")
+        raise LopsidedError(
+            f"expected runs that train equally many numbers, got {found.unequal} more in one; correct its rank"
+        )
     right = {method: found.right(method) for method in setting.methods}
     losses = {method: found.losses(method) for method in setting.methods}
     differences = {f"{first} less {second}": crossed(right[first] - right[second]) for first, second in PAIRS}

@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
     claim="In least squares, training B is at least as good as training A as d/r grows, unless Δ avoids the variance.",
     meaning=(
         "Train B where the inputs vary most in the directions that the update needs, which is the common case; it wins "
-        "the more surely the smaller the rank is beside the width. Where the update lives in directions in which the "
+        "the more surely the smaller the ratio of rank to width. Where the update lives in directions in which the "
         "inputs hardly vary, train A."
     ),
     source="Zhu et al. 2024, arXiv:2402.16842, Theorem 4.3; its limits are derived for this library",

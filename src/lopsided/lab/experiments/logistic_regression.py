@@ -236,7 +236,7 @@ EXPERIMENT = Experiment(
     claim="On a non-convex logistic loss, the links that reach a fixed squared gradient grow as d/r, within the bound.",
     meaning=(
         "Without convexity, too, a smaller rank costs links in proportion and no more, as long as the frozen factor "
-        "is drawn anew. The bound gives a safe number of links, and a run may need far fewer."
+        "is drawn again at each link. The bound gives a safe number of links, and a run may need far fewer."
     ),
     source="Malinovsky et al. 2024, arXiv:2410.08305, the general non-convex rate",
     expected=(

@@ -141,7 +141,7 @@ EXPERIMENT = Experiment(
         "What is known of cLA holds for PaCA, and a PaCA run can be saved as a small adapter, not as changed weights. "
         "With weight decay they differ: PaCA's pulls pretrained columns to zero, cLA's pulls the model back to W0."
     ),
-    source="Woo et al. 2025, arXiv:2503.01905, beside Cadenhead et al. 2026, arXiv:2606.13767",
+    source="Woo et al. 2025, arXiv:2503.01905, and Cadenhead et al. 2026, arXiv:2606.13767",
     expected=(
         Expected(what="largest difference over 200 steps without weight decay, float64, share of the way", high=1e-10),
         Expected(what="the same in float32", high=1e-5),

@@ -208,7 +208,7 @@ document.getElementById("filter-all").addEventListener("click", () => {
   filter();
 });
 
-// ---- `lopsided report --watch`: the page comes anew when a run has finished, and looks as the reader left it
+// ---- `lopsided report --watch`: the page is loaded again when a run has finished, with the reader's choices kept
 
 const live = document.documentElement.dataset.live;
 if (live) {

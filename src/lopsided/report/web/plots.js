@@ -158,7 +158,7 @@ function matrix(view, width) {
   }]};
 }
 
-// The grid's loss at any place inside it; null beside a gap.
+// The grid's loss at any place inside it; null next to a gap.
 function lossAt(view, a, b) {
   const n = view.axis.length, first = view.axis[0], step = (view.axis[n - 1] - first) / (n - 1);
   const [x, y] = [(a - first) / step, (b - first) / step], [i, j] = [Math.floor(x), Math.floor(y)].map(k => Math.min(Math.max(k, 0), n - 2));

@@ -158,7 +158,7 @@ def _next_to_each_other(selectors: Sequence[Selected]) -> Selected:
 
 
 def _summed(selectors: Sequence[Selected], trained: Tensor, dim: int) -> tuple[Selected, Tensor]:
-    """The selector of all columns that are selected, and the trained entries of each, summed along `dim`."""
+    """Return the selector of all selected columns, and the trained entries of each, summed along `dim`."""
     columns, place = torch.unique(_next_to_each_other(selectors).indices, return_inverse=True)
     shape = [len(columns) if axis == dim else size for axis, size in enumerate(trained.shape)]
     total = trained.new_zeros(shape).index_add_(dim, place, trained)

@@ -14,7 +14,7 @@ so training B keeps h for backward and training A keeps x. There are two operati
 
 `beside` computes in W's dtype. Where that has 16 bits, trained factors are float32 masters: s·B and A are rounded to 16
 bits for the products, which accumulate in float32, and so are the factors' gradients before they become float32. Stock
-PEFT with 16-bit factors computes the same, and rounds the layer's own product and the scaled one besides.
+PEFT with 16-bit factors computes the same, but also rounds the layer's own product and the scaled one.
 
 Second derivatives are right: with `create_graph=True` the backward is computed from the formulas above by autograd's
 own operations. For that, h enters as an input with a history of its own wherever x is not kept.

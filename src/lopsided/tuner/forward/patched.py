@@ -39,7 +39,7 @@ def patched(
     *,
     guard: Guard | None = None,
 ) -> Tensor:
-    """Compute the same with a term of which one factor is a selector.
+    """Compute x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ with a term of which one factor is a selector.
 
     The weight is written to through `.data`, past autograd's version counter, and holds its own bits again when the
     operation ends, however it ends.

@@ -35,7 +35,7 @@ def why_no_product(layer: nn.Module) -> str | None:
     """
     kind = type(layer).__name__
     if parametrize.is_parametrized(layer):
-        return "its parameters are parametrized, that is, computed again at each look"
+        return "its parameters are parametrized, that is, computed again at each access"
     if type(layer).__call__ is not nn.Module.__call__:
         return f"{kind} has a __call__ of its own"
     if not _is_product(_forward(layer)):

@@ -69,7 +69,7 @@ class LayerKind(abc.ABC):
         raise LopsidedError(f"what multiplies a {self.word} is not known; expected a layer; leave it out")
 
     def reading(self, base: Any) -> tuple[Any, ...]:
-        """Return what decides `inputs` next to x: layers that are equal in it and are given one x have one input."""
+        """Return what `inputs` depends on besides x: layers with equal values have equal inputs for the same x."""
         return (self.word, id(base))
 
     def as_lora(self, base: Any, A: Tensor, B: Tensor) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class LayerKind(abc.ABC):
 
 
 def own_forward(kind: LayerKind, base: nn.Module) -> str | None:
-    """Return that a layer's class has a forward of its own, for kinds whose term needs to know what it computes."""
+    """Return why a layer's class with a forward of its own takes no adapter; None if its forward is a known one."""
     name = type(base).__name__
     if type(base).forward in kind.forwards:
         return None

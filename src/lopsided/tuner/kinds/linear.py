@@ -48,7 +48,7 @@ class LinearKind(LayerKind):
 
 
 class TransposedKind(LinearKind):
-    """The same with Wᵀ in the layer."""
+    """A linear layer that stores Wᵀ."""
 
     word: ClassVar[str] = "Conv1D"
     bases: ClassVar[tuple[type[nn.Module], ...]] = (Conv1D,)

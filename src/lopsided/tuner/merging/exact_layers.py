@@ -140,7 +140,7 @@ class ExactMerges:
                 all_weights.callback(weight.hold_at_last, held)
 
     def _keep_books(self, merged: list[str]) -> None:
-        """List as merged, of these adapters and in this order, what is in the weights."""
+        """Set `merged_adapters` to those of these adapters, in this order, that are in the weights."""
         weights, label = self.exact_state.weights.values(), self.exact_state.label
         held = {share.adapter for weight in weights for share in weight.shares if share.layer == label}
         self.merged_adapters[:] = [name for name in dict.fromkeys(merged) if name in held]

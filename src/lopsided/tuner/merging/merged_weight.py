@@ -115,7 +115,7 @@ class MergedWeight:
         self.shares, self.settled = shares, True
 
     def hold_at_last(self, shares: tuple[MergedShare, ...]) -> None:
-        """Make it hold these shares although Ctrl-C comes once in between; the interrupt goes on afterwards."""
+        """Hold these shares even if Ctrl-C interrupts once; the interrupt is raised again afterwards."""
         try:
             self.hold(shares)
         except KeyboardInterrupt:

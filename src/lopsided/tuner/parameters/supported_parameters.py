@@ -29,7 +29,10 @@ def _why_not(module: nn.Module, parameter: str, config: LopsidedConfig) -> str |
     if isinstance(module, nn.RNNBase):
         return f"is read by {kind} from a list of its own; expected a parameter that is looked up; leave it out"
     if parametrize.is_parametrized(module, parameter):
-        return "is parametrized, that is, computed again at each look; expected a plain parameter"
+        return (
+            "is parametrized, that is, computed again at each access; expected a plain parameter; remove the "
+            "parametrization, or leave it out"
+        )
     weight = getattr(module, parameter)
     if not isinstance(weight, Tensor) or weight.dim() not in (2, 3):
         return f"has {weight.dim()} dimensions; expected a matrix or a stack of matrices; leave it out"

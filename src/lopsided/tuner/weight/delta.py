@@ -119,7 +119,7 @@ class Region:
 
 
 class Delta:
-    """ΔW of some parts on one device, over their region. Both calls belong into `undisturbed`.
+    """ΔW of some parts on one device, over their region. Create it and call `tile` inside `undisturbed`.
 
     A factor with NaN or Inf gives NaN or Inf in the entries of ΔW that it reaches.
 
@@ -160,7 +160,7 @@ def tile_entries(device: torch.device) -> int:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Inside the context sums are computed as they are written, whatever autocast and flushing of denormals say.
+    """Compute sums as they are written inside the context, whatever autocast and flushing of denormals say.
 
     The latter reaches the calling thread only, so with it on a result would depend on the number of threads. One thread
     computes: tiles are so small that waking a second one can take longer than its half of the work.

@@ -20,7 +20,7 @@ from lopsided.tuner.weight.delta import Delta, Part, Region, tile_entries, undis
 
 
 class WeightChange:
-    """What some parts make of a weight, over their region. Its calls belong into `undisturbed`.
+    """What some parts make of a weight, over their region. Create it and call `tile` inside `undisturbed`.
 
     Args:
         wide: the dtype to compute in: float32, or float64 under a float64 weight.
