@@ -165,7 +165,7 @@ def test_a_row_without_tokens(tmp_path, words):
     rows[2] = json.dumps({"text": "   ", "label": 1})
     (task / "validation.jsonl").write_text("\n".join(rows))
     [problem] = told(tiny_config(tmp_path / "out", model=model, task=str(task), max_length=16))
-    assert problem.startswith("row 3 of validation has no tokens")
+    assert problem.startswith("validation row 2 has no tokens")
 
 
 @pytest.mark.parametrize(
