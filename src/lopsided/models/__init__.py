@@ -1,5 +1,5 @@
 """Base models: where they come from, how they are loaded, and their heads."""
 
-from lopsided.models.registry import model_source
+from lopsided.models.registry import ModelNotHere, ModelSource, model_source
 
-__all__ = ["model_source"]
+__all__ = ["ModelNotHere", "ModelSource", "model_source"]
