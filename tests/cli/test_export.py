@@ -59,7 +59,7 @@ def test_probe_of_a_folder_and_of_a_server(cli, chain, tmp_path):
     verified = cli("verify", out)
     # The title is wrapped to the width of the table, and has the folder in it.
     assert "adapter, no fault found" in " ".join(verified.out.split())
-    assert "for vLLM, of rac_b, r=8, link 3, rank 32 as rank 32, relative error 0" in verified.out
+    assert "for vLLM, of rac_b, r=8, 4 links, rank 32 as rank 32, relative error 0" in verified.out
     with_base = cli("verify", out, "--base", chain.parent / "llama")
     assert "answers its probe as expected" in with_base.out
     # An adapter of nothing: its probe is answered by the base.

@@ -26,7 +26,7 @@ base = ...  # the model that the adapter was trained on, as transformers loads i
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
-Tools that read LoRA alone take what `lopsided.to_lora(model, path)` writes."""
+Tools that read LoRA alone take what `lopsided export FOLDER` or `lopsided.to_lora(model, path)` writes."""
 
 
 def add_note(folder: Path) -> None:

@@ -13,7 +13,7 @@ SNIPPETS: Mapping[str, str] = {
 ```python
 from peft import PeftModel
 
-base = ...  # {base}, as transformers loads it
+base = ...  # {base}, loaded as for training, with as many labels
 model = PeftModel.from_pretrained(base, "FOLDER")
 ```""",
     "vllm": """\
@@ -42,7 +42,7 @@ model, converted.""",
 PROBED = """\
 ## Does it take effect?
 
-`probe.json` holds {prompts} prompts with the outputs of the base and of this adapter.
+`probe.json` holds {prompts} prompts with the outputs of the base and of this adapter. Where lopsided is installed:
 
 ```shell
 lopsided probe FOLDER                                     # stock PEFT on the base
@@ -73,6 +73,7 @@ def card(
         f"Of rank {change.rank}, on {name}{f' ({task_type})' if task_type else ''}: {lost}. It was {what}, of rank "
         f"{change.was}, exported by `lopsided export --for {server}`; `export.json` has the error of each layer.",
         "## How to Get Started with the Model",
+        "`FOLDER` is the folder of this card.",
         SNIPPETS[server].format(base=name if base else "BASE", rank=change.rank),
     ]
     if prompts is not None:

@@ -73,7 +73,7 @@ def read_own(folder: Path, skeleton: Callable[[], nn.Module], base: Callable[[],
     layers = alone if alone is not None else _updates_on(modules, file, method)
     _check_known(file)
     others, bases = split_bases(file.others)
-    chain = f", link {file.link}" if method.chain is not None else ""
+    chain = f", {file.link + 1} links" if method.chain is not None else ""
     return SavedUpdates(
         layers=layers,
         others=others,
