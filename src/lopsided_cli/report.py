@@ -37,7 +37,10 @@ def report(
     if json:
         print_json(gathered.to_json())
     else:
-        print(f"wrote {out}: {gathered.title}, {len(gathered.runs)} runs")
+        print(f"wrote {out}: {gathered.title}, {len(gathered.runs)} run{'s' * (len(gathered.runs) != 1)}")
+        for run in (reported.run for reported in gathered.runs):
+            if not run.is_finished:
+                print(f"{run.folder}: {run.status}, and in no table; lopsided train --resume --out {run.folder}")
 
 
 def _serve(runs: list[Path], out: Path, port: int) -> None:

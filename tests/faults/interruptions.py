@@ -138,6 +138,8 @@ def assert_same_run(mine: Path, theirs: Path) -> None:
         record["history"] = without_times(record["history"])
         record["timings"] = record["timings"]["steps"]
         del record["wall_seconds"]
+        # That it was resumed is all that a resumed run says of itself.
+        record.pop("resumed_at", None)
     assert_same_tensors(*records, "run.json")
     # No file of a killed process is left behind, and no checkpoint; a disk of their own stays as an empty folder.
     assert not list(mine.glob("checkpoints/*"))

@@ -59,7 +59,9 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(run_once, tmp_path, be
     config = tiny_config(tmp_path / "run", model=bert, task=words, method=method)
     cut_off(config)
     assert newest_checkpoint(config.out).name == "checkpoint-16"
-    train(config, resume=True)
+    said = []
+    train(config, resume=True, note=said.append)
+    assert "goes on after step 16 of 30" in said
     assert_same_run(config.out, undisturbed)
 
 
@@ -87,10 +89,13 @@ def test_cut_off_twice_and_before_the_first_checkpoint(run_once, tmp_path, bert,
     undisturbed, _ = run_once(model=bert, task=words, method="c3la")
     config = tiny_config(tmp_path / "run", model=bert, task=words, method="c3la")
     cut_off(config, step=3)
+    said = []
     for step in (11, 25):
         with pytest.raises(PowerCut):
-            train(config, resume=True, callbacks=[Cut(step)])
-    train(config, resume=True)
+            train(config, resume=True, callbacks=[Cut(step)], note=said.append)
+    told = [line for line in said if "step" in line]
+    assert told == ["there is no whole checkpoint: begins at step 0", "goes on after step 8 of 30"]
+    assert train(config, resume=True).to_json()["resumed_at"] == [8, 24]
     assert_same_run(config.out, undisturbed)
 
 

@@ -13,8 +13,8 @@ def last_checkpoint(output_dir: Path | str) -> str | None:
     """Return the newest checkpoint that was written completely, or None if there is none.
 
     `Trainer.train(resume_from_checkpoint=True)` takes the newest folder, and fails if that one was cut off by a
-    kill or a full disk. If the newest checkpoint stands at the run's last step nothing is left to train, and `Trainer`
-    would make one more step.
+    kill or a full disk. A checkpoint of the run's last step is returned, too: nothing is left to train then, and
+    `Trainer` makes one more step unless that step ends an epoch.
 
     Args:
         output_dir: the Trainer's.

@@ -259,6 +259,8 @@ def register(
     """
     if ":" in name:
         raise LopsidedError(f"method {name!r} has a colon, which stands between a space and a name; leave it out")
+    if isinstance(sketch, type):
+        raise LopsidedError(f"method {name!r}: expected a sketch, received its class; write {sketch.__name__}()")
     method = Method(name=name, train=train, sketch=sketch, chain=chain, source=source, **parts)
     # By parts: a notebook's cell that runs again defines its sketch's class again.
     if name in METHODS and METHODS[name].parts() != method.parts():
@@ -279,5 +281,5 @@ def method_named(name: str) -> Method:
             raise LopsidedError(f"method {name!r}: " + unknown("space", space, NAMESPACES))
         return NAMESPACES[space](inner)
     if name not in METHODS:
-        raise LopsidedError(unknown("method", name, METHODS))
+        raise LopsidedError(unknown("method", name, METHODS) + "; one of your own comes with --plugin FILE.py")
     return METHODS[name]

@@ -20,11 +20,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lopsided.errors import LopsidedError, suggestion, unknown
+from lopsided.errors import LopsidedError, first_line, suggestion, unknown
 from lopsided.method.input_moments import InputMoments, InputsRead
 
 Matrix = npt.NDArray[Any]
 SKETCHES: dict[str, type[Sketch]] = {}
+# What a sketch of a user's own raises where it was written wrongly.
+_MISTAKES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
 
 def generator(seed: int, link: int, *stream: int) -> np.random.RandomState:
@@ -124,11 +126,20 @@ class Sketch(abc.ABC):
             LopsidedError: if `r` exceeds `d` or is not positive, or if moments are needed and missing.
         """
         check_rank(r, d)
-        if self.reads_inputs:
-            seen = self.checked_inputs(d, inputs)
-            S = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen))
-        else:
-            S = np.asarray(self.draw(r, d, seed=seed, link=link, weight=weight))
+        seen = self.checked_inputs(d, inputs) if self.reads_inputs else None
+        try:
+            if seen is not None:
+                S = np.asarray(self.fit(r, d, seed=seed, link=link, weight=weight, inputs=seen))
+            else:
+                S = np.asarray(self.draw(r, d, seed=seed, link=link, weight=weight))
+        except LopsidedError:
+            raise
+        except _MISTAKES as error:
+            what = "fit" if seen is not None else "draw"
+            raise LopsidedError(
+                f"sketch {type(self).__name__}: {what}() failed ({type(error).__name__}: {first_line(error):.160}); "
+                f"mend its {what}(), which gets r={r}, d={d}, seed={seed}, link={link} and weight"
+            ) from error
         if S.shape != (r, d):
             raise LopsidedError(
                 f"sketch {type(self).__name__} drew shape {S.shape}, expected (r, d) = {(r, d)}; mend its draw()"

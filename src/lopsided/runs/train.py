@@ -82,6 +82,8 @@ def train(
         if earlier is not None and earlier.calibration is not None:
             # A run that goes on reads no data for its sketches again.
             record["calibration"] = earlier.calibration.to_json()
+        if earlier is not None and "resumed_at" in earlier.record:
+            record["resumed_at"] = earlier.record["resumed_at"]
         return _make_run(config, prepared, inputs, record, resume=resume, callbacks=callbacks, note=note)
 
 
@@ -103,8 +105,10 @@ def _earlier_run(config: TrainConfig, resume: bool) -> Run | None:
     if run is None or (not run.is_finished and newest_checkpoint(config.out) is None):
         return None
     if not resume:
+        # The folder is held by this process, so that nobody else goes on with a run that says so.
+        status = "cut off" if run.status == "running" else run.status
         raise LopsidedError(
-            f"{config.out} holds a run already ({run.status}); expected a new folder; pass --resume to go on "
+            f"{config.out} holds a run already ({status}); expected a new folder; pass --resume to go on "
             "with it, or choose another --out"
         )
     refuse_others(config.out, config.to_json(), settings_there(run))
@@ -134,6 +138,12 @@ def _make_run(
         inputs = prepared.load(config) if inputs is None else inputs
         checkpoint = newest_checkpoint(config.out) if resume else None
         session = assemble(config, inputs, callbacks=callbacks, checkpoint=checkpoint)
+        if checkpoint is not None:
+            record["resumed_at"] = [*record.get("resumed_at", ()), session.resumed_at]
+            write_run(config.out, record)
+            note(f"goes on after step {session.resumed_at} of {session.steps}")
+        elif resume:
+            note("there is no whole checkpoint: begins at step 0")
         if session.calibration is not None:
             # At once: a session that goes on finds it here, and the sketches in its checkpoint.
             record["calibration"] = session.calibration.to_json()

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def check_method(method: Method, device: str = "cpu") -> None:
-    """Try every contract of an adapter method.
+    """Try every contract of an adapter method, and of its sketch.
 
     Args:
         device: where the networks stand.
@@ -53,6 +53,8 @@ def check_method(method: Method, device: str = "cpu") -> None:
     with networks_on(device):
         for kind in filter(partial(fits, method), NETWORKS):
             _try(METHOD_CONTRACTS, f"{method.name} on {kind} layers", method, kind)
+    if method.sketch is not None:
+        check_sketch(method.sketch)
 
 
 def check_sketch(sketch: Sketch) -> None:
