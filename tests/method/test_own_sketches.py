@@ -22,7 +22,7 @@ class Short(Sketch):
         return np.ones((r, d))
 
 
-class Signs(Sketch):
+class MaybeSingular(Sketch):
     """May be singular at full rank, with some seeds."""
 
     def draw(self, r, d, *, seed, link, weight):
@@ -52,7 +52,7 @@ def test_a_mistake_in_draw_is_the_sketchs(sketch, message):
 
 
 def test_signs_pass_and_one_direction_does_not():
-    check_sketch(Signs())
+    check_sketch(MaybeSingular())
     with pytest.raises(AssertionError, match=r"rows are dependent for .* for each of 8 seeds"):
         check_sketch(Equal())
 
@@ -63,8 +63,8 @@ def test_a_methods_check_holds_its_sketch_to_the_contracts_of_sketches():
 
 
 def test_a_class_in_the_place_of_a_sketch_is_refused():
-    with pytest.raises(LopsidedError, match=r"method 'own': expected a sketch, received its class; write Signs\(\)"):
-        lopsided.register("own", train="B", sketch=Signs, source="here")
+    with pytest.raises(LopsidedError, match=r"method 'own': expected a sketch, received its class; write MaybeSingular\(\)"):
+        lopsided.register("own", train="B", sketch=MaybeSingular, source="here")
 
 
 def test_an_unknown_method_may_be_one_of_a_plugin():
