@@ -63,7 +63,9 @@ def test_a_methods_check_holds_its_sketch_to_the_contracts_of_sketches():
 
 
 def test_a_class_in_the_place_of_a_sketch_is_refused():
-    with pytest.raises(LopsidedError, match=r"method 'own': expected a sketch, received its class; write MaybeSingular\(\)"):
+    with pytest.raises(
+        LopsidedError, match=r"method 'own': expected a sketch, received its class; write MaybeSingular\(\)"
+    ):
         lopsided.register("own", train="B", sketch=MaybeSingular, source="here")
 
 
