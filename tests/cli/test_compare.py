@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shlex
 import sys
 
 import pytest
+from transformers import AutoModel
 
 from lopsided.runs import finished_run, session
+from lopsided.study import CompareConfig, compare
+from lopsided.study.comparison_settings import resumed_settings
+from lopsided.study.what_next import what_next
 from tests.cli.commands import assert_one_line
 
 
@@ -53,6 +58,19 @@ def test_what_was_taken_can_be_loaded_and_exported_as_the_last_lines_say(cli, sm
     [export] = [line.removeprefix("As plain LoRA: lopsided ") for line in lines if line.startswith("As plain LoRA")]
     assert cli(*shlex.split(export), "--out", tmp_path / "lora").status == 0
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
+
+
+def test_where_all_weights_were_taken_the_best_adapter_follows(cli, small, tmp_path):
+    out = tmp_path / "out"
+    assert cli("compare", *small, "--methods", "head,full,cla,asym_b", "--out", out).status == 0
+    done = compare(CompareConfig(**resumed_settings(out)), resume=True)
+    best = max(("cla", "asym_b"), key=lambda name: finished_run(out / f"runs/{name}-seed0").metrics["test"].score.value)
+    taken = dataclasses.replace(done.leaderboard.decision, chosen="full")
+    lines = what_next(dataclasses.replace(done, leaderboard=dataclasses.replace(done.leaderboard, decision=taken)))
+    assert lines[0].startswith(f"The model of full is {out / 'runs' / 'full-seed0' / 'adapter'}")
+    assert lines[1].startswith(f"The best adapter is that of {best}, ")
+    assert (lines[2], lines[-1].partition(":")[0]) == ("Three lines load it:", "As plain LoRA")
+    assert AutoModel.from_pretrained(out / "runs" / "full-seed0" / "adapter").config.model_type == "bert"
 
 
 def test_an_interrupted_comparison_says_how_to_go_on_and_goes_on(cli, small, tmp_path, monkeypatch):
