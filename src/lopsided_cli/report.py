@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +40,11 @@ def report(
     else:
         print(f"wrote {out}: {gathered.title}, {len(gathered.runs)} run{'s' * (len(gathered.runs) != 1)}")
         for run in (reported.run for reported in gathered.runs):
-            if not run.is_finished:
-                print(f"{run.folder}: {run.status}, and in no table; lopsided train --resume --out {run.folder}")
+            if run.status == "running":
+                print(f"{run.folder}: running, and in no table yet")
+            elif not run.is_finished:
+                again = shlex.join(["lopsided", "train", "--resume", "--out", str(run.folder)])
+                print(f"{run.folder}: {run.status}, and in no table; go on with: {again}")
 
 
 def _serve(runs: list[Path], out: Path, port: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
+from lopsided.runs.directory import in_use
 from tests.cli.commands import assert_one_line
 
 
@@ -27,6 +29,22 @@ def test_a_run_becomes_a_page_and_json(cli, run, tmp_path):
     assert gathered["groups"][0]["rows"][0]["cells"]["score"]["mean"] == record["metrics"]["test"]["score"]
     assert len(gathered["runs"][0]["adapter"]) == 24
     assert gathered["runs"][0]["boundaries"] == record["chain"]["boundaries"]
+
+
+def test_a_run_that_is_cut_off_is_named_with_what_goes_on_with_it(cli, tiny, tmp_path):
+    folder = tmp_path / "a run"
+    assert cli("train", *tiny, "--method", "cla", "--out", folder).status == 0
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    outcome = cli("report", folder, "--out", tmp_path / "report.html")
+    assert "1 run\n" in outcome.out
+    [line] = [line for line in outcome.out.splitlines() if "in no table" in line]
+    assert "cut off" in line
+    command = shlex.split(line.partition("go on with: lopsided ")[2])
+    assert command == ["train", "--resume", "--out", str(folder)]
+    with in_use(folder):
+        told = cli("report", folder, "--out", tmp_path / "report.html").out
+    assert f"{folder}: running, and in no table yet" in told
 
 
 def test_bad_input_is_one_line(cli, tmp_path):

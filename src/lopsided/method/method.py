@@ -281,5 +281,8 @@ def method_named(name: str) -> Method:
             raise LopsidedError(f"method {name!r}: " + unknown("space", space, NAMESPACES))
         return NAMESPACES[space](inner)
     if name not in METHODS:
-        raise LopsidedError(unknown("method", name, METHODS) + "; one of your own comes with --plugin FILE.py")
+        raise LopsidedError(
+            unknown("method", name, METHODS) + "; one of your own must be registered, by "
+            "import or by --plugin FILE.py where a verb has it"
+        )
     return METHODS[name]

@@ -67,7 +67,7 @@ def _empty_rows(splits: Mapping[str, Dataset]) -> Iterator[str]:
         lengths = pc.list_value_length(_column(rows, "input_ids"))
         empty = pc.index(lengths, 0).as_py()
         if empty >= 0:
-            yield (f"{split} row {empty} has no tokens; expected a text in each row; fill it in or leave the row out")
+            yield f"{split} row {empty} has no tokens; expected a text in each row; fill it in or leave the row out"
 
 
 def _ids_beyond_table(splits: Mapping[str, Dataset], inputs: Inputs) -> Iterator[str]:
